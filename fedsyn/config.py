@@ -1,0 +1,268 @@
+"""The configuration: one frozen, validated object per section, the same fields in TOML and Python.
+
+``load(path, overrides)`` reads a TOML file, applies ``section.key=value`` overrides and refuses
+unknown keys with the nearest valid name. ``dump`` writes the complete, resolved file.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedsyn.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Widths = tuple[Count, ...]
+Face = Literal["sans", "bold", "oblique", "serif", "mono"]
+
+
+class Section(BaseModel):
+    """Base of the sections: frozen, unknown keys refused, numbers finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which pairs, which of their arrays, and how raw pixels and strings become features."""
+
+    name: Literal["", "glyphs"] = "glyphs"
+    path: str = ""  # a file of pairs; takes the place of the embedded set
+    image: str = "image"  # array or column of pixels or image features
+    text: str = "text"  # array or column of strings or text features
+    label: str = "label"  # array or column of labels; "" for none
+    split: str = "split"  # array or column with "train"/"test"; drawn where absent
+    images: str = ""  # folder of the pictures a CSV names; "" is the CSV's own folder
+    size: Annotated[int, Field(ge=16)] = 64  # side in pixels of pictures read from image files
+    faces: Annotated[tuple[Face, ...], Field(min_length=1)] = ("sans",)  # of the glyphs
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    split_seed: Whole = 0  # of the drawn test split: the same test set for every run.seed
+    holdout: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.1  # share of a client's pairs kept aside
+    image_dim: Count = 128  # principal components kept of pixel descriptors
+    text_dim: Count = 128  # singular directions kept of hashed strings
+    buckets: Annotated[int, Field(ge=16)] = 1024  # hash buckets of words and character n-grams
+    standardize: bool = True  # zero mean, unit variance by statistics of the training clients
+    cache: str = "auto"  # folder of cached descriptors; "auto" the user's cache, "" none
+
+
+class PartitionConfig(Section):
+    """Who has what."""
+
+    scheme: Literal[
+        "dirichlet", "dirichlet-clusters", "lineage", "pathological", "column", "iid"
+    ] = "dirichlet"
+    clients: Count = 10
+    alpha: Positive = 0.1  # Dirichlet concentration: small is skewed
+    clusters: Count = 10  # k-means clusters of image features (dirichlet-clusters, lineage)
+    variant: Literal["consistent", "code"] = "consistent"  # of the lineage protocol
+    classes: Count = 2  # classes a client (pathological)
+    column: str = ""  # column whose values are the clients (column)
+    min_size: Whole = 8  # fewest training pairs of a client
+    missing_image: Share = 0.0  # share of each client's pairs that lose their picture
+    missing_text: Share = 0.0  # share of each client's pairs that lose their text
+    unpaired: Share = 0.0  # share of each client's pairs whose pairing is unknown
+
+
+class ModelConfig(Section):
+    """The retrieval network: one MLP a modality into a common space."""
+
+    hidden: Widths = (256,)
+    dim: Count = 64  # embedding size (continuous)
+    bits: Whole = 0  # code length of tanh hash codes; 0 for continuous unit-norm embeddings
+
+
+class ObjectiveConfig(Section):
+    """What a client minimises without labels."""
+
+    name: Literal["info_nce"] = "info_nce"
+    temperature: Positive = 1.0
+    learnable: bool = False  # temperature learnt (and federated) with the model
+
+
+class MethodConfig(Section):
+    """The federated algorithm and the clients' local training."""
+
+    name: Literal["fedavg", "local", "centralised"] = "fedavg"
+    weighting: Literal["size", "uniform"] = "size"
+    epochs: Count = 2
+    batch: Annotated[int, Field(ge=2)] = 64
+    optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"
+    lr: Positive = 1e-3
+    momentum: Share = 0.0  # of sgd
+    weight_decay: NonNegative = 0.0
+
+
+class SynthesisConfig(Section):
+    """Generators on the clients, filter and fine-tuning on the server."""
+
+    enabled: bool = True
+    oracle: bool = False  # fine-tune on pooled real pairs: the bound, not a federated method
+    # prototypes
+    prototypes: Count = 10  # clusters a client
+    min_cluster: Count = 2  # fewest pairs behind a prototype: none is a single real pair
+    # generator and critic
+    generator: Literal["wgan-gp", "wgan", "gaussian"] = "wgan-gp"
+    warm_start: bool = True  # start from the closed-form Gaussian
+    noise: Count = 64
+    hidden: Widths = (256,)
+    critic_hidden: Widths = (256, 256)
+    steps: Whole = 20  # generator steps a round
+    batch: Annotated[int, Field(ge=2)] = 64
+    critic_steps: Count = 2  # critic steps a generator step
+    critic_warmup: Whole = 100  # critic-only steps before a client's first generator step
+    generator_lr: Positive = 1e-4
+    critic_lr: Positive = 1e-3
+    betas: tuple[Share, Share] = (0.0, 0.9)
+    penalty: NonNegative = 10.0  # gradient-penalty weight (wgan-gp)
+    clip: Positive = 0.01  # weight bound (wgan)
+    # constraint losses of the generator
+    direct: NonNegative = 0.1
+    indirect: NonNegative = 0.1
+    jsd: NonNegative = 0.1
+    temperature: Positive = 0.3
+    encoder: Literal["private", "global"] = "private"
+    # server
+    global_prototypes: Count = 24
+    candidates: Count = 4096  # synthetic pairs drawn a round, over all clients
+    filter: Literal["quota", "quantile", "none"] = "quota"
+    quantile: Fraction = 0.1  # share of the worst candidates dropped by each score
+    keep: Fraction = 0.75  # share of the candidates kept (quota)
+    balance: Fraction = 0.5  # quotas: 0 follows the pooled clients, 1 is uniform over prototypes
+    server_steps: Whole = 20
+    server_batch: Annotated[int, Field(ge=2)] = 256
+    server_lr: Positive = 1e-3
+    proximal: NonNegative = 0.0
+    gate: bool = True  # keep the fine-tuned model only if held-out pairs do not object
+
+
+class EngineConfig(Section):
+    """How the computation is laid out; never changes what is computed."""
+
+    stack: Count = 32  # most clients in one stacked computation
+    devices: tuple[str, ...] = ("auto",)
+    threads: Whole = 1  # CPU threads of one run; 0 leaves torch's default
+
+
+class RunConfig(Section):
+    """Rounds, seed and reporting."""
+
+    rounds: Count = 20
+    seed: Whole = 0
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # share of clients sampled a round
+    evaluate_every: Count = 1
+
+
+class Config(Section):
+    """A complete run."""
+
+    data: DataConfig = DataConfig()
+    partition: PartitionConfig = PartitionConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    method: MethodConfig = MethodConfig()
+    synthesis: SynthesisConfig = SynthesisConfig()
+    engine: EngineConfig = EngineConfig()
+    run: RunConfig = RunConfig()
+
+    @property
+    def synthesis_mode(self) -> Literal["off", "on", "oracle"]:
+        """The synthesis in force: a bound (``local``, ``centralised``) has none."""
+        if self.method.name in ("local", "centralised"):
+            return "off"
+        if self.synthesis.oracle:
+            return "oracle"
+        return "on" if self.synthesis.enabled else "off"
+
+
+def load(path: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Read a TOML file (defaults where ``None``) and apply ``section.key=value`` overrides.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or not TOML, or a key or value is not valid.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"configuration file {str(path)!r} does not exist") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"configuration file {str(path)!r} is not TOML: {error}") from None
+    for override in overrides:
+        _apply(tree, override)
+    return parse(tree)
+
+
+def parse(tree: Mapping[str, Any]) -> Config:
+    """Validate a nested mapping; raises `ConfigError` naming the first wrong key or value."""
+    try:
+        return Config.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def dump(config: Config) -> str:
+    """The complete configuration as TOML; ``parse(tomllib.loads(dump(c))) == c``."""
+    return tomli_w.dumps(config.model_dump(mode="json"))
+
+
+def with_overrides(config: Config, **sections: Mapping[str, Any]) -> Config:
+    """A copy with some keys replaced, e.g. ``with_overrides(c, run={"seed": 1})``; validated."""
+    tree = config.model_dump()
+    for section, values in sections.items():
+        tree[section] = {**tree[section], **values}
+    return parse(tree)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"override {override!r} is not of the form section.key=value")
+    *parents, leaf = path.strip().split(".")
+    # `method=fedavg` and `objective=...` name the plug-in, as people write it.
+    if not parents and leaf in ("method", "objective", "data"):
+        parents, leaf = [leaf], "name"
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"override {override!r} goes below {parent!r}, which is a value")
+        node = child
+    node[leaf] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    """A TOML value where the text is one, else the text itself, so strings need no quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: pydantic.ValidationError) -> str:
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    name = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        valid = _valid_names()
+        close = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)
+        leaf = [key for key in valid if key.split(".")[-1] == location[-1]]
+        return f"unknown key {name!r}; the nearest valid name is {(leaf or close)[0]!r}"
+    return f"{name} = {first['input']!r} is not valid: {first['msg']}"
+
+
+def _valid_names() -> list[str]:
+    return [
+        f"{section}.{key}" for section, values in Config().model_dump().items() for key in values
+    ]

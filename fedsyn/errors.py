@@ -1,0 +1,17 @@
+"""The exceptions that users meet; each message names the culprit and what was expected."""
+
+
+class FedsynError(ValueError):
+    """Base of every error that bad input can cause; the command line shows it as one sentence."""
+
+
+class ConfigError(FedsynError):
+    """A configuration key or value is unknown, out of range or contradicts another."""
+
+
+class DataError(FedsynError):
+    """A data file is missing, malformed, or holds what cannot be trained on."""
+
+
+class RunError(FedsynError):
+    """A run directory cannot be written, resumed or read."""

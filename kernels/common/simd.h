@@ -1,0 +1,155 @@
+// Vectors of floats as wide as the registers of the instruction set being compiled for.
+//
+// Arithmetic, comparison and `mask ? a : b` are those of the compiler's vector extension, so one
+// text serves SSE, AVX2, AVX-512 and NEON; only masked memory access is spelled out. `double` is a
+// vector of one lane: the same kernel template serves both.
+//
+// Every file that includes this is compiled once per instruction set. All of it therefore lives in
+// the namespace FEDSYN_ISA and uses no inline functions of the standard library: the linker keeps
+// one copy of those, and that copy could hold instructions that the processor lacks.
+#pragma once
+
+#ifndef FEDSYN_ISA
+#error "FEDSYN_ISA must name the instruction set, e.g. -DFEDSYN_ISA=avx2"
+#endif
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+namespace fedsyn::FEDSYN_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int kRegisterBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr int kRegisterBytes = 32;
+#else
+inline constexpr int kRegisterBytes = 16;
+#endif
+
+using Floats = float __attribute__((vector_size(kRegisterBytes)));
+using Ints = int __attribute__((vector_size(kRegisterBytes)));
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+    using type = Floats;
+};
+template <>
+struct VectorOf<double> {
+    using type = double;
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;  // the vector whose elements are T
+
+template <class T>
+inline constexpr int kLanes = sizeof(Vector<T>) / sizeof(T);
+
+template <class T>
+inline Vector<T> broadcast(T value) {
+    return Vector<T>{} + value;
+}
+
+template <class T>
+inline Vector<T> load(const T* from) {
+    Vector<T> value;
+    __builtin_memcpy(&value, from, sizeof value);
+    return value;
+}
+
+template <class T>
+inline void store(T* to, Vector<T> value) {
+    __builtin_memcpy(to, &value, sizeof value);
+}
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// All bits set in the first `count` lanes.
+inline __m256i first_lanes(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+
+// The first `count` lanes, 0 < count <= kLanes; the rest are zero and their memory is not touched.
+inline Floats load(const float* from, int count) {
+    if (count == kLanes<float>) return load(from);
+#if defined(__AVX512F__)
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+#elif defined(__AVX2__)
+    return _mm256_maskload_ps(from, first_lanes(count));
+#else
+    Floats value{};
+    for (int lane = 0; lane < count; ++lane) value[lane] = from[lane];
+    return value;
+#endif
+}
+
+inline void store(float* to, Floats value, int count) {
+    if (count == kLanes<float>) return store(to, value);
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), value);
+#elif defined(__AVX2__)
+    _mm256_maskstore_ps(to, first_lanes(count), value);
+#else
+    for (int lane = 0; lane < count; ++lane) to[lane] = value[lane];
+#endif
+}
+
+inline double load(const double* from, int) {
+    return *from;
+}
+
+inline void store(double* to, double value, int) {
+    *to = value;
+}
+
+// The larger of both; `floor` where x is not a number.
+template <class V>
+inline V at_least(V floor, V x) {
+    return x > floor ? x : floor;
+}
+
+// The sum over the lanes, in the fixed order of a halving tree.
+inline float sum(Floats x) {
+    using Quad = float __attribute__((vector_size(16)));
+    constexpr int count = kLanes<float> / 4;
+    Quad quad[count];
+    __builtin_memcpy(quad, &x, sizeof x);
+    for (int half = count / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) quad[i] += quad[i + half];
+    }
+    return (quad[0][0] + quad[0][2]) + (quad[0][1] + quad[0][3]);
+}
+
+inline double sum(double x) {
+    return x;
+}
+
+// Natural logarithm of positive normal numbers, to 1e-7 of max(|log x|, |x - 1|).
+//
+// x = 2^e m with m in [sqrt(1/2), sqrt(2)); log(m) by the polynomial of Cephes' logf (Moshier
+// 1992), and ln 2 in two parts, of which e times the first is exact.
+inline Floats log(Floats x) {
+    constexpr int kSqrtHalf = 0x3f3504f3;
+    const Ints bits = __builtin_bit_cast(Ints, x);
+    const Ints exponent = (bits - kSqrtHalf) >> 23;
+    const Floats e = __builtin_convertvector(exponent, Floats);
+    const Floats f = __builtin_bit_cast(Floats, bits - (exponent << 23)) - 1.0f;
+    const Floats f2 = f * f;
+    Floats y = 7.0376836292e-2f * f - 1.1514610310e-1f;
+    y = y * f + 1.1676998740e-1f;
+    y = y * f - 1.2420140846e-1f;
+    y = y * f + 1.4249322787e-1f;
+    y = y * f - 1.6668057665e-1f;
+    y = y * f + 2.0000714765e-1f;
+    y = y * f - 2.4999993993e-1f;
+    y = y * f + 3.3333331174e-1f;
+    y = y * f * f2 - 2.12194440e-4f * e - 0.5f * f2;
+    return 0.693359375f * e + (f + y);
+}
+
+inline double log(double x) {
+    return __builtin_log(x);
+}
+
+}  // namespace fedsyn::FEDSYN_ISA

@@ -1,0 +1,121 @@
+// Compiled once per instruction set: see kernels/common/simd.h.
+#include <cstdint>
+
+#include "kernels/common/simd.h"
+#include "kernels/js_divergence/formula.h"
+
+namespace fedsyn::FEDSYN_ISA {
+
+using js_divergence::Constants;
+
+// p ln(2p/m) + q ln(2q/m) of every lane.
+template <class T>
+inline Vector<T> terms(Vector<T> p, Vector<T> q) {
+    using V = Vector<T>;
+    const V tiny = broadcast(Constants<T>::kTiny);
+    const V m = at_least(tiny, p + q);
+    const V scale = T{2} / m;
+    const V d = (p - q) * (T{0.5} * scale);
+    const V d2 = d * d;
+    V phi = T{1} / 28 + d2 * (T{1} / 45);
+    phi = T{1} / 15 + d2 * phi;
+    phi = T{1} / 6 + d2 * phi;
+    phi = d2 * (T{1} + d2 * phi);
+    const V logs = p * log(at_least(tiny, p * scale)) + q * log(at_least(tiny, q * scale));
+    return d2 < Constants<T>::kSeriesBelow ? T{0.5} * m * phi : logs;
+}
+
+// The sum of value(i, count) over i = 0, lanes, 2 lanes, ... < k; count is less than lanes at the
+// end.
+template <class T, class Value>
+inline T sum_over(std::int64_t k, Value value) {
+    constexpr int lanes = kLanes<T>;
+    const std::int64_t whole = k - k % lanes;
+    Vector<T> total{};
+    for (std::int64_t i = 0; i < whole; i += lanes) total += value(i, lanes);
+    if (whole < k) total += value(whole, static_cast<int>(k - whole));
+    return sum(total);
+}
+
+template <class T>
+inline T clamp(T value) {
+    // Comparisons in this direction let NaN through.
+    const T ceiling = Constants<T>::kLn2;
+    return value < 0 ? T{0} : value > ceiling ? ceiling : value;
+}
+
+template <class T>
+void js_divergence_forward(const T* p, const T* q, T* out, std::int64_t rows, std::int64_t k) {
+    constexpr int lanes = kLanes<T>;
+    constexpr std::int64_t kShortRow = 4 * lanes;
+    constexpr std::int64_t kScratch = 32 * kShortRow;  // at most 8 KiB
+    if (lanes == 1 || k >= kShortRow) {
+        for (std::int64_t row = 0; row < rows; ++row, p += k, q += k) {
+            out[row] = clamp(T{0.5} * sum_over<T>(k, [=](std::int64_t i, int count) {
+                                 return terms<T>(load(p + i, count), load(q + i, count));
+                             }));
+        }
+        return;
+    }
+    // The ends of short rows would leave most lanes idle, so the logarithms of several rows are
+    // taken as of one long row, and only the sums row by row.
+    alignas(sizeof(Vector<T>)) T scratch[kScratch];
+    const std::int64_t rows_at_once = kScratch / k;
+    for (std::int64_t row = 0; row < rows; row += rows_at_once) {
+        const std::int64_t some = rows - row < rows_at_once ? rows - row : rows_at_once;
+        const T* p_some = p + row * k;
+        const T* q_some = q + row * k;
+        for (std::int64_t i = 0; i < some * k; i += lanes) {
+            const int count = static_cast<int>(some * k - i < lanes ? some * k - i : lanes);
+            store(scratch + i, terms<T>(load(p_some + i, count), load(q_some + i, count)));
+        }
+        for (std::int64_t j = 0; j < some; ++j) {
+            out[row + j] = clamp(T{0.5} * sum_over<T>(k, [&](std::int64_t i, int count) {
+                                     return load(scratch + j * k + i, count);
+                                 }));
+        }
+    }
+}
+
+template <class V>
+struct Gradients {
+    V p, q;
+};
+
+template <class T>
+inline Gradients<Vector<T>> gradients(T half_grad, Vector<T> p, Vector<T> q) {
+    using V = Vector<T>;
+    const V tiny = broadcast(Constants<T>::kTiny);
+    const V m = p + q;
+    const V scale = T{2} / at_least(tiny, m);
+    const V grad_p = half_grad * log(at_least(tiny, p * scale));
+    const V grad_q = half_grad * log(at_least(tiny, q * scale));
+    // m itself is the answer where it is zero, and where it is not a number.
+    const V zero{};
+    return {m > zero ? grad_p : m, m > zero ? grad_q : m};
+}
+
+template <class T>
+void js_divergence_backward(const T* grad, const T* p, const T* q, T* grad_p, T* grad_q,
+                            std::int64_t rows, std::int64_t k) {
+    constexpr int lanes = kLanes<T>;
+    for (std::int64_t row = 0; row < rows; ++row, p += k, q += k, grad_p += k, grad_q += k) {
+        const T half_grad = T{0.5} * grad[row];
+        for (std::int64_t i = 0; i < k; i += lanes) {
+            const int count = static_cast<int>(k - i < lanes ? k - i : lanes);
+            const auto g = gradients<T>(half_grad, load(p + i, count), load(q + i, count));
+            store(grad_p + i, g.p, count);
+            store(grad_q + i, g.q, count);
+        }
+    }
+}
+
+template void js_divergence_forward(const float*, const float*, float*, std::int64_t, std::int64_t);
+template void js_divergence_forward(const double*, const double*, double*, std::int64_t,
+                                    std::int64_t);
+template void js_divergence_backward(const float*, const float*, const float*, float*, float*,
+                                     std::int64_t, std::int64_t);
+template void js_divergence_backward(const double*, const double*, const double*, double*, double*,
+                                     std::int64_t, std::int64_t);
+
+}  // namespace fedsyn::FEDSYN_ISA

@@ -1,0 +1,179 @@
+// The Jensen-Shannon divergence of rows on the GPU; formula.h has the mathematics.
+//
+// A group of 8 or 32 lanes takes a row, so a warp takes four short rows or one long one. The work
+// is bound by memory: rows whose alignment allows it are read 16 bytes a lane.
+#include <cstdint>
+
+#include "kernels/common/cuda_api.h"
+#include "kernels/common/warp.cuh"
+#include "kernels/js_divergence/formula.h"
+
+namespace fedsyn::js_divergence {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kBlocksPerSm = 6;  // 40 registers a thread: left to itself, ptxas takes 32 and spills
+constexpr std::int64_t kMaxBlocks = std::int64_t{1}
+                                    << 20;  // more rows than these take are looped over
+constexpr std::int64_t kShortRow = 32;
+
+// `kPack` neighbouring elements, moved by one instruction.
+template <class T, int kPack>
+struct alignas(sizeof(T) * kPack) Pack {
+    T at[kPack];
+};
+
+// p ln(2p/m) + q ln(2q/m).
+template <class T>
+__device__ T term(T p, T q) {
+    using C = Constants<T>;
+    const T m = max(p + q, C::kTiny);
+    const T half_scale = reciprocal(m);
+    const T scale = 2 * half_scale;
+    const T d = (p - q) * half_scale;
+    const T d2 = d * d;
+    T phi = T{1} / 28 + d2 * (T{1} / 45);
+    phi = T{1} / 15 + d2 * phi;
+    phi = T{1} / 6 + d2 * phi;
+    phi = d2 * (T{1} + d2 * phi);
+    const T logs =
+        p * natural_log(max(p * scale, C::kTiny)) + q * natural_log(max(q * scale, C::kTiny));
+    return d2 < C::kSeriesBelow ? T{0.5} * m * phi : logs;
+}
+
+template <class T, int kLanes, int kPack>
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
+    forward_kernel(const T* __restrict__ p, const T* __restrict__ q, T* __restrict__ out,
+                   std::int64_t rows, std::int64_t k) {
+    using Packed = Pack<T, kPack>;
+    const int lane = threadIdx.x % kLanes;
+    const std::int64_t packs = k / kPack;
+    const std::int64_t groups = std::int64_t{gridDim.x} * (kThreads / kLanes);
+    std::int64_t row = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) / kLanes;
+    for (; row < rows; row += groups) {
+        const auto* p_row = reinterpret_cast<const Packed*>(p + row * k);
+        const auto* q_row = reinterpret_cast<const Packed*>(q + row * k);
+        T total = 0;
+        for (std::int64_t i = lane; i < packs; i += kLanes) {
+            const Packed a = p_row[i];
+            const Packed b = q_row[i];
+#pragma unroll
+            for (int j = 0; j < kPack; ++j) total += term(a.at[j], b.at[j]);
+        }
+        const T value = T{0.5} * group_sum<kLanes>(total);
+        // Comparisons in this direction let NaN through.
+        const T ceiling = Constants<T>::kLn2;
+        if (lane == 0) out[row] = value < 0 ? T{0} : value > ceiling ? ceiling : value;
+    }
+}
+
+template <class T, int kLanes, int kPack>
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
+    backward_kernel(const T* __restrict__ grad, const T* __restrict__ p, const T* __restrict__ q,
+                    T* __restrict__ grad_p, T* __restrict__ grad_q, std::int64_t rows,
+                    std::int64_t k) {
+    using C = Constants<T>;
+    using Packed = Pack<T, kPack>;
+    const int lane = threadIdx.x % kLanes;
+    const std::int64_t packs = k / kPack;
+    const std::int64_t groups = std::int64_t{gridDim.x} * (kThreads / kLanes);
+    std::int64_t row = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) / kLanes;
+    for (; row < rows; row += groups) {
+        const T half_grad = T{0.5} * grad[row];
+        const auto* p_row = reinterpret_cast<const Packed*>(p + row * k);
+        const auto* q_row = reinterpret_cast<const Packed*>(q + row * k);
+        auto* grad_p_row = reinterpret_cast<Packed*>(grad_p + row * k);
+        auto* grad_q_row = reinterpret_cast<Packed*>(grad_q + row * k);
+        for (std::int64_t i = lane; i < packs; i += kLanes) {
+            const Packed a = p_row[i];
+            const Packed b = q_row[i];
+            Packed da, db;
+#pragma unroll
+            for (int j = 0; j < kPack; ++j) {
+                const T m = a.at[j] + b.at[j];
+                const T scale = 2 * reciprocal(max(m, C::kTiny));
+                const T to_p = half_grad * natural_log(max(a.at[j] * scale, C::kTiny));
+                const T to_q = half_grad * natural_log(max(b.at[j] * scale, C::kTiny));
+                // m itself is the answer where it is zero, and where it is not a number.
+                da.at[j] = m > 0 ? to_p : m;
+                db.at[j] = m > 0 ? to_q : m;
+            }
+            grad_p_row[i] = da;
+            grad_q_row[i] = db;
+        }
+    }
+}
+
+template <class T>
+constexpr int kWidest = 16 / sizeof(T);
+
+template <class... Pointers>
+bool aligned(Pointers... pointers) {
+    return (... && (reinterpret_cast<std::uintptr_t>(pointers) % 16 == 0));
+}
+
+template <class... Parameters, class... Arguments>
+int launch(void (*kernel)(Parameters...), int lanes, std::int64_t rows, void* stream,
+           Arguments... arguments) {
+    const std::int64_t rows_per_block = kThreads / lanes;
+    const std::int64_t blocks = (rows + rows_per_block - 1) / rows_per_block;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks));
+    config.blockDim = dim3(kThreads);
+    config.stream = static_cast<cudaStream_t>(stream);
+    return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+template <class T>
+int forward(const T* p, const T* q, T* out, std::int64_t rows, std::int64_t k, void* stream) {
+    if (rows == 0) return cudaSuccess;
+    const bool short_rows = k <= kShortRow;
+    const auto run = [&](auto* kernel, int lanes) {
+        return launch(kernel, lanes, rows, stream, p, q, out, rows, k);
+    };
+    if (k % kWidest<T> == 0 && aligned(p, q)) {
+        return short_rows ? run(forward_kernel<T, 8, kWidest<T>>, 8)
+                          : run(forward_kernel<T, 32, kWidest<T>>, 32);
+    }
+    return short_rows ? run(forward_kernel<T, 8, 1>, 8) : run(forward_kernel<T, 32, 1>, 32);
+}
+
+template <class T>
+int backward(const T* grad, const T* p, const T* q, T* grad_p, T* grad_q, std::int64_t rows,
+             std::int64_t k, void* stream) {
+    if (rows == 0) return cudaSuccess;
+    const bool short_rows = k <= kShortRow;
+    const auto run = [&](auto* kernel, int lanes) {
+        return launch(kernel, lanes, rows, stream, grad, p, q, grad_p, grad_q, rows, k);
+    };
+    if (k % kWidest<T> == 0 && aligned(p, q, grad_p, grad_q)) {
+        return short_rows ? run(backward_kernel<T, 8, kWidest<T>>, 8)
+                          : run(backward_kernel<T, 32, kWidest<T>>, 32);
+    }
+    return short_rows ? run(backward_kernel<T, 8, 1>, 8) : run(backward_kernel<T, 32, 1>, 32);
+}
+
+}  // namespace
+}  // namespace fedsyn::js_divergence
+
+int fedsyn_js_divergence_f32(const float* p, const float* q, float* out, int64_t rows, int64_t k,
+                             void* stream) {
+    return fedsyn::js_divergence::forward(p, q, out, rows, k, stream);
+}
+
+int fedsyn_js_divergence_f64(const double* p, const double* q, double* out, int64_t rows, int64_t k,
+                             void* stream) {
+    return fedsyn::js_divergence::forward(p, q, out, rows, k, stream);
+}
+
+int fedsyn_js_divergence_backward_f32(const float* grad, const float* p, const float* q,
+                                      float* grad_p, float* grad_q, int64_t rows, int64_t k,
+                                      void* stream) {
+    return fedsyn::js_divergence::backward(grad, p, q, grad_p, grad_q, rows, k, stream);
+}
+
+int fedsyn_js_divergence_backward_f64(const double* grad, const double* p, const double* q,
+                                      double* grad_p, double* grad_q, int64_t rows, int64_t k,
+                                      void* stream) {
+    return fedsyn::js_divergence::backward(grad, p, q, grad_p, grad_q, rows, k, stream);
+}

@@ -1,0 +1,69 @@
+"""The configuration says what is wrong, and survives a round trip."""
+
+import tomllib
+
+import pytest
+
+from fedsyn import config
+from fedsyn.errors import ConfigError
+
+
+def test_a_dumped_configuration_parses_to_itself():
+    there = config.load(None, ["run.seed=3", "model.hidden=[64, 32]", "method=local"])
+    assert config.parse(tomllib.loads(config.dump(there))) == there
+
+
+def test_overrides_win_over_the_file(tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text("[run]\nseed = 1\nrounds = 7\n")
+    read = config.load(file, ["run.seed=2"])
+    assert (read.run.seed, read.run.rounds) == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        ("run.sed=1", ["run.sed", "run.seed"]),
+        ("rn.seed=1", ["rn", "run.seed"]),
+        ("alpha=1", ["alpha", "partition.alpha"]),
+        ("run.rounds=0", ["run.rounds", "0"]),
+        ("run.rounds=many", ["run.rounds", "many"]),
+        ("method.name=fedmagic", ["method.name", "fedmagic", "fedavg"]),
+        ("partition.alpha=nan", ["partition.alpha", "nan"]),
+        ("run", ["run", "section.key=value"]),
+        ("run.seed.deep.er=1", ["run.seed"]),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(override, names):
+    with pytest.raises(ConfigError) as caught:
+        config.load(None, [override])
+    assert all(name in str(caught.value) for name in names)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_and_a_malformed_file_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        config.load(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[run\n")
+    with pytest.raises(ConfigError, match=r"broken\.toml"):
+        config.load(broken)
+
+
+def test_a_configuration_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        config.Config().run.seed = 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mode"),
+    [
+        ([], "on"),
+        (["synthesis.enabled=false"], "off"),
+        (["synthesis.oracle=true"], "oracle"),
+        (["method=local"], "off"),
+        (["method=centralised"], "off"),
+    ],
+)
+def test_the_synthesis_mode_has_one_name(overrides, mode):
+    assert config.load(None, overrides).synthesis_mode == mode
