@@ -1,0 +1,1 @@
+"""What federation is made of: payloads, batches of a cohort, stacked optimisers, aggregation."""

@@ -1,0 +1,71 @@
+"""Batches of a cohort: ragged clients and unequal numbers of steps as padded indices and masks."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Row numbers of every step of every client.
+
+    Client ``c`` takes ``steps[c]`` steps; later ones are empty.
+    """
+
+    index: Tensor  # [S, C, B] long, rows of the data; 0 where padded
+    valid: Tensor  # [S, C, B] bool
+    steps: Tensor  # [C] long
+
+
+def epochs(
+    rows: Sequence[np.ndarray],  # one array of row numbers a client
+    batch: int,
+    count: int,
+    generators: Sequence[torch.Generator],  # one a client
+) -> Batches:
+    """``count`` shuffled passes over each client's rows in batches of at most ``batch``.
+
+    A pass over n rows is cut into ceil(n / batch) batches of nearly equal size, so that no pass
+    ends on a remnant too small to contrast. A client with fewer than two rows takes no steps.
+    """
+    plans = [
+        _client_plan(torch.from_numpy(r), batch, count, g)
+        for r, g in zip(rows, generators, strict=True)
+    ]
+    steps = torch.tensor([len(plan) for plan in plans])
+    longest = int(steps.max()) if len(plans) else 0
+    index = torch.zeros(longest, len(plans), batch, dtype=torch.long)
+    valid = torch.zeros(longest, len(plans), batch, dtype=torch.bool)
+    for client, plan in enumerate(plans):
+        for step, chosen in enumerate(plan):
+            index[step, client, : len(chosen)] = chosen
+            valid[step, client, : len(chosen)] = True
+    return Batches(index, valid, steps)
+
+
+def _client_plan(rows: Tensor, batch: int, count: int, generator: torch.Generator) -> list[Tensor]:
+    if len(rows) < 2:
+        return []
+    pieces = math.ceil(len(rows) / batch)
+    plan: list[Tensor] = []
+    for _ in range(count):
+        shuffled = rows[torch.randperm(len(rows), generator=generator)]
+        plan.extend(shuffled.tensor_split(pieces))
+    return plan
+
+
+def draws(
+    sizes: Sequence[int], steps: int, batch: int, generators: Sequence[torch.Generator]
+) -> Tensor:  # [S, C, B] long
+    """Positions drawn with replacement from each client's rows: always full batches."""
+    return torch.stack(
+        [
+            torch.randint(max(size, 1), (steps, batch), generator=generator)
+            for size, generator in zip(sizes, generators, strict=True)
+        ],
+        dim=1,
+    )

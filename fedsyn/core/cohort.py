@@ -1,0 +1,53 @@
+"""A cohort: the clients that are computed together, and what each of them holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fedsyn import streams
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Clients of one stacked computation in one round, in client-id order."""
+
+    ids: tuple[int, ...]
+    rows: tuple[np.ndarray, ...]  # rows of each client's training pairs
+    seed: int
+    round: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """Training pairs of each client."""
+        return [len(rows) for rows in self.rows]
+
+    def streams(self, purpose: str) -> list[torch.Generator]:
+        """One generator a client for this round and purpose."""
+        return [streams.generator(self.seed, purpose, self.round, client) for client in self.ids]
+
+    def take(self, positions: Sequence[int]) -> "Cohort":
+        """The clients at these positions."""
+        return Cohort(
+            tuple(self.ids[p] for p in positions),
+            tuple(self.rows[p] for p in positions),
+            self.seed,
+            self.round,
+        )
+
+
+def chunks(cohort: Cohort, stack: int) -> list[Cohort]:
+    """The cohort in consecutive pieces of at most ``stack`` clients."""
+    positions = range(len(cohort.ids))
+    return [cohort.take(positions[start : start + stack]) for start in positions[::stack]]
+
+
+def padded_rows(rows: Sequence[np.ndarray], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ragged row numbers as ``[C, width]`` (0 where padded) and their mask."""
+    index = torch.zeros(len(rows), width, dtype=torch.long)
+    valid = torch.zeros(len(rows), width, dtype=torch.bool)
+    for client, chosen in enumerate(rows):
+        index[client, : len(chosen)] = torch.from_numpy(chosen)
+        valid[client, : len(chosen)] = True
+    return index, valid

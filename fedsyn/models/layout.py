@@ -1,0 +1,36 @@
+"""How a model's named parameters lie in one flat row, so that C clients are one matrix ``[C, P]``.
+
+Everything that treats a model as a whole (optimisers, aggregation, payloads, checkpoints) works on
+that matrix; everything that looks inside works on named views of it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of parameters, in the order in which they lie in the row."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def size(self) -> int:
+        """Parameters of one client."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Named views ``[C, *shape]`` of ``flat [C, P]``; gradients flow back to ``flat``."""
+        parts = flat.split([math.prod(shape) for shape in self.shapes.values()], dim=-1)
+        return {
+            name: part.unflatten(-1, shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+    def flatten(self, named: Mapping[str, Tensor]) -> Tensor:
+        """One row ``[P]`` from one client's named parameters, the inverse of `views`."""
+        return torch.cat([named[name].reshape(-1) for name in self.shapes])

@@ -1,0 +1,58 @@
+"""Local training by an objective: what every federated method's clients have in common."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsyn.config import MethodConfig
+from fedsyn.core.batches import epochs
+from fedsyn.core.cohort import Cohort, padded_rows
+from fedsyn.core.optim import Optimizer
+from fedsyn.core.training import train
+from fedsyn.models.retrieval import RetrievalNet
+from fedsyn.objectives import Objective
+
+
+def optimizer(config: MethodConfig) -> Optimizer:
+    """The clients' optimiser as configured."""
+    return Optimizer(
+        config.optimizer, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+
+
+def local_training(
+    net: RetrievalNet,
+    objective: Objective,
+    start: Tensor,  # [C, P]
+    features: Tensor,  # [N, D] concatenated pairs
+    cohort: Cohort,
+    config: MethodConfig,
+    purpose: str = "local",
+) -> tuple[Tensor, Tensor]:  # [C, P], [C]
+    """``config.epochs`` passes over each client's pairs from its row of ``start``."""
+
+    def loss(params: Tensor, _: Tensor, index: Tensor, valid: Tensor) -> Tensor:
+        named = net.layout.views(params)
+        return objective(named, *net.embed(named, features[index]), valid)
+
+    batches = epochs(cohort.rows, config.batch, config.epochs, cohort.streams(purpose))
+    return train(start, loss, batches, optimizer(config))
+
+
+def held_out(
+    net: RetrievalNet,
+    objective: Objective,
+    models: Tensor,  # [C, P]
+    features: Tensor,  # [N, D]
+    rows: Sequence[np.ndarray],  # held-out pairs of each client
+    width: int,  # padded batch size, the same for every chunk
+) -> Tensor:  # [C]
+    """The objective of each client's model on its held-out pairs; 0 with fewer than two."""
+    index, valid = padded_rows(rows, width)
+    valid &= valid.sum(-1, keepdim=True) > 1
+    with torch.no_grad():
+        named = net.layout.views(models)
+        pairs = features[index.to(features.device)]
+        return objective(named, *net.embed(named, pairs), valid.to(features.device))

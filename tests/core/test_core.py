@@ -1,0 +1,138 @@
+"""Payloads, aggregation, batches and stacked optimisers."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsyn import streams
+from fedsyn.core import aggregate, batches, payload
+from fedsyn.core.cohort import Cohort, chunks
+from fedsyn.core.optim import Optimizer, rows
+from fedsyn.core.training import train
+
+
+def generators(count):
+    return [streams.generator(0, "test", 0, client) for client in range(count)]
+
+
+class TestAggregate:
+    @given(st.lists(st.floats(0.01, 1e3), min_size=1, max_size=12))
+    def test_the_mean_of_identical_models_is_that_model(self, weights):
+        model = torch.randn(50, generator=torch.Generator().manual_seed(0))
+        mean = aggregate.weighted_mean([model] * len(weights), torch.tensor(weights))
+        assert torch.equal(mean, model)
+
+    def test_weights_are_shares(self):
+        mean = aggregate.weighted_mean(
+            [torch.tensor([0.0]), torch.tensor([4.0])], torch.tensor([3.0, 1.0])
+        )
+        assert mean.item() == 1.0
+
+    @pytest.mark.parametrize("weights", [[], [0.0, 0.0], [1.0, -2.0]])
+    def test_refuses_weights_without_a_positive_sum(self, weights):
+        with pytest.raises(ValueError, match="positive sum"):
+            aggregate.weighted_mean([torch.zeros(1)] * len(weights), torch.tensor(weights))
+
+
+class TestPayload:
+    def test_stack_undoes_unstack(self):
+        there = {"a": torch.randn(3, 2), "b": torch.arange(3)}
+        back = payload.stack(payload.unstack(there))
+        assert all(torch.equal(there[name], back[name]) for name in there)
+
+    def test_bytes_are_those_of_the_tensors(self):
+        assert payload.nbytes({"a": torch.zeros(3, 2), "b": torch.zeros(5).long()}) == 24 + 40
+
+    def test_clients_must_agree(self):
+        with pytest.raises(ValueError, match=r"\[2, 3\]"):
+            payload.unstack({"a": torch.zeros(2), "b": torch.zeros(3)})
+
+
+class TestBatches:
+    @settings(deadline=None)
+    @given(
+        st.lists(st.integers(0, 70), min_size=1, max_size=5), st.integers(2, 20), st.integers(1, 3)
+    )
+    def test_every_epoch_visits_every_row_once(self, sizes, batch, count):
+        held = [np.arange(size) + 100 * client for client, size in enumerate(sizes)]
+        plan = batches.epochs(held, batch, count, generators(len(sizes)))
+        for client, mine in enumerate(held):
+            seen = plan.index[:, client][plan.valid[:, client]].tolist()
+            expected = sorted(mine.tolist() * count) if len(mine) > 1 else []
+            assert sorted(seen) == expected
+            taken = plan.valid[:, client].any(-1)
+            assert taken.sum() == plan.steps[client]
+            assert not taken[plan.steps[client] :].any()
+
+    @given(st.integers(2, 200))
+    def test_batches_of_an_epoch_are_nearly_equal(self, size):
+        plan = batches.epochs([np.arange(size)], 64, 1, generators(1))
+        lengths = plan.valid.sum(-1)
+        assert lengths.max() - lengths.min() <= 1
+
+
+class TestOptimizer:
+    @pytest.mark.parametrize(
+        ("mine", "peer"),
+        [
+            (Optimizer("adam", 0.1), lambda p: torch.optim.Adam(p, 0.1)),
+            (
+                Optimizer("adam", 0.1, (0.0, 0.9), weight_decay=0.3),
+                lambda p: torch.optim.Adam(p, 0.1, (0.0, 0.9), weight_decay=0.3),
+            ),
+            (
+                Optimizer("sgd", 0.1, momentum=0.9, weight_decay=0.2),
+                lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.2),
+            ),
+            (Optimizer("sgd", 0.1), lambda p: torch.optim.SGD(p, 0.1)),
+            (
+                Optimizer("rmsprop", 0.1, weight_decay=0.2),
+                lambda p: torch.optim.RMSprop(p, 0.1, weight_decay=0.2),
+            ),
+        ],
+    )
+    def test_each_row_moves_as_under_torch(self, mine, peer):
+        start = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+        params, state = start.clone(), mine.init(start)
+        peers = [row.clone().requires_grad_() for row in start]
+        optimizers = [peer([p]) for p in peers]
+        for step in range(4):
+            active = 3 if step < 2 else 2  # the last client stops early
+            gradient = torch.randn(active, 5, generator=torch.Generator().manual_seed(step))
+            mine.step(params[:active], gradient, rows(state, active))
+            for client in range(active):
+                peers[client].grad = gradient[client]
+                optimizers[client].step()
+        torch.testing.assert_close(params, torch.stack(peers).detach())
+        assert state["step"].tolist() == [4, 4, 2]
+
+
+class TestTraining:
+    def test_clients_with_unequal_steps_train_as_if_alone(self):
+        target = torch.tensor([[1.0], [-2.0], [0.5]])
+        held = [np.arange(3), np.arange(40), np.arange(1)]
+
+        def run(clients):
+            def loss(params, positions, index, valid):
+                pull = (params - target[clients][positions]).square().sum(-1)
+                return pull * (1 + valid.sum(-1) + index.sum(-1) % 3)
+
+            cohort = Cohort(tuple(clients), tuple(held[c] for c in clients), 0, 1)
+            plan = batches.epochs(cohort.rows, 8, 2, cohort.streams("x"))
+            return train(torch.zeros(len(clients), 1), loss, plan, Optimizer("adam", 0.1))
+
+        trained, losses = run([0, 1, 2])
+        for client in range(3):
+            alone, loss = run([client])
+            assert torch.equal(alone[0], trained[client])
+            assert torch.equal(loss[0], losses[client])
+        assert trained[2] == 0  # a single pair has nothing to contrast with
+        assert losses[2] == 0
+
+    def test_chunks_cover_the_cohort_in_order(self):
+        cohort = Cohort((1, 4, 5, 9, 11), tuple(np.arange(k) for k in range(5)), 0, 1)
+        pieces = chunks(cohort, 2)
+        assert [piece.ids for piece in pieces] == [(1, 4), (5, 9), (11,)]
+        assert pieces[1].sizes == [2, 3]

@@ -1,0 +1,65 @@
+"""Stacked networks compute what one network a client computes."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsyn import config
+from fedsyn.models.generator import Generator
+from fedsyn.models.layout import Layout
+from fedsyn.models.mlp import MLP
+from fedsyn.models.retrieval import build, fuse
+
+
+def stacked(net, clients=3):
+    return torch.stack([net.init(torch.Generator().manual_seed(c)) for c in range(clients)])
+
+
+@given(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=4))
+def test_a_layout_is_a_bijection(shapes):
+    layout = Layout({f"p{k}": tuple(shape) for k, shape in enumerate(shapes)})
+    row = torch.arange(float(layout.size))
+    views = layout.views(row[None])
+    assert [tuple(v.shape[1:]) for v in views.values()] == [tuple(s) for s in shapes]
+    assert torch.equal(layout.flatten({n: v[0] for n, v in views.items()}), row)
+
+
+def test_gradients_of_views_reach_the_row():
+    layout = Layout({"a": (2,), "b": (1, 3)})
+    flat = torch.zeros(1, 5, requires_grad=True)
+    views = layout.views(flat)
+    (2 * views["a"].sum() + 3 * views["b"].sum()).backward()
+    assert flat.grad.tolist() == [[2, 2, 3, 3, 3]]
+
+
+def test_a_stacked_mlp_is_one_torch_network_a_client():
+    mlp = MLP("m", (4, 5, 2), slope=0.1)
+    named = [mlp.init(torch.Generator().manual_seed(c)) for c in range(3)]
+    x = torch.randn(3, 6, 4)
+    out = mlp({name: torch.stack([n[name] for n in named]) for name in mlp.shapes}, x)
+    for client, params in enumerate(named):
+        hidden = x[client] @ params["m.0.weight"] + params["m.0.bias"]
+        hidden = torch.nn.functional.leaky_relu(hidden, 0.1)
+        expected = hidden @ params["m.1.weight"] + params["m.1.bias"]
+        torch.testing.assert_close(out[client], expected)
+
+
+@pytest.mark.parametrize("bits", [0, 16])
+def test_embeddings_are_unit_rows_of_the_configured_size(bits):
+    net = build(config.ModelConfig(dim=8, bits=bits), 5, 4, {})
+    image, text = net.embed(net.layout.views(stacked(net)), torch.randn(3, 7, 9))
+    assert image.shape == text.shape == (3, 7, bits or 8)
+    torch.testing.assert_close(image.norm(dim=-1), torch.ones(3, 7))
+    torch.testing.assert_close(fuse(image, text).norm(dim=-1), torch.ones(3, 7))
+
+
+def test_a_warm_generator_is_the_gaussian():
+    generator = Generator(noise=4, pair_dim=6, hidden=(8,))
+    flat = generator.init(torch.Generator().manual_seed(0), warm=True)[None]
+    noise, prototype, basis = torch.randn(1, 9, 4), torch.randn(1, 9, 6), torch.randn(1, 4, 6)
+    params = generator.layout.views(flat)
+    assert torch.equal(
+        generator(params, noise, prototype, basis), generator(None, noise, prototype, basis)
+    )
+    torch.testing.assert_close(generator(None, noise, prototype, basis), prototype + noise @ basis)
