@@ -1,0 +1,1 @@
+"""Measuring: how well pairs are found (`retrieval`) and where the time goes (`timing`)."""

@@ -1,0 +1,6 @@
+"""Showing a run: tables, plots and a self-contained page, made from the files of its directory."""
+
+from fedsyn.report.comparison import write_comparison
+from fedsyn.report.html import write
+
+__all__ = ["write", "write_comparison"]

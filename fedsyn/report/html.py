@@ -1,0 +1,109 @@
+"""The page of a run: one self-contained file, without scripts or anything fetched."""
+
+from pathlib import Path
+from typing import Any
+
+from fedsyn import config
+from fedsyn.report import files, plots, tables
+from fedsyn.report.files import Run
+
+NAME = "report.html"
+
+
+def write(run_dir: Path | str) -> Path:
+    """Write ``report.html`` into a run directory and return its path.
+
+    Raises
+    ------
+    RunError
+        If the directory does not hold a run, or one of its files is malformed.
+    """
+    run = files.read_run(run_dir)
+    path = run.path / NAME
+    path.write_text(render(run), encoding="utf-8")
+    return path
+
+
+def render(run: Run) -> str:
+    """The page as text; every name and caption of the data is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("fedsyn.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja").render(_context(run))
+
+
+def headline(run: Run) -> str:
+    """The essential result in one sentence."""
+    settings = run.config
+    synthesis = {"off": "", "on": " with synthesis", "oracle": " with oracle fine-tuning"}
+    who = f"{settings.method.name}{synthesis[settings.synthesis_mode]}"
+    count = run.rounds[-1].number
+    where = f"{count} {'round' if count == 1 else 'rounds'} over {run.clients} clients"
+    last = run.outcomes.get("last")
+    if last is None or "map" not in last.metrics:
+        return f"{who} ran {where}."
+    best = run.outcomes.get("best")
+    reached = tables.metric("map", last.metrics["map"])
+    peak = tables.metric("map", best.metrics.get("map")) if best else reached
+    aside = f" (best {peak} in round {best.round})" if best and peak != reached else ""
+    return f"{who} reached a mean average precision of {reached} in {where}{aside}."
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """The setting at a glance: what was trained, on what, and what the server made of it."""
+    settings = run.config
+    bits = settings.model.bits
+    pairs = [
+        ("data", settings.data.path or settings.data.name),
+        ("partition", _partition_name(run)),
+        ("objective", settings.objective.name),
+        ("embedding", f"{bits}-bit codes" if bits else f"{settings.model.dim} dimensions"),
+        ("seed", str(settings.run.seed)),
+        *run.versions.items(),
+    ]
+    return [(name, value) for name, value in pairs if value] + _server_facts(run)
+
+
+def _partition_name(run: Run) -> str:
+    partition = run.config.partition
+    alpha = f", alpha {partition.alpha:g}" if "dirichlet" in partition.scheme else ""
+    return f"{partition.scheme}{alpha}, {run.clients} clients"
+
+
+def _server_facts(run: Run) -> list[tuple[str, str]]:
+    """How much synthetic data passed the filter, and how often the gate let the result pass."""
+    found = []
+    drawn = sum(one.server.get("candidates", 0.0) for one in run.rounds)
+    if drawn:
+        kept = sum(one.server.get("kept", 0.0) for one in run.rounds)
+        found.append(("synthetic pairs kept", f"{kept:,.0f} of {drawn:,.0f} ({kept / drawn:.0%})"))
+    gate = [one.server["accepted"] for one in run.rounds if "accepted" in one.server]
+    if gate:
+        found.append(("fine-tuning accepted", f"{sum(gate):.0f} of {len(gate)} rounds"))
+    return found
+
+
+def _context(run: Run) -> dict[str, Any]:
+    figures = {
+        "curves": plots.curves(run),
+        "losses": plots.losses(run),
+        "phases": plots.phases(run),
+        "partition": plots.who_has_what(run.partition) if run.partition else None,
+    }
+    return {
+        "title": f"{run.config.method.name} · {run.config.data.path or run.config.data.name}",
+        "headline": headline(run),
+        "facts": facts(run),
+        "results": tables.results(run),
+        "costs": tables.costs(run),
+        "partition": tables.who_has_what(run.partition) if run.partition else None,
+        "figures": {name: plots.svg(figure, name) for name, figure in figures.items() if figure},
+        "queries": run.gallery,
+        "config": config.dump(run.config),
+    }

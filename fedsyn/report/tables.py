@@ -1,0 +1,288 @@
+"""The tables of a report, once as plain cells, rendered for the terminal, Markdown or the page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fedsyn.report.files import Comparison, Numbers, Partition, Row, Run
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+METRICS = {
+    "map": "mAP",
+    "map50": "mAP@50",
+    "map50_min": "mAP@50, min",
+    "recall@1": "Recall@1",
+    "recall@5": "Recall@5",
+    "recall@10": "Recall@10",
+    "median_rank": "median rank ↓",
+}
+# Headers break at plain spaces only.
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+DIRECTIONS = {
+    f"image →{_NO_BREAK}text": "_i2t",
+    f"text →{_NO_BREAK}image": "_t2i",
+    "both": "",
+}
+ABSENT = "\N{EN DASH}"
+SIZES = {
+    "pairs": "training pairs",
+    "holdout": "held out",
+    "images_only": "images only",
+    "texts_only": "texts only",
+    "test": "test pairs",
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as text; ``words`` are the columns that are not numbers."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    title: str = ""
+    note: str = ""
+    words: frozenset[int] = frozenset([0])
+    strong: frozenset[int] = frozenset()  # rows to emphasise
+
+
+def results(run: Run) -> Grid:
+    """Every metric of the last round in both directions, beside the best and selected rounds."""
+    columns: list[tuple[str, Numbers, str]] = []
+    last = run.outcomes.get("last")
+    if last:
+        for title, suffix in DIRECTIONS.items():
+            columns.append((title, last.metrics, suffix))
+    for name in ("best", "selected"):
+        if outcome := run.outcomes.get(name):
+            columns.append((f"{name} ({_round_name(outcome.round)})", outcome.metrics, ""))
+    clients = [one.client_metrics for one in run.rounds if one.client_metrics]
+    if clients:
+        columns.append((f"mean{_NO_BREAK}of clients", clients[-1], ""))
+    rows = [
+        (title, *(metric(name, numbers.get(name + suffix)) for _, numbers, suffix in columns))
+        for name, title in METRICS.items()
+        if any(name + suffix in numbers for _, numbers, suffix in columns)
+    ]
+    return Grid(
+        header=("", *(title for title, _, _ in columns)),
+        rows=tuple(rows),
+        title=f"Retrieval after {_round_name(last.round)}" if last else "Retrieval",
+        note=_results_note(run),
+    )
+
+
+def costs(run: Run) -> Grid:
+    """Seconds of each phase and bytes each way, a round and in total."""
+    phases = dict.fromkeys(phase for one in run.rounds for phase in one.seconds)
+    count = len(run.rounds)
+    rows = []
+    for phase in phases:
+        spent = sum(one.seconds.get(phase, 0.0) for one in run.rounds)
+        rows.append((phase, seconds(spent / count), seconds(spent)))
+    if "seconds" in run.totals:
+        total = run.totals["seconds"]
+        rows.append(("time in all", seconds(total / count), seconds(total)))
+    for key, title in (("bytes_up", "clients → server"), ("bytes_down", "server → clients")):
+        if key in run.totals:
+            rows.append((title, size(run.totals[key] / count), size(run.totals[key])))
+    return Grid(
+        ("", f"a{_NO_BREAK}round", f"in{_NO_BREAK}total"), tuple(rows), title="Time and traffic"
+    )
+
+
+def who_has_what(partition: Partition, limit: int | None = None) -> Grid:
+    """The sizes and most frequent labels of each client, and their sums; at most ``limit`` rows."""
+    kinds = [kind for kind in SIZES if any(partition.sizes.get(kind, ()))]
+    shown = range(min(partition.clients, limit or partition.clients))
+    rows = [
+        (str(c), *(f"{partition.sizes[kind][c]:,}" for kind in kinds), frequent(partition, c))
+        for c in shown
+    ]
+    rows.append(("all", *(f"{sum(partition.sizes[kind]):,}" for kind in kinds), ""))
+    hidden = partition.clients - len(shown)
+    return Grid(
+        header=("client", *(SIZES[kind] for kind in kinds), "most frequent labels"),
+        rows=tuple(rows),
+        title="Who has what",
+        note=f"{hidden} more clients not shown" if hidden else "",
+        words=frozenset([0, len(kinds) + 1]),
+        strong=frozenset([len(rows) - 1]),
+    )
+
+
+def comparison(results: Comparison) -> Grid:
+    """One row a setting: mean ± standard deviation over seeds, and the share of the gap closed.
+
+    An objective or a number of seeds that all rows share stands in the title instead.
+    """
+    rows = results.rows
+    columns = {
+        "method": [row.method for row in rows],
+        "objective": [row.objective for row in rows],
+        "synthesis": [row.synthesis for row in rows],
+        "seeds": [str(row.seeds) for row in rows],
+        "mAP": [_spread_of(row, "map") for row in rows],
+        "mAP@50": [_spread_of(row, "map50") for row in rows],
+        "gap closed": [_gap_closed(row, results) for row in rows],
+        "time": [seconds(row.numbers.get("seconds_mean")) for row in rows],
+    }
+    shared = []
+    for name, unit in (("objective", ""), ("seeds", f"{_NO_BREAK}seeds")):
+        if len(set(columns[name])) == 1:
+            shared.append(columns.pop(name)[0] + unit)
+    words = [i for i, name in enumerate(columns) if name in ("method", "objective", "synthesis")]
+    return Grid(
+        header=tuple(columns),
+        rows=tuple(zip(*columns.values(), strict=True)),
+        title=": ".join(["Comparison", *filter(None, [", ".join(shared)])]),
+        note=(
+            "Mean ± standard deviation over seeds. Gap closed: (on - off) / (oracle - off), where "
+            "the oracle fine-tunes on pooled real features, which no federation could."
+        ),
+        words=frozenset(words),
+        strong=_best_rows(rows),
+    )
+
+
+def to_rich(grid: Grid) -> "Table":
+    """The table for a terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(grid.title, style="bold"),
+        caption=Text(grid.note, style="dim") if grid.note else None,
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        title_justify="left",
+        caption_justify="left",
+        pad_edge=False,
+    )
+    for index, name in enumerate(grid.header):
+        words = index in grid.words
+        heading = Text(name if words else name.replace(" ", "\n"))
+        # Numbers and the names of rows stay whole; a narrow terminal wraps other words.
+        table.add_column(
+            heading, justify="left" if words else "right", no_wrap=index == 0 or not words
+        )
+    for index, row in enumerate(grid.rows):
+        style = "bold" if index in grid.strong else None
+        table.add_row(*(Text(cell) for cell in row), style=style)
+    return table
+
+
+def to_markdown(grid: Grid) -> str:
+    """The table as GitHub-flavoured Markdown, its title a heading and its note below."""
+    rule = [":---" if index in grid.words else "---:" for index in range(len(grid.header))]
+    lines = [_markdown_row(grid.header), _markdown_row(rule)]
+    for index, row in enumerate(grid.rows):
+        cells = [_escape_markdown(cell) for cell in row]
+        if index in grid.strong:
+            cells = [f"**{cell}**" if cell else "" for cell in cells]
+        lines.append(_markdown_row(cells))
+    parts = [f"## {grid.title}"] if grid.title else []
+    parts += ["\n".join(lines)] + ([grid.note] if grid.note else [])
+    return "\n\n".join(parts) + "\n"
+
+
+def metric(name: str, value: float | None) -> str:
+    """A metric as text: ranks with one decimal, the others with three."""
+    if value is None:
+        return ABSENT
+    return f"{value:,.1f}" if name.startswith("median_rank") else f"{value:.3f}"
+
+
+def seconds(value: float | None) -> str:
+    """A duration in the unit that suits it."""
+    if value is None:
+        return ABSENT
+    if value < 1:
+        return f"{value * 1000:.0f}{_NO_BREAK}ms"
+    if value < 120:
+        return f"{value:.1f}{_NO_BREAK}s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 120:
+        return f"{minutes}{_NO_BREAK}min {rest:02d}{_NO_BREAK}s"
+    return f"{minutes // 60}{_NO_BREAK}h {minutes % 60:02d}{_NO_BREAK}min"
+
+
+def size(value: float) -> str:
+    """A number of bytes in decimal units, to three digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.3g}{_NO_BREAK}{unit}"
+        value /= 1000
+    return f"{value:,.0f}{_NO_BREAK}TB"
+
+
+def spread(mean: float | None, std: float | None, seeds: int) -> str:
+    """``mean ± std``; the mean alone where a single seed says nothing about the spread."""
+    if mean is None:
+        return ABSENT
+    if std is None or seeds < 2:
+        return f"{mean:.3f}"
+    return f"{mean:.3f}{_NO_BREAK}±{_NO_BREAK}{std:.3f}"
+
+
+def frequent(partition: Partition, client: int, most: int = 2) -> str:
+    """The client's most frequent labels with their shares, e.g. ``heart 71%, star 20%``."""
+    if client >= len(partition.counts) or not sum(partition.counts[client]):
+        return ABSENT
+    counts = partition.counts[client]
+    order = sorted(range(len(counts)), key=lambda label: -counts[label])[:most]
+    return ", ".join(
+        f"{partition.labels[label]}{_NO_BREAK}{counts[label] / sum(counts):.0%}"
+        for label in order
+        if counts[label]
+    )
+
+
+def _round_name(number: int | None) -> str:
+    return f"round{_NO_BREAK}{'?' if number is None else number}"
+
+
+def _results_note(run: Run) -> str:
+    notes = []
+    if run.partition and not any(sum(row) for row in run.partition.labelled):
+        notes.append("Without labels, only the query's own pair counts as relevant.")
+    if any("map50_min" in outcome.metrics for outcome in run.outcomes.values()):
+        notes.append(
+            "mAP@50 divides by the relevant items among the first 50, its variant min by as many "
+            "as could be there."
+        )
+    if "best" in run.outcomes:
+        notes.append("Best: by the test set's own mAP, so optimistic.")
+    if "selected" in run.outcomes:
+        notes.append("Selected: by held-out pairs, without labels.")
+    return " ".join(notes)
+
+
+def _contends(row: Row) -> bool:
+    """Whether the row may be called best: the oracle sees what no method may."""
+    return row.synthesis != "oracle" and "map_mean" in row.numbers
+
+
+def _best_rows(rows: Sequence[Row]) -> frozenset[int]:
+    contenders = {i: row.numbers["map_mean"] for i, row in enumerate(rows) if _contends(row)}
+    best = max(contenders.values(), default=None)
+    return frozenset(i for i, value in contenders.items() if value == best)
+
+
+def _spread_of(row: Row, name: str) -> str:
+    return spread(row.numbers.get(f"{name}_mean"), row.numbers.get(f"{name}_std"), row.seeds)
+
+
+def _gap_closed(row: Row, results: Comparison) -> str:
+    closed = results.gap_closed.get(row.group) if row.synthesis == "on" else None
+    return "" if closed is None else f"{closed:.0%}"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _escape_markdown(cell: str) -> str:
+    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("_", "\\_").replace("*", "\\*")
