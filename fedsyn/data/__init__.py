@@ -1,0 +1,1 @@
+"""Pairs and files: readers, the embedded data set, partitions, federated preprocessing."""

@@ -1,0 +1,59 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fedsyn.config import Config, parse
+from fedsyn.data.pairs import Pairs
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+@pytest.fixture
+def shared() -> Callable[[str], Path]:
+    """The path of a shared data set, or a skip."""
+
+    def locate(name: str) -> Path:
+        path = SHARED / name / f"{name}.npz"
+        if not path.exists():
+            pytest.skip(f"shared data set {name} is not there ({path})")
+        return path
+
+    return locate
+
+
+@pytest.fixture
+def configure() -> Callable[..., Config]:
+    """A configuration without a cache, from sections given as dictionaries."""
+
+    def build(**sections: dict[str, object]) -> Config:
+        sections["data"] = {"cache": "", **sections.get("data", {})}
+        return parse(sections)
+
+    return build
+
+
+@pytest.fixture
+def toy() -> Pairs:
+    """120 pairs of features with three labels, some unlabelled, and a column of sites."""
+    stream = np.random.default_rng(0)
+    label = stream.integers(-1, 3, size=120)
+    return Pairs(
+        name="toy",
+        image=(stream.normal(size=(120, 6)) + 3 * label[:, None]).astype(np.float32),
+        text=stream.normal(size=(120, 5)).astype(np.float32),
+        label=label,
+        label_names=("a", "b", "c"),
+        columns={"site": stream.choice(["north", "south", "west"], size=120)},
+    )
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As a run has it by default: threads that wait for each other are slow on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
