@@ -107,7 +107,7 @@ class SynthesisConfig(Section):
     enabled: bool = True
     oracle: bool = False  # fine-tune on pooled real pairs: the bound, not a federated method
     # prototypes
-    prototypes: Count = 10  # clusters a client
+    prototypes: Count = 24  # clusters a client
     min_cluster: Count = 2  # fewest pairs behind a prototype: none is a single real pair
     # generator and critic
     generator: Literal["wgan-gp", "wgan", "gaussian"] = "wgan-gp"
@@ -132,7 +132,8 @@ class SynthesisConfig(Section):
     encoder: Literal["private", "global"] = "private"
     # server
     global_prototypes: Count = 24
-    candidates: Count = 4096  # synthetic pairs drawn a round, over all clients
+    candidates: Count = 8192  # synthetic pairs drawn a round, over all clients
+    truncation: Positive = 0.6  # scale of the noise that candidates are drawn with
     filter: Literal["quota", "quantile", "none"] = "quota"
     quantile: Fraction = 0.1  # share of the worst candidates dropped by each score
     keep: Fraction = 0.75  # share of the candidates kept (quota)

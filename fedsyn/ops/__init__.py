@@ -1,6 +1,6 @@
 """Public operators: reference, dispatch, registration, autograd; batched over leading axes."""
 
-from fedsyn.ops.backends import backend, backends
+from fedsyn.ops.backends import backend, backends, instruction_set
 from fedsyn.ops.gradient_penalty import gradient_penalty
 from fedsyn.ops.info_nce import info_nce
 from fedsyn.ops.js_divergence import js_divergence
@@ -12,6 +12,7 @@ __all__ = [
     "backends",
     "gradient_penalty",
     "info_nce",
+    "instruction_set",
     "js_divergence",
     "kmeans",
     "prototype_nce",

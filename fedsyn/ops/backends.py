@@ -55,6 +55,12 @@ def backends() -> tuple[str, ...]:
     return tuple(name for name in BACKENDS if able[name])
 
 
+def instruction_set() -> str | None:
+    """What the compiled CPU kernels use here, e.g. ``avx512``; ``None`` without them."""
+    module = native()
+    return None if module is None else module.cpu_isa()
+
+
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
     """Force one backend for the operators that this context calls, and for their backward passes.

@@ -4,7 +4,6 @@ S = scale · X Yᵀ,  L = mean_i [ (lse_j S_ij + lse_j S_ji) / 2 − S_ii ]
 (van den Oord et al. 2018, arXiv 1807.03748, eq. 4; symmetric as in CLIP, Radford et al. 2021.)
 """
 
-
 from torch import Tensor
 
 from fedsyn.ops.checks import check_same_shape, check_scale, check_trailing

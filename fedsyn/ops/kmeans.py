@@ -5,6 +5,7 @@ change a client's result, so a client's clusters do not depend on who it is stac
 (Arthur & Vassilvitskii 2007 for the seeding.)
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -94,20 +95,24 @@ def _distances(points: Tensor, centroids: Tensor) -> Tensor:
 def _seed(
     points: Tensor, mass: Tensor, k: int, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
-    """k-means++: each next seed is drawn in proportion to its squared distance from the others."""
-    draws = streams.uniform(generators, k).double().to(points.device)
-    chosen, alive = [], []
-    gap = torch.ones_like(mass)
-    for draw in draws.unbind(-1):
-        cumulative = (mass * gap).cumsum(-1)
+    """Greedy k-means++: of a few rows drawn in proportion to their squared distance from the seeds
+    so far, the one that leaves the least distance becomes the next seed.
+    """
+    trials = 2 + int(math.log(k))
+    draws = streams.uniform(generators, k, trials).double().to(points.device)
+    gap = torch.full_like(mass, torch.inf)
+    chosen: list[Tensor] = []
+    alive: list[Tensor] = []
+    for draw in draws.unbind(1):
+        cumulative = (mass * gap if chosen else mass).cumsum(-1)
         total = cumulative[:, -1:]
-        index = torch.searchsorted(cumulative, draw[:, None] * total, right=True)
-        index = index.clamp(max=points.shape[1] - 1)
-        seed = points.take_along_dim(index[..., None], dim=1)
-        chosen.append(seed)
-        alive.append(total > 1e-12)  # no row is left that differs from the seeds
-        distance = (points - seed).square().sum(-1)
-        gap = distance if len(chosen) == 1 else torch.minimum(gap, distance)
+        index = torch.searchsorted(cumulative, draw * total, right=True)
+        tried = points.take_along_dim(index.clamp(max=points.shape[1] - 1)[..., None], dim=1)
+        left = torch.minimum(_distances(tried, points), gap[:, None, :])  # [C, trials, N]
+        best = (left * mass[:, None, :]).sum(-1).argmin(-1)[:, None, None]
+        gap = left.take_along_dim(best, 1).squeeze(1)
+        chosen.append(tried.take_along_dim(best, 1))
+        alive.append(total > 1e-12)  # else no row is left that differs from the seeds
     return torch.cat(chosen, 1), torch.cat(alive, 1)
 
 

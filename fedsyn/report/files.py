@@ -305,21 +305,28 @@ def _totals(rounds: tuple[Round, ...]) -> Numbers:
 
 def _read_partition(path: Path) -> Partition | None:
     tree = _read_object(path)
-    if not tree:
-        return None
+    return parse_partition(tree, str(path)) if tree else None
+
+
+def parse_partition(tree: Mapping[str, Any], source: str = "partition") -> Partition:
+    """Who has what, from the content of ``partition.json``.
+
+    Raises
+    ------
+    RunError
+        If it is malformed; the message names ``source``.
+    """
     kinds = ("pairs", "holdout", "images_only", "texts_only", "test")
     try:
         labels = tuple(str(label) for label in tree.get("labels") or ())
         counts = tuple(tuple(int(n) for n in row) for row in tree.get("clients") or ())
         sizes = {kind: tuple(int(n) for n in tree[kind]) for kind in kinds if tree.get(kind)}
     except (TypeError, ValueError) as error:
-        raise RunError(f"{str(path)!r} is malformed: {error}") from None
+        raise RunError(f"{source!r} is malformed: {error}") from None
     if any(len(row) != len(labels) for row in counts):
-        raise RunError(
-            f"{str(path)!r}: every client needs one count for each of {len(labels)} labels"
-        )
+        raise RunError(f"{source!r}: every client needs one count for each of {len(labels)} labels")
     if len({len(row) for row in sizes.values()} | ({len(counts)} if counts else set())) > 1:
-        raise RunError(f"{str(path)!r}: the lists are for different numbers of clients")
+        raise RunError(f"{source!r}: the lists are for different numbers of clients")
     return Partition(labels, counts, sizes)
 
 

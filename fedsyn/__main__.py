@@ -1,0 +1,5 @@
+"""``python -m fedsyn``."""
+
+from fedsyn.cli import main
+
+main()

@@ -1,0 +1,311 @@
+"""The command line: ``fedsyn run | compare | report | data | info``.
+
+Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage or input. Results go to stdout, progress
+and errors to stderr; ``--debug`` anywhere shows tracebacks.
+"""
+
+import dataclasses
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from fedsyn import config as configuration
+from fedsyn.config import Config
+from fedsyn.errors import ConfigError, FedsynError
+
+if TYPE_CHECKING:
+    from fedsyn.report.tables import Grid
+
+app = typer.Typer(
+    help="Unsupervised federated cross-modal retrieval with synthetic data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+stdout = Console()
+stderr = Console(stderr=True)
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG.toml] [key=value]...",
+        help="A configuration file, and keys that override it: run.rounds=50 method=local "
+        "data.path=pairs.npz. Without a file, the defaults.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
+
+
+@app.command()
+def run(
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory to make (default: runs/DATE-TIME).")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out from its checkpoint.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train one federated model and leave its run directory.
+
+    With no arguments: FedAvg with synthesis on the embedded glyphs data, 10 clients, Dirichlet 0.1.
+    """
+    from fedsyn import report
+    from fedsyn.engine.runner import run as train
+    from fedsyn.report import tables
+
+    if resume and out is None:
+        raise ConfigError("--resume needs --out, the directory of the run to continue")
+    out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    config = _load(settings, out if resume else None)
+    with _progress(quiet or as_json) as bars:
+        observer = _RunProgress(bars, config.run.rounds)
+        try:
+            summary = train(config, out, resume=resume, observer=observer)
+        except KeyboardInterrupt:
+            if not (out / "checkpoint").exists():
+                raise
+            stderr.print(f"interrupted; continue with: fedsyn run --resume --out {out}")
+            raise typer.Exit(1) from None
+    page = report.write(out)
+    if as_json:
+        typer.echo(json.dumps(summary))
+    elif not quiet:
+        found = report.read_run(out)
+        _show(tables.results(found), tables.costs(found))
+        _say_where(page)
+
+
+@app.command()
+def compare(
+    settings: Settings = None,
+    methods: Annotated[str, typer.Option(help="Comma-separated; default: the one set.")] = "",
+    objectives: Annotated[str, typer.Option(help="Comma-separated; default: the one set.")] = "",
+    synthesis: Annotated[str, typer.Option(help="Some of off, on, oracle.")] = "off,on",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds a setting, from run.seed up.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory to make or go on in (default: runs/compare-...).")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes at a time; 0: all cores.")] = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Run settings side by side over seeds, and say how much of the gap to the oracle is closed.
+
+    The oracle fine-tunes the server's model on the pooled real pairs: the upper bound that
+    synthesis tries to reach. Calling it again with the same --out runs only what is missing.
+    """
+    from fedsyn import report
+    from fedsyn.engine import compare as engine
+    from fedsyn.report import tables
+
+    config = _load(settings, None)
+    out = out or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
+    plan = engine.plan(
+        config, out, _names(methods) or [config.method.name],
+        _names(objectives) or [config.objective.name], _names(synthesis), seeds,
+    )  # fmt: skip
+    with _progress(quiet or as_json) as bars:
+        task = bars.add_task(f"{len(plan)} runs", total=sum(j.config.run.rounds for j in plan))
+        try:
+            result = engine.compare(
+                plan, out, workers=jobs or None,
+                progress=lambda done: bars.update(task, completed=done),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            stderr.print("interrupted; the same command goes on where it stopped")
+            raise typer.Exit(1) from None
+    written = report.write_comparison(out)
+    if as_json:
+        typer.echo(json.dumps(result))
+    elif not quiet:
+        _show(tables.comparison(report.read_comparison(out)))
+        _say_where(*written)
+
+
+@app.command("report")
+def report_command(
+    directory: Annotated[Path, typer.Argument(help="A run's or a comparison's directory.")],
+) -> None:
+    """Write report.html of a run, or the table and plots of a comparison, anew."""
+    from fedsyn import report
+
+    if (directory / "comparison.json").exists():
+        written = report.write_comparison(directory)
+    else:
+        written = [report.write(directory)]
+    _say_where(*written)
+
+
+@app.command()
+def info(as_json: Json = False) -> None:
+    """Versions, back ends and devices of this installation."""
+    import torch
+
+    import fedsyn
+    from fedsyn import ops
+
+    facts: dict[str, Any] = {
+        "fedsyn": fedsyn.__version__,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "backends": list(ops.backends()),
+        "instruction set": ops.instruction_set(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+    }
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    _show(_grid(("fact", "value"), facts.items()))
+
+
+@data_app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help=".npz, .mat, .h5, .parquet or .csv")],
+    as_json: Json = False,
+) -> None:
+    """List the arrays or columns of a file: type, shape, range, missing values, an example."""
+    from fedsyn.data.inspection import inspect as look
+
+    rows = [dataclasses.asdict(row) for row in look(file)]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    _show(_grid(rows[0], (row.values() for row in rows)))
+
+
+@data_app.command()
+def partition(
+    settings: Settings = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the picture here (a PNG).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show who would have what under a configuration, without training."""
+    from fedsyn import report
+    from fedsyn.data import federated
+    from fedsyn.report import plots, tables
+
+    found = federated.who_has_what(federated.load(_load(settings, None)))
+    parsed = report.parse_partition(found)
+    if plot is not None and (figure := plots.who_has_what(parsed)):
+        plot.write_bytes(plots.png(figure))
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    _show(tables.who_has_what(parsed))
+
+
+def main() -> None:
+    """Entry point: one clear sentence for every error, and the exit code."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=stderr, show_time=False, show_path=False)],
+    )
+    for noisy in ("matplotlib", "PIL", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app(arguments, prog_name="fedsyn")
+    except FedsynError as error:
+        if debug:
+            raise
+        _say(f"error: {error}")
+        sys.exit(2)
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"failed: {type(error).__name__}: {error} (--debug shows where)")
+        sys.exit(1)
+
+
+def _say(message: str) -> None:
+    stderr.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+def _load(settings: list[str] | None, resumed: Path | None) -> Config:
+    """The configuration of a command line; of the resumed run where it names no file."""
+    words = list(settings or [])
+    path: Path | None = None
+    if words and "=" not in words[0]:
+        path = Path(words.pop(0))
+    elif resumed is not None:
+        path = resumed / "config.toml"
+    return configuration.load(path, words)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _show(*grids: "Grid") -> None:
+    from fedsyn.report.tables import to_rich
+
+    for grid in grids:
+        stdout.print(to_rich(grid))
+        stdout.print()
+
+
+def _say_where(*paths: Path) -> None:
+    for path in paths:
+        stdout.print(str(path), highlight=False, markup=False, soft_wrap=True)
+
+
+class _RunProgress:
+    """A run's progress bar: round, phase, time left, last mAP."""
+
+    def __init__(self, bars: Any, rounds: int) -> None:
+        self._bars, self._rounds, self._map = bars, rounds, ""
+        self._task = bars.add_task("data", total=rounds)
+
+    def phase(self, round: int, name: str) -> None:
+        where = f"round {round}/{self._rounds}" if round else "loading"
+        self._bars.update(self._task, description=f"{where}  {name:<9}{self._map}")
+
+    def row(self, row: dict[str, Any]) -> None:
+        if "metrics" in row:
+            self._map = f"  mAP {row['metrics']['map']:.4f}"
+        self._bars.update(self._task, completed=row["round"])
+
+
+@contextmanager
+def _progress(silent: bool) -> Iterator[Any]:
+    """Progress bars on stderr; nothing where stderr is not a terminal."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as Left
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), Left())
+    off = silent or not stderr.is_terminal
+    with Progress(*columns, console=stderr, transient=True, disable=off) as bars:
+        yield bars
+
+
+def _grid(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> "Grid":
+    """A table of facts; ``None`` is an empty cell."""
+    from fedsyn.report.tables import Grid
+
+    def cell(value: Any) -> str:
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    shown = tuple(tuple("" if v is None else cell(v) for v in row) for row in rows)
+    names = tuple(header)
+    return Grid(names, shown, words=frozenset(range(len(names))))

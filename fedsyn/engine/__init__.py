@@ -1,0 +1,1 @@
+"""The round loop and its checkpoints: `local` in one process."""

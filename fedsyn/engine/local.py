@@ -1,0 +1,255 @@
+"""The round loop in one process: cohorts of clients, stacked, in chunks of ``engine.stack``."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsyn import objectives, streams
+from fedsyn.config import Config
+from fedsyn.core.cohort import Cohort, chunks
+from fedsyn.core.payload import Payload, concatenate, nbytes
+from fedsyn.data.federated import FederatedData, Silo
+from fedsyn.engine.state import State
+from fedsyn.methods import METHODS
+from fedsyn.methods.base import Method, Problem
+from fedsyn.metrics import retrieval
+from fedsyn.models.retrieval import build
+from fedsyn.objectives.local import held_out, local_training
+from fedsyn.synthesis import generators
+from fedsyn.synthesis.server import fine_tune, synthesise
+
+Row = dict[str, Any]
+
+
+class Watch(Protocol):
+    """Times phases: `fedsyn.metrics.timing.Stopwatch`, or one that also reports progress."""
+
+    def __call__(self, phase: str) -> AbstractContextManager[None]:
+        """Time the body of a ``with`` statement."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What stays the same in every round of a run."""
+
+    config: Config
+    data: FederatedData
+    method: Method
+    problem: Problem
+    silos: tuple[Silo, ...]  # one where the method pools all clients
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether clients train generators."""
+        return self.config.synthesis_mode == "on"
+
+    @property
+    def private(self) -> bool:
+        """Whether clients keep private networks, as encoders of the constraint losses."""
+        synthesis = self.config.synthesis
+        constrained = synthesis.direct or synthesis.indirect or synthesis.jsd
+        trained = synthesis.generator != "gaussian" and synthesis.steps > 0
+        return bool(self.synthetic and constrained and trained and synthesis.encoder == "private")
+
+
+def federation(config: Config, data: FederatedData, device: torch.device) -> Federation:
+    """Networks, objective and method as configured, on ``device``."""
+    objective = objectives.build(config.objective)
+    net = build(config.model, data.image.shape[1], data.text.shape[1], objective.parameters())
+    features = torch.cat([data.image, data.text], -1).to(device)
+    method = METHODS[config.method.name]
+    silos = (_pool(data.silos),) if method.pooled else data.silos
+    return Federation(config, data, method, Problem(features, net, objective), silos)
+
+
+def begin(fed: Federation) -> State:
+    """The state before the first round."""
+    model = fed.problem.net.init(streams.generator(fed.config.run.seed, "model"))
+    model = model.to(fed.problem.features.device)
+    return State(fed.method.init(model, len(fed.silos)))
+
+
+def step(fed: Federation, state: State, watch: Watch) -> Row:
+    """One round: train the sampled clients, aggregate, synthesise, evaluate.
+
+    Changes ``state``; returns the round's record without its times.
+    """
+    config, round = fed.config, state.round + 1
+    ids = sampled(len(fed.silos), config.run.fraction, config.run.seed, round)
+    cohort = Cohort(ids, tuple(fed.silos[c].pairs for c in ids), config.run.seed, round)
+    sizes = torch.tensor(cohort.sizes)
+    replies: list[Payload] = []
+    losses: dict[str, list[Tensor]] = {}
+    up = down = 0
+    for chunk in chunks(cohort, config.engine.stack):
+        payload = fed.method.down(state.server, chunk.ids)
+        with watch("local"):
+            reply, loss = fed.method.client(fed.problem, payload, chunk, config.method)
+        losses.setdefault("local", []).append(loss)
+        down, up = down + nbytes(payload), up + nbytes(reply)
+        replies.append(reply)
+        if fed.synthetic:
+            with watch("generator"):
+                sent, adversarial = _synthesis_client(fed, state, chunk, payload["model"])
+            up += nbytes(sent)
+            for name, value in adversarial.items():
+                losses.setdefault(name, []).append(value)
+    with watch("aggregate"):
+        state.server = fed.method.server(
+            state.server, ids, concatenate(replies), sizes, config.method
+        )
+    server: Row = {}
+    if config.synthesis_mode != "off" and len(state.server["model"]) == 1:
+        server = _server_step(fed, state, round, watch)
+        down, up = down + server.pop("bytes_down"), up + server.pop("bytes_up")
+    state.round = round
+    row: Row = {"round": round, "clients": list(ids), "bytes_up": up, "bytes_down": down}
+    row["losses"] = {
+        name: _mean(torch.cat(values), sizes) for name, values in losses.items() if values
+    }
+    row["losses"]["holdout"] = _held_out_loss(fed, state.server["model"])
+    if server:
+        row["server"] = server
+    if round % config.run.evaluate_every == 0 or round == config.run.rounds:
+        with watch("evaluate"):
+            row["metrics"], row["client_metrics"] = evaluate(fed, state.server["model"])
+    return row
+
+
+def sampled(clients: int, fraction: float, seed: int, round: int) -> tuple[int, ...]:
+    """The clients of a round, ascending: a share ``fraction`` of all, at least one."""
+    number = max(1, round_half_up(fraction * clients))
+    draw = streams.numpy_generator(seed, "sampling", round).permutation(clients)
+    return tuple(sorted(draw[:number].tolist()))
+
+
+def round_half_up(value: float) -> int:
+    """Round to the nearest integer, halves up."""
+    return int(value + 0.5)
+
+
+def evaluate(fed: Federation, models: Tensor) -> tuple[dict[str, float], dict[str, float]]:
+    """Metrics on all test pairs, and the mean over clients of each on its own test pairs.
+
+    Where every client has its own model, both are means over the models.
+    """
+    data, bits = fed.data, fed.config.model.bits
+    own_rows = [silo.test for silo in data.silos]
+    everyone, clients = [], []
+    for position, model in enumerate(models):
+        with torch.no_grad():
+            named = fed.problem.net.layout.views(model[None])
+            image, text = (u[0] for u in fed.problem.net.embed(named, fed.problem.features[None]))
+        test = torch.from_numpy(data.test).to(image.device)
+        label = None if data.label is None else data.label.to(image.device)
+        judged = None if label is None else label[test]
+        everyone.append(retrieval.evaluate(image[test], text[test], judged, bits=bits))
+        mine = own_rows if len(models) == 1 else [own_rows[position]]
+        clients.extend(retrieval.evaluate_clients(image, text, label, mine, bits=bits))
+    return retrieval.mean_over_clients(everyone), retrieval.mean_over_clients(clients)
+
+
+def _synthesis_client(
+    fed: Federation, state: State, chunk: Cohort, received: Tensor
+) -> tuple[Payload, dict[str, Tensor]]:
+    """A chunk's synthesis: state on first use, private training, adversarial training, upload."""
+    config, problem = fed.config, fed.problem
+    _ensure_client_state(fed, state)
+    ids = torch.tensor(chunk.ids)
+    mine = {name: value[ids] for name, value in state.clients.items()}
+    if fed.private:
+        mine["private"], _ = local_training(
+            problem.net, problem.objective, mine["private"], problem.features, chunk,
+            config.method, "private",
+        )  # fmt: skip
+    encoder = mine["private"] if fed.private else received
+    losses = generators.train(mine, problem.features, chunk, config.synthesis, problem.net, encoder)
+    for name, value in mine.items():
+        state.clients[name][ids] = value
+    return generators.upload(mine), losses
+
+
+def _ensure_client_state(fed: Federation, state: State) -> None:
+    """Every client's synthesis state, before anybody's first round."""
+    if state.clients:
+        return
+    config = fed.config
+    everyone = Cohort(
+        tuple(range(len(fed.silos))), tuple(s.pairs for s in fed.silos), config.run.seed, 0
+    )
+    state.clients = concatenate(
+        generators.init(fed.problem.features, chunk, config.synthesis)
+        for chunk in chunks(everyone, config.engine.stack)
+    )
+    if fed.private:
+        start = fed.problem.net.init(streams.generator(config.run.seed, "model"))
+        start = start.to(fed.problem.features.device)
+        state.clients["private"] = start.repeat(len(fed.silos), 1)
+
+
+def _server_step(fed: Federation, state: State, round: int, watch: Watch) -> Row:
+    """Fine-tune the aggregated model on synthetic (oracle: real) pairs, if the gate agrees."""
+    config, problem = fed.config, fed.problem
+    model = state.server["model"]
+    report: Row = {"bytes_up": 0, "bytes_down": 0}
+    if config.synthesis_mode == "oracle":
+        rows = np.concatenate([silo.pairs for silo in fed.silos])
+        pairs = problem.features[torch.from_numpy(rows).to(model.device)]
+    else:
+        with watch("filter"):
+            known = tuple(state.clients["trained"].nonzero().squeeze(-1).tolist())
+            library = {
+                name: value[list(known)] for name, value in generators.upload(state.clients).items()
+            }
+            synthetic = synthesise(
+                problem.net, model, library, known, config.synthesis, config.run.seed, round,
+                config.engine.stack,
+            )  # fmt: skip
+        pairs = synthetic.pairs
+        report |= {"candidates": synthetic.candidates, "kept": len(pairs)}
+    with watch("finetune"):
+        generator = streams.generator(config.run.seed, "fine-tune", round)
+        tuned, loss = fine_tune(
+            problem.net, problem.objective, model, pairs, config.synthesis, generator
+        )
+    report["loss"] = loss
+    state.server["model"] = tuned
+    return report
+
+
+def _held_out_loss(fed: Federation, models: Tensor) -> float:
+    """The objective on the clients' held-out pairs: mean over pairs, NaN where there are none."""
+    rows = [silo.holdout for silo in fed.silos]
+    sizes = torch.tensor([len(r) if len(r) > 1 else 0 for r in rows])
+    width = max(1, *(len(r) for r in rows))
+    models = models.expand(len(rows), -1)
+    stack = fed.config.engine.stack
+    parts = [
+        held_out(
+            fed.problem.net, fed.problem.objective, models[start : start + stack],
+            fed.problem.features, rows[start : start + stack], width,
+        )
+        for start in range(0, len(rows), stack)
+    ]  # fmt: skip
+    return _mean(torch.cat(parts), sizes)
+
+
+def _mean(values: Tensor, weights: Tensor) -> float:
+    total = float(weights.sum())
+    if total == 0:
+        return float("nan")
+    return float((values.double().cpu() * weights.double()).sum()) / total
+
+
+def _pool(silos: tuple[Silo, ...]) -> Silo:
+    """All clients' rows as one client's."""
+    fields: Mapping[str, np.ndarray] = {
+        name: np.sort(np.concatenate([getattr(silo, name) for silo in silos]))
+        for name in ("pairs", "holdout", "images", "texts", "test")
+    }
+    return Silo(**fields)

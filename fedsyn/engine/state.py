@@ -1,0 +1,69 @@
+"""The state of a run between rounds, and its checkpoint: one file, replaced atomically.
+
+Random streams hold no state (`fedsyn.streams`), so the round number stands for all of them.
+"""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedsyn.core.payload import Payload
+from fedsyn.errors import RunError
+
+
+@dataclass
+class State:
+    """Everything that a round reads and writes."""
+
+    server: Payload
+    clients: Payload = field(default_factory=dict)  # stacked over all clients, [clients, ...]
+    round: int = 0  # rounds done
+
+
+def save(state: State, path: Path, digest: str) -> None:
+    """Write the checkpoint beside ``path`` and move it into place.
+
+    ``digest`` identifies the configuration, so that a run is never resumed under another one.
+    """
+    tensors = {f"server/{name}": value for name, value in state.server.items()}
+    tensors |= {f"clients/{name}": value for name, value in state.clients.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    facts = {"round": str(state.round), "digest": digest}
+    save_file({name: value.contiguous() for name, value in tensors.items()}, partial, facts)
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load(path: Path, digest: str) -> State:
+    """Read a checkpoint.
+
+    Raises
+    ------
+    RunError
+        If it is missing, damaged, or of another configuration.
+    """
+    if not path.is_file():
+        raise RunError(f"{str(path)!r} does not exist; there is no run to resume")
+    groups: dict[str, dict[str, Tensor]] = {"server": {}, "clients": {}}
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            for name in sorted(file.keys()):
+                group, _, key = name.partition("/")
+                groups[group][key] = file.get_tensor(name)
+        done = int(json.loads(facts["round"]))
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise RunError(f"checkpoint {str(path)!r} cannot be read: {error}") from None
+    if facts.get("digest") != digest:
+        raise RunError(
+            f"checkpoint {str(path)!r} belongs to another configuration; "
+            "resume with the one in config.toml"
+        )
+    return State(groups["server"], groups["clients"], done)

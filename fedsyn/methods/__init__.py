@@ -1,0 +1,15 @@
+"""Federated methods: what goes down, what a client does, what the server does.
+
+A method is three functions over plain data, gathered in one explicit table of names.
+"""
+
+from collections.abc import Mapping
+
+from fedsyn.methods import bounds, fedavg
+from fedsyn.methods.base import Method
+
+METHODS: Mapping[str, Method] = {
+    "fedavg": fedavg.METHOD,
+    "local": bounds.LOCAL,
+    "centralised": bounds.CENTRALISED,
+}

@@ -1,0 +1,47 @@
+"""The shape of a federated method."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedsyn.config import MethodConfig
+from fedsyn.core.cohort import Cohort
+from fedsyn.core.payload import Payload
+from fedsyn.models.retrieval import RetrievalNet
+from fedsyn.objectives import Objective
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is trained on what: the pairs, the network and the objective."""
+
+    features: Tensor  # [N, D] concatenated image and text features
+    net: RetrievalNet
+    objective: Objective
+
+
+@dataclass(frozen=True)
+class Method:
+    """A federated algorithm over stacked payloads.
+
+    Attributes
+    ----------
+    init : ``(model [P], clients) -> server state``
+        The server's state before the first round; ``state["model"] [M, P]`` are the models that
+        are evaluated: one, or one a client where there is no federation.
+    down : ``(state, ids) -> payload [C, ...]``
+        What the clients ``ids`` receive.
+    client : ``(problem, payload, cohort, config) -> (payload, losses [C])``
+        What clients do, stacked; the payload is what they send.
+    server : ``(state, ids, payload, sizes [C], config) -> state``
+        What the server does with the replies, in client order.
+    pooled : bool
+        All clients' rows are one client's (the centralised bound).
+    """
+
+    init: Callable[[Tensor, int], Payload]
+    down: Callable[[Payload, tuple[int, ...]], Payload]
+    client: Callable[[Problem, Payload, Cohort, MethodConfig], tuple[Payload, Tensor]]
+    server: Callable[[Payload, tuple[int, ...], Payload, Tensor, MethodConfig], Payload]
+    pooled: bool = False

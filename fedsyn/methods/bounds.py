@@ -1,0 +1,31 @@
+"""The two bounds of every federated method: no federation at all, and all pairs in one place."""
+
+from torch import Tensor
+
+from fedsyn.config import MethodConfig
+from fedsyn.core.payload import Payload
+from fedsyn.methods import fedavg
+from fedsyn.methods.base import Method
+
+
+def _own_models(model: Tensor, clients: int) -> Payload:
+    return {"model": model[None].repeat(clients, 1)}
+
+
+def _own_down(state: Payload, ids: tuple[int, ...]) -> Payload:
+    return {"model": state["model"][list(ids)]}
+
+
+def _own_server(
+    state: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
+) -> Payload:
+    model = state["model"].clone()
+    model[list(ids)] = payload["model"]
+    return {"model": model}
+
+
+# Each client goes on with its own model; nothing is exchanged.
+LOCAL = Method(_own_models, _own_down, fedavg.client, _own_server)
+
+# One client that holds everybody's pairs.
+CENTRALISED = Method(fedavg.init, fedavg.down, fedavg.client, fedavg.server, pooled=True)

@@ -1,0 +1,51 @@
+"""Federated averaging (McMahan et al. 2017, arXiv 1602.05629, algorithm 1).
+
+server: w ← w_0
+every round:
+    send w to the sampled clients
+    client k: w_k ← E epochs of local training from w
+    w ← Σ_k n_k w_k / Σ_k n_k        (or the plain mean: weighting = "uniform")
+"""
+
+import torch
+from torch import Tensor
+
+from fedsyn.config import MethodConfig
+from fedsyn.core.aggregate import weighted_mean
+from fedsyn.core.cohort import Cohort
+from fedsyn.core.payload import Payload
+from fedsyn.methods.base import Method, Problem
+from fedsyn.objectives.local import local_training
+
+
+def init(model: Tensor, clients: int) -> Payload:
+    """One global model."""
+    return {"model": model[None]}
+
+
+def down(state: Payload, ids: tuple[int, ...]) -> Payload:
+    """The global model, to each client."""
+    return {"model": state["model"].expand(len(ids), -1)}
+
+
+def client(
+    problem: Problem, payload: Payload, cohort: Cohort, config: MethodConfig
+) -> tuple[Payload, Tensor]:
+    """Local training from the received model."""
+    model, losses = local_training(
+        problem.net, problem.objective, payload["model"], problem.features, cohort, config
+    )
+    return {"model": model}, losses
+
+
+def server(
+    state: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
+) -> Payload:
+    """The mean of the clients' models; clients with nothing to train on have no say."""
+    weights = sizes.double() if config.weighting == "size" else (sizes > 0).double()
+    if not torch.any(weights > 0):
+        return state
+    return {"model": weighted_mean(payload["model"], weights)[None]}
+
+
+METHOD = Method(init, down, client, server)

@@ -1,0 +1,124 @@
+"""The server's filter: which synthetic pairs are kept, with all clients' prototypes in view.
+
+A candidate is scored against the global prototypes (all clients' prototypes, embedded by the
+aggregated model and clustered) and against those of the client that made it:
+
+* ``divergence``: Jensen–Shannon divergence between its image's and its text's assignment to the
+  global prototypes, in [0, ln 2];
+* ``realism``: cosine of its fused embedding to the nearest prototype of its own client;
+* ``agreement``: mean over all clients of the cosine to that client's nearest prototype;
+* ``prototype``: the global prototype that its fused embedding is nearest to.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsyn import ops
+from fedsyn.config import SynthesisConfig
+from fedsyn.models.retrieval import fuse
+from fedsyn.ops.prototype_nce import prototype_logits
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of S candidates."""
+
+    divergence: Tensor  # [S]
+    realism: Tensor  # [S]
+    agreement: Tensor  # [S]
+    prototype: Tensor  # [S] long
+
+
+@dataclass(frozen=True)
+class GlobalPrototypes:
+    """Clusters of all clients' prototypes under the aggregated model."""
+
+    centroids: Tensor  # [G, d] unit rows
+    mass: Tensor  # [G] share of all clients' pairs
+
+
+def global_prototypes(
+    embedded: Tensor,  # [C, M, d] every client's prototypes, unit rows
+    counts: Tensor,  # [C, M] pairs behind each, 0 where there is none
+    k: int,
+    generator: torch.Generator,
+) -> GlobalPrototypes:
+    """Spherical k-means of the clients' prototypes; each counts as many pairs as it stands for."""
+    alive = counts.flatten() > 0
+    points, weight = embedded.flatten(0, 1)[alive][None], counts.flatten()[alive][None]
+    centroids, owner, members = ops.kmeans(points, k, [generator], weight=weight, spherical=True)
+    mass = torch.zeros(k, dtype=torch.float64, device=embedded.device)
+    mass.scatter_add_(0, owner[0], weight[0].double())
+    exists = members[0] > 0
+    return GlobalPrototypes(centroids[0, exists], (mass / mass.sum())[exists].float())
+
+
+def score(
+    image: Tensor,  # [S, d] unit rows
+    text: Tensor,  # [S, d] unit rows
+    maker: Tensor,  # [S] long, position of the client that made each candidate
+    embedded: Tensor,  # [C, M, d] the clients' prototypes, unit rows
+    counts: Tensor,  # [C, M]
+    world: GlobalPrototypes,
+    scale: float,
+) -> Scores:
+    """Score candidates; one pass over the clients, so memory is [S, M] and never [S, C, M]."""
+    fused = fuse(image, text)
+    p, q = (prototype_logits(u, world.centroids, scale).softmax(-1) for u in (image, text))
+    realism, agreement = torch.full_like(fused[:, 0], -1.0), torch.zeros_like(fused[:, 0])
+    for client, (prototype, count) in enumerate(zip(embedded, counts, strict=True)):
+        nearest = (fused @ prototype[count > 0].T).amax(-1)
+        agreement += nearest / len(embedded)
+        realism = torch.where(maker == client, nearest, realism)
+    return Scores(
+        divergence=ops.js_divergence(p, q),
+        realism=realism,
+        agreement=agreement,
+        prototype=(fused @ world.centroids.T).argmax(-1),
+    )
+
+
+def select(
+    scores: Scores, world: GlobalPrototypes, config: SynthesisConfig, generator: torch.Generator
+) -> Tensor:
+    """Positions of the candidates kept, ascending.
+
+    ``none`` keeps all. ``quantile`` drops the ``quantile`` share with the highest divergence and
+    the same share with the lowest realism. ``quota`` then keeps, for each global prototype, a
+    number proportional to mass^(1 − balance) (at most what there is), drawn at random: the
+    plausible pairs are not ranked by a model that may already be wrong about them.
+    """
+    everyone = torch.arange(len(scores.prototype), device=scores.prototype.device)
+    if config.filter == "none" or len(everyone) == 0:
+        return everyone
+    plausible = (scores.divergence <= scores.divergence.quantile(1 - config.quantile)) & (
+        scores.realism >= scores.realism.quantile(config.quantile)
+    )
+    kept = everyone[plausible]
+    if config.filter == "quantile":
+        return kept
+    budget = round(config.keep * len(everyone))
+    allowed = quotas(world.mass.tolist(), budget, config.balance)
+    shuffled = kept[torch.randperm(len(kept), generator=generator).to(kept.device)]
+    chosen = [
+        shuffled[scores.prototype[shuffled] == prototype][:quota]
+        for prototype, quota in enumerate(allowed)
+    ]
+    return torch.cat(chosen).sort().values
+
+
+def quotas(mass: Sequence[float], budget: int, balance: float) -> list[int]:
+    """Split ``budget`` in proportion to mass^(1 − balance), by largest remainder."""
+    weight = [m ** (1 - balance) if m > 0 else 0.0 for m in mass]
+    total = sum(weight)
+    if total == 0:
+        return [0] * len(weight)
+    exact = [budget * w / total for w in weight]
+    whole = [int(e) for e in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda g: (whole[g] - exact[g], g))
+    for prototype in by_remainder[: budget - sum(whole)]:
+        whole[prototype] += 1
+    return whole

@@ -1,0 +1,257 @@
+"""What a client does for synthesis: keep a generator and a critic, and train them every round.
+
+Critic      min  E[D(G(z))] − E[D(x)] + λ · E[(‖∇D(x̂)‖ − 1)²]         (wgan-gp)
+            min  E[D(G(z))] − E[D(x)],  weights clipped to ±c          (wgan)
+Generator   min  −E[D(G(z))] + l1 · direct + l2 · indirect + l3 · JSD
+(Arjovsky et al. 2017; Gulrajani et al. 2017; constraint losses: Zhang et al., AAAI 2025.)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedsyn import ops
+from fedsyn.config import SynthesisConfig
+from fedsyn.core.cohort import Cohort
+from fedsyn.core.optim import Optimizer
+from fedsyn.core.payload import Payload
+from fedsyn.models.generator import SLOPE, Generator, critic
+from fedsyn.models.layout import Layout
+from fedsyn.models.mlp import MLP
+from fedsyn.models.retrieval import RetrievalNet, fuse
+from fedsyn.ops.prototype_nce import prototype_logits
+from fedsyn.synthesis import prototypes
+
+# What a client sends of its synthesis state; the rest stays.
+UPLOADED = ("prototypes", "counts", "basis", "generator")
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """The two networks and their optimisers, for pairs of one size."""
+
+    generator: Generator
+    critic: MLP
+    generator_optimizer: Optimizer
+    critic_optimizer: Optimizer
+
+    @property
+    def critic_layout(self) -> Layout:
+        """Where each parameter of the critic lies in its flat row."""
+        return Layout(self.critic.shapes)
+
+
+def build(config: SynthesisConfig, pair_dim: int) -> Adversary:
+    """Networks and optimisers as configured: Adam for wgan-gp, RMSprop for the clipped wgan."""
+    kind: Literal["rmsprop", "adam"] = "rmsprop" if config.generator == "wgan" else "adam"
+    return Adversary(
+        generator=Generator(config.noise, pair_dim, config.hidden),
+        critic=critic(pair_dim, config.critic_hidden),
+        generator_optimizer=Optimizer(kind, config.generator_lr, config.betas),
+        critic_optimizer=Optimizer(kind, config.critic_lr, config.betas),
+    )
+
+
+def init(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
+    """A cohort's synthesis state before its first round, stacked ``[C, ...]``.
+
+    Prototypes are fitted once: features do not change between rounds. ``trained`` counts the
+    rounds in which a client's generator was trained.
+    """
+    state = prototypes.fit(features, cohort, config)
+    state["trained"] = torch.zeros(len(cohort.ids), dtype=torch.long)
+    if config.generator == "gaussian":
+        return state
+    if not config.warm_start:
+        state["basis"].zero_()
+    adversary = build(config, features.shape[-1])
+    streams = cohort.streams("adversary-init")
+    rows = [
+        (
+            adversary.generator.init(stream, config.warm_start),
+            adversary.critic_layout.flatten(adversary.critic.init(stream)),
+        )
+        for stream in streams
+    ]
+    for name, values in zip(("generator", "critic"), zip(*rows, strict=True), strict=True):
+        stacked = torch.stack(values).to(features.device)
+        state[name] = stacked
+        optimizer = getattr(adversary, f"{name}_optimizer")
+        state |= {f"{name}.{slot}": value for slot, value in optimizer.init(stacked).items()}
+    return state
+
+
+def train(
+    state: Payload,
+    features: Tensor,  # [N, D] concatenated pairs
+    cohort: Cohort,
+    config: SynthesisConfig,
+    net: RetrievalNet,
+    encoder: Tensor,  # [C, P] each client's encoder, constant here
+) -> dict[str, Tensor]:
+    """One round of adversarial training, in place on ``state``; mean losses ``[C]`` by name.
+
+    A client's first round starts with ``critic_warmup`` steps of the critic alone: an untrained
+    critic pulls a warm-started generator away from where it is already good. Clients without
+    prototypes or pairs are left as they are, at loss 0.
+    """
+    able = (state["counts"].sum(-1) > 0) & (torch.tensor(cohort.sizes) > 0)
+    adversarial = config.generator != "gaussian" and config.steps > 0
+    names = ("critic", "generator") if adversarial else ()
+    losses = {name: torch.zeros(len(cohort.ids)) for name in names}
+    if adversarial and able.any():
+        fresh = able & (state["trained"] == 0)
+        if config.critic_warmup and fresh.any():
+            warmup = _Session(state, fresh, "critic-warmup", features, cohort, config, net, encoder)
+            warmup.run(critic_steps=config.critic_warmup)
+        session = _Session(state, able, "adversary", features, cohort, config, net, encoder)
+        found = session.run(critic_steps=config.critic_steps, generator_steps=config.steps)
+        for name, values in found.items():
+            losses[name][able] = values.cpu()
+    state["trained"] += able
+    return losses
+
+
+class _Session:
+    """The tensors and streams of the clients that train together, those ``chosen [C]``."""
+
+    def __init__(
+        self,
+        state: Payload,
+        chosen: Tensor,
+        purpose: str,
+        features: Tensor,
+        cohort: Cohort,
+        config: SynthesisConfig,
+        net: RetrievalNet,
+        encoder: Tensor,
+    ) -> None:
+        self.whole, self.positions = state, chosen.nonzero().squeeze(-1)
+        self.state = {name: value[self.positions] for name, value in state.items()}
+        self.features, self.config, self.net = features, config, net
+        self.adversary = build(config, features.shape[-1])
+        self.cohort = cohort.take(self.positions.tolist())
+        self.streams = self.cohort.streams(purpose)
+        self.alive = self.state["counts"] > 0
+        self.owner = self._owners()
+        self.encoder = net.layout.views(encoder[self.positions])
+        self.prototype_embedding = fuse(*net.embed(self.encoder, self.state["prototypes"]))
+
+    def run(self, critic_steps: int, generator_steps: int = 0) -> dict[str, Tensor]:
+        """``critic_steps`` before each generator step, or alone; mean losses ``[C]``."""
+        total: dict[str, Tensor] = {}
+        for _ in range(max(generator_steps, 1)):
+            for _ in range(critic_steps):
+                critic = self._critic_step()
+            total["critic"] = total.get("critic", 0) + critic
+            if generator_steps:
+                total["generator"] = total.get("generator", 0) + self._generator_step()
+        for name, value in self.state.items():
+            self.whole[name][self.positions] = value
+        return {name: value / max(generator_steps, 1) for name, value in total.items()}
+
+    def _owners(self) -> list[Tensor]:
+        """The prototype of each training pair of each client."""
+        owners = []
+        for client, rows in enumerate(self.cohort.rows):
+            points = self.features[torch.from_numpy(rows)][None]
+            own = slice(client, client + 1)
+            owners.append(
+                prototypes.assign(points, self.state["prototypes"][own], self.alive[own])[0]
+            )
+        return owners
+
+    def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """A real batch ``[C, B, D]``, noise, and the prototypes of that batch's pairs."""
+        batch = self.config.batch
+        index, owner, noise = [], [], []
+        for rows, owners, stream in zip(self.cohort.rows, self.owner, self.streams, strict=True):
+            chosen = torch.randint(len(rows), (batch,), generator=stream)
+            index.append(torch.from_numpy(rows)[chosen])
+            owner.append(owners[chosen])
+            noise.append(torch.randn(batch, self.config.noise, generator=stream))
+        real = self.features[torch.stack(index)]
+        prototype = self.state["prototypes"].take_along_dim(torch.stack(owner)[..., None], 1)
+        return real, torch.stack(noise).to(real.device), prototype
+
+    def _generate(self, params: Mapping[str, Tensor], noise: Tensor, prototype: Tensor) -> Tensor:
+        return self.adversary.generator(params, noise, prototype, self.state["basis"])
+
+    def _critic_step(self) -> Tensor:
+        config, adversary = self.config, self.adversary
+        real, noise, prototype = self._draw()
+        with torch.no_grad():
+            generator = adversary.generator.layout.views(self.state["generator"])
+            fake = self._generate(generator, noise, prototype)
+        leaf = self.state["critic"].detach().requires_grad_()
+        params = adversary.critic_layout.views(leaf)
+        score = adversary.critic(params, torch.cat([real, fake], 1)).squeeze(-1)
+        loss = score[:, config.batch :].mean(-1) - score[:, : config.batch].mean(-1)
+        if config.generator == "wgan-gp":
+            mix = torch.stack([torch.rand(config.batch, 1, generator=s) for s in self.streams])
+            between = torch.lerp(real, fake, mix.to(real.device))
+            weights, biases = adversary.critic.layers(params)
+            loss = loss + config.penalty * ops.gradient_penalty(between, weights, biases, SLOPE)
+        self._step("critic", adversary.critic_optimizer, loss, leaf)
+        if config.generator == "wgan":
+            self.state["critic"].clamp_(-config.clip, config.clip)
+        return loss.detach()
+
+    def _generator_step(self) -> Tensor:
+        adversary = self.adversary
+        _, noise, prototype = self._draw()
+        leaf = self.state["generator"].detach().requires_grad_()
+        fake = self._generate(adversary.generator.layout.views(leaf), noise, prototype)
+        score = adversary.critic(adversary.critic_layout.views(self.state["critic"]), fake)
+        loss = -score.squeeze(-1).mean(-1) + self._constraints(fake)
+        self._step("generator", adversary.generator_optimizer, loss, leaf)
+        return loss.detach()
+
+    def _constraints(self, fake: Tensor) -> Tensor:
+        config = self.config
+        if not (config.direct or config.indirect or config.jsd):
+            return fake.new_zeros(len(fake))
+        image, text = self.net.embed(self.encoder, fake)
+        return constraint_losses(image, text, self.prototype_embedding, self.alive, config)
+
+    def _step(self, name: str, optimizer: Optimizer, loss: Tensor, leaf: Tensor) -> None:
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        prefix = f"{name}."
+        slots = {k.removeprefix(prefix): v for k, v in self.state.items() if k.startswith(prefix)}
+        optimizer.step(self.state[name], gradient, slots)
+
+
+def constraint_losses(
+    image: Tensor,  # [C, B, d] unit rows
+    text: Tensor,  # [C, B, d] unit rows
+    prototype: Tensor,  # [C, M, d] unit rows
+    alive: Tensor,  # [C, M] bool
+    config: SynthesisConfig,
+) -> Tensor:  # [C]
+    """l1 · direct + l2 · indirect + l3 · JSD of generated pairs, under one temperature.
+
+    direct: symmetric InfoNCE between the two embeddings of a pair. indirect: each embedding against
+    the prototype that its pair's fused embedding is nearest to, mean of both modalities. JSD:
+    between the softmax assignments of the two embeddings to the prototypes.
+    """
+    scale = 1 / config.temperature
+    loss = image.new_zeros(len(image))
+    if config.direct:
+        loss = loss + config.direct * ops.info_nce(image, text, scale)
+    if config.indirect:
+        nearest = prototype_logits(fuse(image, text).detach(), prototype, 1.0, alive).argmax(-1)
+        both = ops.prototype_nce(image, prototype, nearest, scale, alive)
+        both = both + ops.prototype_nce(text, prototype, nearest, scale, alive)
+        loss = loss + config.indirect * both / 2
+    if config.jsd:
+        p, q = (prototype_logits(u, prototype, scale, alive).softmax(-1) for u in (image, text))
+        loss = loss + config.jsd * ops.js_divergence(p, q).mean(-1)
+    return loss
+
+
+def upload(state: Mapping[str, Tensor]) -> Payload:
+    """What leaves the client: prototypes, counts, Gaussian directions and the generator."""
+    return {name: state[name] for name in UPLOADED if name in state}

@@ -1,0 +1,86 @@
+"""Prototypes and the closed-form generator: k-means of fused features, Gaussian within clusters.
+
+A prototype is the mean of a cluster of a client's concatenated image and text features. It lives in
+feature space, which all clients share, so any model can embed it: prototypes of different clients
+are comparable under whichever network is in use.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from fedsyn import ops
+from fedsyn.config import SynthesisConfig
+from fedsyn.core.cohort import Cohort, padded_rows
+from fedsyn.core.payload import Payload
+
+
+def fit(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
+    """Prototypes, counts and Gaussian directions of each client.
+
+    Parameters
+    ----------
+    features : Tensor [N, D]
+        Concatenated pairs.
+    cohort : Cohort
+        Clients may hold any number of pairs. One with fewer than ``min_cluster`` gets no prototype.
+
+    Returns
+    -------
+    Payload
+        ``prototypes [C, M, D]``, ``counts [C, M]`` (0 where there is no prototype) and
+        ``basis [C, noise, D]``, the pooled within-cluster principal directions scaled by their
+        standard deviations, so that ``z @ basis`` with ``z ~ N(0, I)`` has (up to rank ``noise``)
+        the pooled within-cluster covariance.
+    """
+    width = max(1, *cohort.sizes)
+    index, valid = padded_rows(cohort.rows, width)
+    points = features[index.to(features.device)]
+    valid = valid.to(features.device)
+    generators = cohort.streams("prototypes")
+    prototypes, _, counts = ops.kmeans(points, config.prototypes, generators, valid=valid)
+    alive = counts >= config.min_cluster
+    # Where every cluster is small the largest stands for all, if the client has enough pairs.
+    enough = valid.sum(-1) >= config.min_cluster
+    largest = torch.nn.functional.one_hot(counts.argmax(-1), config.prototypes).bool()
+    alive |= largest & (~alive.any(-1) & enough)[:, None]
+    owner = assign(points, prototypes, alive).masked_fill(~(valid & enough[:, None]), -1)
+    prototypes, counts = _means(points, owner, config.prototypes)
+    basis = _directions(points, prototypes, owner, config.noise)
+    return {"prototypes": prototypes, "counts": counts, "basis": basis}
+
+
+def assign(points: Tensor, prototypes: Tensor, alive: Tensor) -> Tensor:  # [C, N]
+    """Index of the nearest living prototype of each row (Euclidean)."""
+    distance = torch.cdist(points.double(), prototypes.double())
+    return distance.masked_fill(~alive[:, None, :], torch.inf).argmin(-1)
+
+
+def _means(points: Tensor, owner: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    clients, _, dim = points.shape
+    sums = points.new_zeros(clients, k + 1, dim + 1, dtype=torch.float64)
+    index = torch.where(owner < 0, k, owner)[..., None].expand(-1, -1, dim + 1)
+    sums.scatter_add_(1, index, pad(points.double(), (0, 1), value=1.0))
+    counts = sums[:, :k, -1]
+    means = sums[:, :k, :-1] / counts.clamp(min=1)[..., None]
+    return means.to(points.dtype), counts.long()
+
+
+def _directions(points: Tensor, prototypes: Tensor, owner: Tensor, rank: int) -> Tensor:
+    """Scaled principal directions of the pooled residuals ``[C, rank, D]``, zero beyond their rank.
+
+    One decomposition a client, once in a run: their sizes differ too much to be worth stacking.
+    """
+    basis = points.new_zeros(len(points), rank, points.shape[-1])
+    for client, mine in enumerate(owner):
+        rows = (mine >= 0).nonzero().squeeze(-1)
+        clusters = mine[rows].unique().numel()
+        freedom = len(rows) - clusters
+        if freedom < 1:
+            continue
+        residual = points[client, rows].double() - prototypes[client, mine[rows]].double()
+        _, scale, directions = torch.linalg.svd(residual, full_matrices=False)
+        kept = min(rank, freedom, len(scale))
+        scaled = directions[:kept] * (scale[:kept, None] / freedom**0.5)
+        basis[client, :kept] = scaled.to(basis.dtype)
+    return basis

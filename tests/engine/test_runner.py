@@ -1,0 +1,210 @@
+"""Whole runs: reproducible, resumable, independent of stacking, and tidy when refused."""
+
+import json
+import math
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedsyn import config
+from fedsyn.engine import records
+from fedsyn.engine.runner import Silent, run
+from fedsyn.errors import ConfigError, DataError, RunError
+
+MODES = {"off": "synthesis.enabled=false", "on": "synthesis.enabled=true"}
+
+
+def rows(out):
+    """The rounds of a run without their times."""
+    lines = (out / records.METRICS).read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+class Interrupt(Silent):
+    """Presses Ctrl-C in a phase of a round."""
+
+    def __init__(self, round, name):
+        self.at = (round, name)
+
+    def phase(self, round, name):
+        if (round, name) == self.at:
+            raise KeyboardInterrupt
+
+
+def test_a_run_leaves_its_files(make, tmp_path):
+    summary = run(make(), tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {
+        "config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "checkpoint",
+        "preprocessing.safetensors", "partition.json", "gallery.json",
+    }  # fmt: skip
+    assert config.parse(tomllib.loads((tmp_path / "run/config.toml").read_text())) == make()
+    assert json.loads((tmp_path / "run/summary.json").read_text()) == summary
+    assert len(rows(tmp_path / "run")) == summary["rounds"] == 3
+    assert summary["synthesis"] == "on" and summary["clients"] == 10
+    assert 0 < summary["metrics"]["map"] <= 1
+    model = load_file(tmp_path / "run/model.safetensors")
+    assert model["image.0.weight"].shape == (9, 12)
+
+
+def test_the_same_seed_gives_the_same_rounds_and_another_does_not(make, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(make(f"run.seed={seed}"), tmp_path / name)
+    assert rows(tmp_path / "a") == rows(tmp_path / "b") != rows(tmp_path / "c")
+
+
+@pytest.mark.parametrize("generator", ["wgan-gp", "wgan", "gaussian"])
+def test_stacking_changes_nothing(make, tmp_path, generator):
+    found = []
+    for stack in (1, 3, 10):
+        out = tmp_path / str(stack)
+        run(make(f"engine.stack={stack}", f"synthesis.generator={generator}"), out)
+        found.append(rows(out))
+    for other in found[1:]:
+        for mine, theirs in zip(found[0], other, strict=True):
+            assert mine["metrics"] == pytest.approx(theirs["metrics"], abs=1e-4)
+            assert mine["losses"] == pytest.approx(theirs["losses"], abs=1e-4)
+
+
+@pytest.mark.parametrize("at", [(1, "local"), (2, "generator"), (3, "evaluate")])
+@pytest.mark.parametrize("mode", ["on", "off"])
+def test_an_interrupted_run_resumes_to_the_same_rounds(make, tmp_path, at, mode):
+    if mode == "off" and at[1] == "generator":
+        pytest.skip("no such phase")
+    settings = make(MODES[mode], "run.fraction=0.6")
+    run(settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, tmp_path / "parts", observer=Interrupt(*at))
+    run(settings, tmp_path / "parts", resume=True)
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    whole, parts = (load_file(tmp_path / name / records.MODEL) for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_rounds_written_after_the_checkpoint_are_computed_again(make, tmp_path):
+    run(make(), tmp_path / "whole")
+    run(make("run.rounds=2"), tmp_path / "parts")
+    with (tmp_path / "parts" / records.METRICS).open("a") as file:
+        file.write('{"round": 3, "torn')
+    run(make(), tmp_path / "parts", resume=True)
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+
+
+def test_a_resume_under_another_configuration_is_refused(make, tmp_path):
+    run(make("run.rounds=1"), tmp_path / "run")
+    with pytest.raises(RunError, match="another configuration"):
+        run(make("method.lr=0.5"), tmp_path / "run", resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(make, tmp_path):
+    run(make("run.rounds=1"), tmp_path / "run")
+    (tmp_path / "run" / records.CHECKPOINT).write_bytes(b"not tensors")
+    with pytest.raises(RunError, match=r"state\.safetensors"):
+        run(make(), tmp_path / "run", resume=True)
+
+
+def test_nothing_to_resume_is_said(make, tmp_path):
+    with pytest.raises(RunError, match="no run to resume"):
+        run(make(), tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_with_other_things_is_not_written_to(make, tmp_path):
+    (tmp_path / "thesis.tex").write_text("...")
+    with pytest.raises(RunError, match="not empty"):
+        run(make(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("method", ["local", "centralised"])
+def test_the_bounds_run_without_synthesis(make, tmp_path, method):
+    summary = run(make(f"method={method}"), tmp_path / "run")
+    assert summary["synthesis"] == "off"
+    assert summary["clients"] == (10 if method == "local" else 1)
+    names = load_file(tmp_path / "run" / records.MODEL)
+    assert any(name.startswith("client9/") for name in names) == (method == "local")
+
+
+def test_the_oracle_moves_no_generators(make, tmp_path):
+    off = run(make(MODES["off"]), tmp_path / "off")
+    oracle = run(make("synthesis.oracle=true"), tmp_path / "oracle")
+    assert oracle["synthesis"] == "oracle"
+    assert oracle["metrics"] != off["metrics"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.bits=16"],
+        ["objective.learnable=true", "objective.temperature=0.1"],
+        ["method.optimizer=sgd", "method.momentum=0.9"],
+        ["method.optimizer=rmsprop"],
+        ["method.weighting=uniform"],
+        ["partition.missing_text=0.3", "partition.missing_image=0.2", "partition.unpaired=0.1"],
+        ["partition.scheme=iid", "synthesis.encoder=global"],
+        ["data.label=", "partition.scheme=dirichlet-clusters"],
+        ["data.holdout=0"],
+        ["synthesis.filter=quantile"],
+        ["synthesis.filter=none"],
+        ["run.evaluate_every=2"],
+        ["synthesis.prototypes=200"],
+        ["synthesis.steps=0"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_every_option_runs_to_finite_metrics(make, tmp_path, overrides):
+    summary = run(make(*overrides), tmp_path / "run")
+    for name, value in summary["metrics"].items():
+        assert value is not None and math.isfinite(value), name
+
+
+def test_one_client_alone_and_a_client_with_nothing(make, tmp_path, caplog):
+    assert run(make("partition.clients=1"), tmp_path / "one")["clients"] == 1
+    run(make("partition.min_size=0", "partition.alpha=0.01"), tmp_path / "few")
+    counts = json.loads((tmp_path / "few" / records.PARTITION).read_text())["pairs"]
+    assert min(counts) < 2
+    assert "sit out training" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "words"),
+    [
+        (["data.path=none.npz"], DataError, "none.npz"),
+        (["data.image=picture"], DataError, "picture"),
+        (["partition.clients=400"], DataError, "400"),
+        (["engine.devices=['cuda:99']"], ConfigError, "cuda:99"),
+        (["engine.devices=['cpu', 'cpu']"], ConfigError, "one device"),
+        (["partition.scheme=column", "partition.column=none"], DataError, "none"),
+    ],
+)
+def test_a_refused_run_leaves_nothing(make, tmp_path, overrides, error, words):
+    with pytest.raises(error, match=words) as caught:
+        run(make(*overrides), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_arrays_are_named(make, tmp_path):
+    good = {"image": np.ones((20, 3)), "text": np.ones((20, 2)), "label": np.zeros(20, int)}
+    holes = good["image"].copy()
+    holes[7, 1] = np.nan
+    for name, bad, words in (
+        ("nan", {"image": holes}, "image"),
+        ("count", {"text": np.ones((19, 2))}, "19"),
+        ("shape", {"text": np.ones((20, 2, 2, 2, 2))}, "text"),
+    ):
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, **(good | bad))
+        with pytest.raises(DataError, match=words):
+            run(make(f"data.path={path}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_diverging_run_says_so_and_keeps_its_last_checkpoint(make, tmp_path):
+    settings = make("method.optimizer=sgd", "method.lr=1e30", "objective.learnable=true")
+    with pytest.raises(RunError, match=r"diverged.*method\.lr"):
+        run(settings, tmp_path / "run")
+    assert rows(tmp_path / "run") == []

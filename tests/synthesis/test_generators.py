@@ -1,0 +1,132 @@
+"""Adversarial training on clients: losses by hand, warm start, clipping, no effect of company."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from fedsyn.config import ModelConfig, SynthesisConfig
+from fedsyn.core.cohort import Cohort
+from fedsyn.models.retrieval import build
+from fedsyn.synthesis import generators
+
+NET = build(ModelConfig(hidden=(8,), dim=4), 3, 2, {})
+FEATURES = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+
+
+def config(**keys):
+    small = dict(
+        prototypes=3, noise=4, hidden=(6,), critic_hidden=(6,), steps=2, batch=8, critic_warmup=2
+    )
+    return SynthesisConfig(**(small | keys))
+
+
+def cohort(*sizes, round=1):
+    bounds = np.cumsum([0, *sizes])
+    held = tuple(np.arange(a, b) for a, b in itertools.pairwise(bounds))
+    return Cohort(tuple(range(len(sizes))), held, 0, round)
+
+
+def encoders(clients):
+    return torch.stack([NET.init(torch.Generator().manual_seed(c)) for c in range(clients)])
+
+
+def trained(settings, clients, rounds=2):
+    state = generators.init(FEATURES, clients, settings)
+    for round in range(1, rounds + 1):
+        now = Cohort(clients.ids, clients.rows, 0, round)
+        losses = generators.train(
+            state, FEATURES, now, settings, NET, encoders(3)[list(clients.ids)]
+        )
+    return state, losses
+
+
+@pytest.mark.parametrize("kind", ["wgan-gp", "wgan", "gaussian"])
+@pytest.mark.parametrize("warm", [True, False])
+def test_clients_train_as_if_alone(kind, warm):
+    settings, everyone = config(generator=kind, warm_start=warm), cohort(20, 9, 31)
+    together, _ = trained(settings, everyone)
+    for client in range(3):
+        alone, _ = trained(settings, everyone.take([client]))
+        for name, value in alone.items():
+            torch.testing.assert_close(value[0], together[name][client], rtol=1e-4, atol=1e-6)
+
+
+def test_a_warm_start_begins_at_the_gaussian_and_leaves_it():
+    settings = config()
+    state = generators.init(FEATURES, cohort(30), settings)
+    before = state["generator"].clone()
+    generators.train(state, FEATURES, cohort(30), config(steps=0), NET, encoders(1))
+    assert torch.equal(state["generator"], before)
+    generators.train(state, FEATURES, cohort(30), settings, NET, encoders(1))
+    assert not torch.equal(state["generator"], before)
+
+
+def test_only_a_first_round_warms_the_critic_up():
+    settings = config(critic_warmup=5, steps=2, critic_steps=3)
+    state, _ = trained(settings, cohort(30), rounds=2)
+    assert state["critic.step"].tolist() == [5 + 2 * 2 * 3]
+    assert state["generator.step"].tolist() == [4]
+    assert state["trained"].tolist() == [2]
+
+
+def test_the_clipped_critic_stays_in_its_bounds():
+    state, _ = trained(config(generator="wgan", clip=0.01), cohort(30))
+    assert state["critic"].abs().max() <= 0.01
+
+
+def test_a_client_with_nothing_is_left_alone():
+    settings = config()
+    state, _ = trained(settings, cohort(30, 0))
+    fresh = generators.init(FEATURES, cohort(30, 0), settings)
+    assert torch.equal(state["generator"][1], fresh["generator"][1])
+    assert state["trained"].tolist() == [2, 0]
+    assert state["counts"][1].sum() == 0
+
+
+def test_what_leaves_a_client_is_listed():
+    state, _ = trained(config(), cohort(30))
+    assert set(generators.upload(state)) == {"prototypes", "counts", "basis", "generator"}
+    state, _ = trained(config(generator="gaussian"), cohort(30))
+    assert set(generators.upload(state)) == {"prototypes", "counts", "basis"}
+
+
+class TestConstraintLosses:
+    east, north = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    alive = torch.tensor([[True, True, False]])
+    prototype = torch.stack([east, north, east])[None]
+
+    def loss(self, image, text, **weights):
+        settings = SynthesisConfig(**({"direct": 0, "indirect": 0, "jsd": 0} | weights))
+        return generators.constraint_losses(
+            image[None], text[None], self.prototype, self.alive, settings
+        ).item()
+
+    def test_direct_is_log_batch_where_all_pairs_are_the_same(self):
+        same = self.east.expand(5, 2)
+        assert self.loss(same, same, direct=2.0) == pytest.approx(2 * math.log(5), rel=1e-6)
+
+    def test_indirect_by_hand(self):
+        tau = 0.5
+        image = text = self.east.expand(3, 2)
+        expected = -math.log(1 / (1 + math.exp(-1 / tau)))
+        assert self.loss(image, text, indirect=1.0, temperature=tau) == pytest.approx(
+            expected, rel=1e-5
+        )
+
+    def test_jsd_is_zero_for_agreeing_and_ln_two_for_opposed_modalities(self):
+        east, north = self.east.expand(3, 2), self.north.expand(3, 2)
+        assert self.loss(east, east, jsd=1.0) == pytest.approx(0, abs=1e-6)
+        assert self.loss(east, north, jsd=1.0, temperature=0.01) == pytest.approx(math.log(2))
+
+    def test_gradients_reach_the_pair(self):
+        pair = normalize(torch.randn(4, 2), dim=-1).requires_grad_()
+        settings = SynthesisConfig(direct=1, indirect=1, jsd=1)
+        other = normalize(torch.randn(1, 4, 2), dim=-1)
+        generators.constraint_losses(
+            pair[None], other, self.prototype, self.alive, settings
+        ).sum().backward()
+        assert pair.grad.isfinite().all() and pair.grad.abs().sum() > 0
