@@ -135,14 +135,15 @@ class SynthesisConfig(Section):
     candidates: Count = 8192  # synthetic pairs drawn a round, over all clients
     truncation: Positive = 0.6  # scale of the noise that candidates are drawn with
     filter: Literal["quota", "quantile", "none"] = "quota"
-    quantile: Fraction = 0.1  # share of the worst candidates dropped by each score
+    quantile: Fraction = 0.01  # share of the worst candidates dropped by each score
     keep: Fraction = 0.75  # share of the candidates kept (quota)
     balance: Fraction = 0.5  # quotas: 0 follows the pooled clients, 1 is uniform over prototypes
     server_steps: Whole = 20
     server_batch: Annotated[int, Field(ge=2)] = 256
     server_lr: Positive = 1e-3
     proximal: NonNegative = 0.0
-    gate: bool = True  # keep the fine-tuned model only if held-out pairs do not object
+    gate: bool = True  # keep the fine-tuned model only if clients' held-out pairs do not object
+    tolerance: NonNegative = 0.01  # relative rise of the held-out objective that the gate allows
 
 
 class EngineConfig(Section):

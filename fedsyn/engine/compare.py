@@ -177,9 +177,9 @@ def _row(setting: tuple[str, str, str], jobs: Sequence[Job]) -> dict[str, Any]:
     summaries = [json.loads((job.out / records.SUMMARY).read_text("utf-8")) for job in jobs]
     row: dict[str, Any] = dict(zip(("method", "objective", "synthesis"), setting, strict=True))
     row["seeds"] = len(jobs)
-    for at in ("last", "best", "selected"):
-        chosen = [s["metrics"] if at == "last" else s[at]["metrics"] for s in summaries]
-        prefix = "" if at == "last" else f"{at}_"
+    for at in ("selected", "best", "last"):
+        chosen = [summary[at]["metrics"] for summary in summaries]
+        prefix = "" if at == "selected" else f"{at}_"
         for metric in ("map", "map50", "recall@10"):
             name = metric.replace("recall@10", "r10")
             mean, std = spread(metrics[metric] for metrics in chosen)
@@ -217,8 +217,8 @@ def _curve(jobs: Sequence[Job]) -> dict[str, list[Any]]:
 def gaps(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """(on − off) / (oracle − off) of each method and objective that has all three.
 
-    ``value`` is of the last round, ``best`` and ``selected`` of those rounds. ``None`` where the
-    oracle is not above the method by more than both standard deviations: a ratio of noise.
+    ``value`` is of the round selected without labels, whose model is kept; ``best`` and ``last`` of
+    those rounds. ``None`` where the oracle is not above the method by more than both standard deviations: a ratio of noise.
     """
     found = []
     for key in dict.fromkeys((row["method"], row["objective"]) for row in rows):
@@ -226,7 +226,7 @@ def gaps(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if not modes.keys() >= set(MODES):
             continue
         entry: dict[str, Any] = {"method": key[0], "objective": key[1]}
-        for name, prefix in (("value", ""), ("best", "best_"), ("selected", "selected_")):
+        for name, prefix in (("value", ""), ("best", "best_"), ("last", "last_")):
             entry[name] = _gap(modes, f"{prefix}map")
         found.append(entry)
     return found

@@ -1,6 +1,6 @@
 """The round loop in one process: cohorts of clients, stacked, in chunks of ``engine.stack``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -105,14 +105,15 @@ def step(fed: Federation, state: State, watch: Watch) -> Row:
         )
     server: Row = {}
     if config.synthesis_mode != "off" and len(state.server["model"]) == 1:
-        server = _server_step(fed, state, round, watch)
+        server = _server_step(fed, state, ids, round, watch)
         down, up = down + server.pop("bytes_down"), up + server.pop("bytes_up")
     state.round = round
     row: Row = {"round": round, "clients": list(ids), "bytes_up": up, "bytes_down": down}
     row["losses"] = {
         name: _mean(torch.cat(values), sizes) for name, values in losses.items() if values
     }
-    row["losses"]["holdout"] = _held_out_loss(fed, state.server["model"])
+    everyone = range(len(fed.silos))
+    row["losses"]["holdout"] = _held_out_loss(fed, state.server["model"], everyone)
     if server:
         row["server"] = server
     if round % config.run.evaluate_every == 0 or round == config.run.rounds:
@@ -192,8 +193,15 @@ def _ensure_client_state(fed: Federation, state: State) -> None:
         state.clients["private"] = start.repeat(len(fed.silos), 1)
 
 
-def _server_step(fed: Federation, state: State, round: int, watch: Watch) -> Row:
-    """Fine-tune the aggregated model on synthetic (oracle: real) pairs, if the gate agrees."""
+def _server_step(
+    fed: Federation, state: State, ids: tuple[int, ...], round: int, watch: Watch
+) -> Row:
+    """Fine-tune the aggregated model on synthetic (oracle: real) pairs, if the gate agrees.
+
+    The gate needs no labels: the round's clients compare the aggregated and the fine-tuned model by
+    the objective on their held-out pairs, and refuse a fine-tuning that makes it worse by more than
+    ``synthesis.tolerance``.
+    """
     config, problem = fed.config, fed.problem
     model = state.server["model"]
     report: Row = {"bytes_up": 0, "bytes_down": 0}
@@ -218,13 +226,23 @@ def _server_step(fed: Federation, state: State, round: int, watch: Watch) -> Row
             problem.net, problem.objective, model, pairs, config.synthesis, generator
         )
     report["loss"] = loss
-    state.server["model"] = tuned
+    accepted = True
+    if config.synthesis.gate and tuned is not model:
+        with watch("gate"):
+            before, after = (_held_out_loss(fed, candidate, ids) for candidate in (model, tuned))
+        accepted = not after > (1 + config.synthesis.tolerance) * before
+        report |= {"holdout_before": before, "holdout_after": after}
+        # The round's clients receive the fine-tuned model beside the aggregated one, and answer.
+        report["bytes_down"] += len(ids) * nbytes({"model": tuned})
+        report["bytes_up"] += len(ids) * 2 * tuned.element_size()
+    report["accepted"] = accepted
+    state.server["model"] = tuned if accepted else model
     return report
 
 
-def _held_out_loss(fed: Federation, models: Tensor) -> float:
-    """The objective on the clients' held-out pairs: mean over pairs, NaN where there are none."""
-    rows = [silo.holdout for silo in fed.silos]
+def _held_out_loss(fed: Federation, models: Tensor, ids: Sequence[int]) -> float:
+    """The objective on clients' held-out pairs: mean over pairs, NaN where there are none."""
+    rows = [fed.silos[client].holdout for client in ids]
     sizes = torch.tensor([len(r) if len(r) > 1 else 0 for r in rows])
     width = max(1, *(len(r) for r in rows))
     models = models.expand(len(rows), -1)

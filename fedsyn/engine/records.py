@@ -94,6 +94,12 @@ def plain_object(value: Mapping[str, Any]) -> dict[str, Any]:
     return {key: plain(item) for key, item in value.items()}
 
 
+def held_out_loss(row: Row) -> float:
+    """The objective on held-out pairs after a round; infinite where there are none."""
+    value = row["losses"].get("holdout")
+    return math.inf if value is None or math.isnan(value) else value
+
+
 def chosen_rounds(rows: Sequence[Row]) -> dict[str, Row]:
     """The evaluated rounds that a summary reports.
 
@@ -102,19 +108,12 @@ def chosen_rounds(rows: Sequence[Row]) -> dict[str, Row]:
     any pairs out).
     """
     judged = [row for row in rows if "metrics" in row]
-    last = judged[-1]
 
     def score(row: Row) -> float:
         value = row["metrics"].get("map")
         return -math.inf if value is None or math.isnan(value) else value
 
-    def loss(row: Row) -> float:
-        value = row["losses"].get("holdout")
-        return math.inf if value is None or math.isnan(value) else value
-
-    selected = min(judged, key=loss)
-    return {
-        "last": last,
-        "best": max(judged, key=score),
-        "selected": last if math.isinf(loss(selected)) else selected,
-    }
+    selected = min(judged, key=held_out_loss)
+    if math.isinf(held_out_loss(selected)):
+        selected = judged[-1]
+    return {"last": judged[-1], "best": max(judged, key=score), "selected": selected}

@@ -91,8 +91,7 @@ def run(
         done, rows = local.begin(fed), []
     else:
         rows = records.read_rows(out, done.round)
-        done.server = {name: value.to(device) for name, value in done.server.items()}
-        done.clients = {name: value.to(device) for name, value in done.clients.items()}
+        done.to(device)
     if not resume or not (out / records.PARTITION).exists():
         records.write_json(out / records.PARTITION, federated.who_has_what(data))
         records.write_tensors(out / records.PREPROCESSING, data.preprocessing)
@@ -110,6 +109,8 @@ def run(
             )
         row["seconds"] = watch.stopwatch.lap()
         rows.append(row)
+        if "metrics" in row and records.chosen_rounds(rows)["selected"] is row:
+            done.selected = {"model": done.server["model"].clone()}
         records.append_row(out, row)
         state.save(done, out / records.CHECKPOINT, digest(config))
         observer.row(row)
@@ -174,7 +175,7 @@ def _finish(
     out: Path,
     seconds: float,
 ) -> dict[str, Any]:
-    config, models = fed.config, done.server["model"]
+    config, models = fed.config, done.selected["model"]
     records.write_tensors(out / records.MODEL, named_parameters(fed, models))
     with torch.no_grad():
         named = fed.problem.net.layout.views(models[:1])
@@ -193,10 +194,9 @@ def _finish(
         "clients": len(fed.silos),
         "rounds": done.round,
         "seed": config.run.seed,
-        "metrics": chosen["last"]["metrics"],
+        "metrics": chosen["selected"]["metrics"],
         **{
-            name: {"round": chosen[name]["round"], "metrics": chosen[name]["metrics"]}
-            for name in ("best", "selected")
+            name: {"round": row["round"], "metrics": row["metrics"]} for name, row in chosen.items()
         },
         "seconds": sum(sum(row["seconds"].values()) for row in rows),
         "seconds_total": seconds,

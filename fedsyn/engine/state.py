@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,13 +17,23 @@ from fedsyn.core.payload import Payload
 from fedsyn.errors import RunError
 
 
+GROUPS = ("server", "clients", "selected")
+
+
 @dataclass
 class State:
     """Everything that a round reads and writes."""
 
     server: Payload
     clients: Payload = field(default_factory=dict)  # stacked over all clients, [clients, ...]
+    selected: Payload = field(default_factory=dict)  # the models of the round kept so far
     round: int = 0  # rounds done
+
+    def to(self, device: torch.device) -> None:
+        """Move all tensors."""
+        for group in GROUPS:
+            payload = getattr(self, group)
+            setattr(self, group, {name: value.to(device) for name, value in payload.items()})
 
 
 def save(state: State, path: Path, digest: str) -> None:
@@ -30,8 +41,11 @@ def save(state: State, path: Path, digest: str) -> None:
 
     ``digest`` identifies the configuration, so that a run is never resumed under another one.
     """
-    tensors = {f"server/{name}": value for name, value in state.server.items()}
-    tensors |= {f"clients/{name}": value for name, value in state.clients.items()}
+    tensors = {
+        f"{group}/{name}": value
+        for group in GROUPS
+        for name, value in getattr(state, group).items()
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     facts = {"round": str(state.round), "digest": digest}
@@ -51,7 +65,7 @@ def load(path: Path, digest: str) -> State:
     """
     if not path.is_file():
         raise RunError(f"{str(path)!r} does not exist; there is no run to resume")
-    groups: dict[str, dict[str, Tensor]] = {"server": {}, "clients": {}}
+    groups: dict[str, dict[str, Tensor]] = {group: {} for group in GROUPS}
     try:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
@@ -66,4 +80,4 @@ def load(path: Path, digest: str) -> State:
             f"checkpoint {str(path)!r} belongs to another configuration; "
             "resume with the one in config.toml"
         )
-    return State(groups["server"], groups["clients"], done)
+    return State(**groups, round=done)

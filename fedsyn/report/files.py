@@ -96,6 +96,11 @@ class Run:
     versions: dict[str, str]
 
     @property
+    def kept(self) -> Outcome | None:
+        """The round whose model the run kept: selected without labels, else the last."""
+        return self.outcomes.get("selected") or self.outcomes.get("last")
+
+    @property
     def clients(self) -> int:
         """Clients that took part; a column partition only knows once the data are read."""
         return self.partition.clients if self.partition else self.config.partition.clients

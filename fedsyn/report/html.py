@@ -45,11 +45,11 @@ def headline(run: Run) -> str:
     who = f"{settings.method.name}{synthesis[settings.synthesis_mode]}"
     count = run.rounds[-1].number
     where = f"{count} {'round' if count == 1 else 'rounds'} over {run.clients} clients"
-    last = run.outcomes.get("last")
-    if last is None or "map" not in last.metrics:
+    kept = run.kept
+    if kept is None or "map" not in kept.metrics:
         return f"{who} ran {where}."
     best = run.outcomes.get("best")
-    reached = tables.metric("map", last.metrics["map"])
+    reached = tables.metric("map", kept.metrics["map"])
     peak = tables.metric("map", best.metrics.get("map")) if best else reached
     aside = f" (best {peak} in round {best.round})" if best and peak != reached else ""
     return f"{who} reached a mean average precision of {reached} in {where}{aside}."

@@ -48,18 +48,18 @@ class Grid:
 
 
 def results(run: Run) -> Grid:
-    """Every metric of the last round in both directions, beside the best and selected rounds."""
+    """Every metric of the model that was kept in both directions, beside the last and best rounds."""
     columns: list[tuple[str, Numbers, str]] = []
-    last = run.outcomes.get("last")
-    if last:
+    kept = run.kept
+    if kept:
         for title, suffix in DIRECTIONS.items():
-            columns.append((title, last.metrics, suffix))
-    for name in ("best", "selected"):
-        if outcome := run.outcomes.get(name):
+            columns.append((title, kept.metrics, suffix))
+    clients = {one.number: one.client_metrics for one in run.rounds if one.client_metrics}
+    if kept and kept.round in clients:
+        columns.append((f"mean{_NO_BREAK}of clients", clients[kept.round], ""))
+    for name in ("last", "best"):
+        if (outcome := run.outcomes.get(name)) and outcome is not kept:
             columns.append((f"{name} ({_round_name(outcome.round)})", outcome.metrics, ""))
-    clients = [one.client_metrics for one in run.rounds if one.client_metrics]
-    if clients:
-        columns.append((f"mean{_NO_BREAK}of clients", clients[-1], ""))
     rows = [
         (title, *(metric(name, numbers.get(name + suffix)) for _, numbers, suffix in columns))
         for name, title in METRICS.items()
@@ -68,7 +68,7 @@ def results(run: Run) -> Grid:
     return Grid(
         header=("", *(title for title, _, _ in columns)),
         rows=tuple(rows),
-        title=f"Retrieval after {_round_name(last.round)}" if last else "Retrieval",
+        title=f"Retrieval after {_round_name(kept.round)}" if kept else "Retrieval",
         note=_results_note(run),
     )
 
@@ -84,9 +84,14 @@ def costs(run: Run) -> Grid:
     if "seconds" in run.totals:
         total = run.totals["seconds"]
         rows.append(("time in all", seconds(total / count), seconds(total)))
-    for key, title in (("bytes_up", "clients → server"), ("bytes_down", "server → clients")):
-        if key in run.totals:
-            rows.append((title, size(run.totals[key] / count), size(run.totals[key])))
+    for way, title in (("up", "clients → server"), ("down", "server → clients")):
+        if f"bytes_{way}" not in run.totals:
+            continue
+        rounds = sum(one.traffic.get(way, 0.0) for one in run.rounds)
+        rows.append((title, size(rounds / count), size(rounds)))
+        before = run.totals[f"bytes_{way}"] - rounds
+        if before > 0:
+            rows.append(("… before round 1", ABSENT, size(before)))
     return Grid(
         ("", f"a{_NO_BREAK}round", f"in{_NO_BREAK}total"), tuple(rows), title="Time and traffic"
     )
@@ -256,7 +261,7 @@ def _results_note(run: Run) -> str:
     if "best" in run.outcomes:
         notes.append("Best: by the test set's own mAP, so optimistic.")
     if "selected" in run.outcomes:
-        notes.append("Selected: by held-out pairs, without labels.")
+        notes.append("The round was selected by held-out pairs, without labels.")
     return " ".join(notes)
 
 

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from fedsyn.config import Config, parse
 from fedsyn.data.pairs import Pairs
@@ -48,12 +47,3 @@ def toy() -> Pairs:
         label_names=("a", "b", "c"),
         columns={"site": stream.choice(["north", "south", "west"], size=120)},
     )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As a run has it by default: threads that wait for each other are slow on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -1,0 +1,46 @@
+# Everything a newcomer needs: `make run` and `make test` on a machine with python3, make and a C++
+# compiler. All Python packages go into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch is pinned here, not in the package: a plain `torch` brings gigabytes of CUDA to a machine
+# that has no GPU.
+TORCH := $(if $(shell command -v nvidia-smi),torch,torch==2.13.0)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/* kernels/*/*.cpp kernels/*/*.h kernels/*/*.cu kernels/*/*.cuh)
+
+.PHONY: run test test-slow lint cuda-check bench evidence clean
+
+run: $(VENV)/installed
+	$(BIN)/fedsyn run
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy fedsyn
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+
+# Compiles the kernels for Hopper and looks at what the compiler says; skips where nvcc is absent.
+cuda-check: $(VENV)/installed
+	$(BIN)/python -m pytest -q tests/ops/test_cuda_compile.py
+
+bench: $(VENV)/installed
+	$(BIN)/python -m pytest -q bench --benchmark-json=bench/results/operators.json
+
+clean:
+	rm -rf $(VENV) build
+
+# An editable installation; the compiled module is rebuilt when its sources change.
+$(VENV)/installed: $(NATIVE)
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(PIP) "$(TORCH)"
+	$(PIP) scikit-build-core pybind11 cmake ninja
+	$(PIP) --no-build-isolation --editable ".[test,bench,dev]"
+	touch $@
