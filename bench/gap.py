@@ -2,8 +2,8 @@
 
     python bench/gap.py [--data DIR] [--seeds 3] [--alphas 0.1,1.0] [--only glyphs,emoji]
 
-Runs FedAvg without synthesis, with it, and with the oracle (the server fine-tunes on the pooled real
-pairs) on the embedded glyphs and on the files of ``--data`` that are there, and writes
+Runs FedAvg without synthesis, with it, and with the oracle (the server fine-tunes on the pooled
+real pairs) on the embedded glyphs and on the files of ``--data`` that are there, and writes
 ``bench/results/gap.json``. Interrupted, it goes on where it stopped.
 """
 
@@ -11,12 +11,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from machine import facts
 from rich.console import Console
 from rich.table import Table
 
 from fedsyn import config
 from fedsyn.engine import compare, records
-from machine import facts
 
 HERE = Path(__file__).parent
 # Overrides that say which arrays of a file are the pairs; nothing about training differs.
@@ -80,7 +80,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         mine = {r["synthesis"]: r for r in rows if (r["data"], r["alpha"]) == (name, alpha)}
         cells = [f"{r['best_map_mean']:.4f} ± {r['best_map_std']:.4f}" for r in mine.values()]
         gap = mine["on"]["gap_closed"]
-        shares = ["–" if gap[key] is None else f"{gap[key]:.2f}" for key in ("best", "value")]
+        shares = ["-" if gap[key] is None else f"{gap[key]:.2f}" for key in ("best", "value")]
         table.add_row(name, str(alpha), *cells, *shares)
     Console().print(table)
 

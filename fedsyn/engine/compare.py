@@ -218,7 +218,8 @@ def gaps(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """(on − off) / (oracle − off) of each method and objective that has all three.
 
     ``value`` is of the round selected without labels, whose model is kept; ``best`` and ``last`` of
-    those rounds. ``None`` where the oracle is not above the method by more than both standard deviations: a ratio of noise.
+    those rounds. ``None``, as a ratio of noise, where the oracle is not above the method by more
+    than both standard deviations.
     """
     found = []
     for key in dict.fromkeys((row["method"], row["objective"]) for row in rows):

@@ -16,7 +16,6 @@ from torch import Tensor
 from fedsyn.core.payload import Payload
 from fedsyn.errors import RunError
 
-
 GROUPS = ("server", "clients", "selected")
 
 

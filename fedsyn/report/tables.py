@@ -48,7 +48,7 @@ class Grid:
 
 
 def results(run: Run) -> Grid:
-    """Every metric of the model that was kept in both directions, beside the last and best rounds."""
+    """Every metric of the kept model in both directions, beside the last and best rounds."""
     columns: list[tuple[str, Numbers, str]] = []
     kept = run.kept
     if kept:

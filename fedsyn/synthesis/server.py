@@ -35,8 +35,8 @@ def sample(
 ) -> tuple[Tensor, Tensor]:
     """Draw candidates from every client's generator, as many as its share of all pairs.
 
-    Noise is scaled by ``truncation``: below 1, variety is given up for typical pairs (the truncation
-    trick, Brock et al. 2019, arXiv 1809.11096, section 3.1).
+    Noise is scaled by ``truncation``: below 1, variety is given up for typical pairs (Brock et al.
+    2019, arXiv 1809.11096, section 3.1).
 
     Returns
     -------

@@ -1,0 +1,103 @@
+"""Comparisons: their plan, their table, and going on where they stopped."""
+
+import json
+
+import pytest
+
+from fedsyn.engine import compare, records
+from fedsyn.engine.compare import gaps, plan, spread
+from fedsyn.errors import ConfigError, RunError
+
+
+def test_a_plan_is_every_combination_and_a_bound_appears_once_a_seed(make, tmp_path):
+    jobs = plan(make(), tmp_path, ["fedavg", "local"], ["info_nce"], ["off", "on"], 2)
+    assert sorted({job.setting[::2] for job in jobs}) == [
+        ("fedavg", "off"),
+        ("fedavg", "on"),
+        ("local", "off"),
+    ]
+    assert len(jobs) == 6
+    assert {job.config.run.seed for job in jobs} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("methods", "modes", "words"),
+    [(["fedavg"], ["maybe"], "maybe"), (["fedmagic"], ["on"], "fedmagic"), ([], ["on"], "method")],
+)
+def test_a_plan_names_what_it_does_not_know(make, tmp_path, methods, modes, words):
+    with pytest.raises(ConfigError, match=words):
+        plan(make(), tmp_path, methods, ["info_nce"], modes, 1)
+
+
+def row(mode, mean, std=0.0):
+    values = {f"{at}map_{what}": v for at in ("", "best_", "last_") for what, v in
+              (("mean", mean), ("std", std))}  # fmt: skip
+    return {"method": "fedavg", "objective": "info_nce", "synthesis": mode, **values}
+
+
+def test_the_gap_is_the_share_of_the_way_to_the_oracle():
+    (gap,) = gaps([row("off", 0.2), row("on", 0.5), row("oracle", 0.6)])
+    assert gap["value"] == gap["best"] == gap["last"] == pytest.approx(0.75)
+
+
+def test_a_gap_within_the_noise_has_no_share():
+    (gap,) = gaps([row("off", 0.5, 0.1), row("on", 0.55), row("oracle", 0.56)])
+    assert gap["value"] is None
+
+
+def test_a_gap_needs_all_three():
+    assert gaps([row("off", 0.2), row("on", 0.5)]) == []
+
+
+def test_the_spread_is_the_sample_deviation():
+    assert spread([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
+    assert spread([1.0]) == (1.0, 0.0)
+    assert spread([1.0, None]) == (None, None)
+
+
+@pytest.fixture
+def jobs(make, tmp_path):
+    settings = make("run.rounds=2")
+    return plan(settings, tmp_path / "out", ["fedavg"], ["info_nce"], ["off", "on"], 2)
+
+
+def test_a_comparison_has_a_row_a_setting_and_is_not_run_twice(jobs, tmp_path):
+    out, told = tmp_path / "out", []
+    result = compare.compare(jobs, out, workers=1, progress=told.append)
+    assert [(r["synthesis"], r["seeds"]) for r in result["rows"]] == [("off", 2), ("on", 2)]
+    assert told[-1] == 8
+    assert json.loads((out / compare.RESULT).read_text()) == result
+    runs = [json.loads((job.out / records.SUMMARY).read_text()) for job in jobs[::2]]
+    assert result["rows"][0]["map_runs"] == [run["metrics"]["map"] for run in runs]
+    assert result["rows"][0]["curve"]["rounds"] == [1, 2]
+    before = {path: path.stat().st_mtime_ns for path in out.rglob(records.SUMMARY)}
+    (jobs[3].out / records.SUMMARY).unlink()  # as if stopped before its last step
+    again = compare.compare(jobs, out, workers=1)
+    assert again["rows"][0] == result["rows"][0]
+    assert again["rows"][1]["map_mean"] == result["rows"][1]["map_mean"]
+    unchanged = [path for path in before if path.stat().st_mtime_ns == before[path]]
+    assert len(unchanged) == 3
+
+
+def test_runs_of_another_configuration_are_not_mixed_in(jobs, make, tmp_path):
+    compare.compare(jobs[:1], tmp_path / "out", workers=1)
+    other = plan(
+        make("run.rounds=2", "method.lr=0.01"), tmp_path / "out", ["fedavg"], ["info_nce"],
+        ["off"], 1,
+    )  # fmt: skip
+    with pytest.raises(RunError, match="another configuration"):
+        compare.compare(other, tmp_path / "out", workers=1)
+
+
+def test_a_folder_with_other_things_is_not_written_to(jobs, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("...")
+    with pytest.raises(RunError, match="not empty"):
+        compare.compare(jobs, tmp_path / "out")
+
+
+def test_a_failing_run_is_reported(make, tmp_path):
+    settings = make("method.optimizer=sgd", "method.lr=1e30", "objective.learnable=true")
+    failing = plan(settings, tmp_path / "out", ["fedavg"], ["info_nce"], ["off"], 1)
+    with pytest.raises(RunError, match="diverged"):
+        compare.compare(failing, tmp_path / "out", workers=1)
