@@ -107,12 +107,12 @@ class SynthesisConfig(Section):
     enabled: bool = True
     oracle: bool = False  # fine-tune on pooled real pairs: the bound, not a federated method
     # prototypes
-    prototypes: Count = 24  # clusters a client
-    min_cluster: Count = 2  # fewest pairs behind a prototype: none is a single real pair
+    prototypes: Count = 32  # clusters a client
+    min_cluster: Count = 3  # fewest pairs behind a prototype: none is a single real pair
     # generator and critic
     generator: Literal["wgan-gp", "wgan", "gaussian"] = "wgan-gp"
     warm_start: bool = True  # start from the closed-form Gaussian
-    noise: Count = 64
+    noise: Count = 128
     hidden: Widths = (256,)
     critic_hidden: Widths = (256, 256)
     steps: Whole = 20  # generator steps a round
@@ -137,7 +137,7 @@ class SynthesisConfig(Section):
     filter: Literal["quota", "quantile", "none"] = "quota"
     quantile: Fraction = 0.01  # share of the worst candidates dropped by each score
     keep: Fraction = 0.75  # share of the candidates kept (quota)
-    balance: Fraction = 0.5  # quotas: 0 follows the pooled clients, 1 is uniform over prototypes
+    balance: Fraction = 0.75  # quotas: 0 follows the pooled clients, 1 is uniform over prototypes
     server_steps: Whole = 20
     server_batch: Annotated[int, Field(ge=2)] = 256
     server_lr: Positive = 1e-3

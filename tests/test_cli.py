@@ -71,9 +71,7 @@ def test_quiet_says_nothing(fedsyn, pairs, tmp_path):
 
 def test_a_resumed_run_needs_no_configuration(fedsyn, pairs, tmp_path):
     fedsyn("run", *settings(pairs), "--out", tmp_path / "run", "--quiet")
-    code, out, _ = fedsyn(
-        "run", "run.rounds=3", "--resume", "--out", tmp_path / "run", "--json"
-    )
+    code, out, _ = fedsyn("run", "run.rounds=3", "--resume", "--out", tmp_path / "run", "--json")
     assert code == 0 and json.loads(out)["rounds"] == 3
 
 

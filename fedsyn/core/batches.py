@@ -32,10 +32,35 @@ def epochs(
     A pass over n rows is cut into ceil(n / batch) batches of nearly equal size, so that no pass
     ends on a remnant too small to contrast. A client with fewer than two rows takes no steps.
     """
-    plans = [
-        _client_plan(torch.from_numpy(r), batch, count, g)
-        for r, g in zip(rows, generators, strict=True)
-    ]
+    return _pad(
+        [
+            _pieces(torch.from_numpy(held), batch, generator, count)
+            for held, generator in zip(rows, generators, strict=True)
+        ],
+        batch,
+    )
+
+
+def in_order(rows: Sequence[np.ndarray], batch: int) -> Batches:
+    """One pass over each client's rows as they come, for evaluation."""
+    return _pad([_pieces(torch.from_numpy(held), batch) for held in rows], batch)
+
+
+def _pieces(
+    rows: Tensor, batch: int, generator: torch.Generator | None = None, count: int = 1
+) -> list[Tensor]:
+    if len(rows) < 2:
+        return []
+    pieces: list[Tensor] = []
+    for _ in range(count):
+        order = torch.arange(len(rows))
+        if generator is not None:
+            order = torch.randperm(len(rows), generator=generator)
+        pieces.extend(rows[order].tensor_split(math.ceil(len(rows) / batch)))
+    return pieces
+
+
+def _pad(plans: Sequence[Sequence[Tensor]], batch: int) -> Batches:
     steps = torch.tensor([len(plan) for plan in plans])
     longest = int(steps.max()) if len(plans) else 0
     index = torch.zeros(longest, len(plans), batch, dtype=torch.long)
@@ -45,17 +70,6 @@ def epochs(
             index[step, client, : len(chosen)] = chosen
             valid[step, client, : len(chosen)] = True
     return Batches(index, valid, steps)
-
-
-def _client_plan(rows: Tensor, batch: int, count: int, generator: torch.Generator) -> list[Tensor]:
-    if len(rows) < 2:
-        return []
-    pieces = math.ceil(len(rows) / batch)
-    plan: list[Tensor] = []
-    for _ in range(count):
-        shuffled = rows[torch.randperm(len(rows), generator=generator)]
-        plan.extend(shuffled.tensor_split(pieces))
-    return plan
 
 
 def draws(

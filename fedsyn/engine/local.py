@@ -1,25 +1,19 @@
 """The round loop in one process: cohorts of clients, stacked, in chunks of ``engine.stack``."""
 
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedsyn import objectives, streams
-from fedsyn.config import Config
+from fedsyn import streams
 from fedsyn.core.cohort import Cohort, chunks
 from fedsyn.core.payload import Payload, concatenate, nbytes
-from fedsyn.data.federated import FederatedData, Silo
+from fedsyn.engine.evaluation import evaluate, held_out_loss
+from fedsyn.engine.federation import Federation
 from fedsyn.engine.state import State
-from fedsyn.methods import METHODS
-from fedsyn.methods.base import Method, Problem
-from fedsyn.metrics import retrieval
-from fedsyn.models.retrieval import build
-from fedsyn.objectives.local import held_out, local_training
+from fedsyn.objectives.local import local_training
 from fedsyn.synthesis import generators
 from fedsyn.synthesis.server import fine_tune, synthesise
 
@@ -31,40 +25,6 @@ class Watch(Protocol):
 
     def __call__(self, phase: str) -> AbstractContextManager[None]:
         """Time the body of a ``with`` statement."""
-
-
-@dataclass(frozen=True)
-class Federation:
-    """What stays the same in every round of a run."""
-
-    config: Config
-    data: FederatedData
-    method: Method
-    problem: Problem
-    silos: tuple[Silo, ...]  # one where the method pools all clients
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether clients train generators."""
-        return self.config.synthesis_mode == "on"
-
-    @property
-    def private(self) -> bool:
-        """Whether clients keep private networks, as encoders of the constraint losses."""
-        synthesis = self.config.synthesis
-        constrained = synthesis.direct or synthesis.indirect or synthesis.jsd
-        trained = synthesis.generator != "gaussian" and synthesis.steps > 0
-        return bool(self.synthetic and constrained and trained and synthesis.encoder == "private")
-
-
-def federation(config: Config, data: FederatedData, device: torch.device) -> Federation:
-    """Networks, objective and method as configured, on ``device``."""
-    objective = objectives.build(config.objective)
-    net = build(config.model, data.image.shape[1], data.text.shape[1], objective.parameters())
-    features = torch.cat([data.image, data.text], -1).to(device)
-    method = METHODS[config.method.name]
-    silos = (_pool(data.silos),) if method.pooled else data.silos
-    return Federation(config, data, method, Problem(features, net, objective), silos)
 
 
 def begin(fed: Federation) -> State:
@@ -104,7 +64,7 @@ def step(fed: Federation, state: State, watch: Watch) -> Row:
             state.server, ids, concatenate(replies), sizes, config.method
         )
     server: Row = {}
-    if config.synthesis_mode != "off" and len(state.server["model"]) == 1:
+    if config.synthesis_mode != "off":
         server = _server_step(fed, state, ids, round, watch)
         down, up = down + server.pop("bytes_down"), up + server.pop("bytes_up")
     state.round = round
@@ -112,13 +72,13 @@ def step(fed: Federation, state: State, watch: Watch) -> Row:
     row["losses"] = {
         name: _mean(torch.cat(values), sizes) for name, values in losses.items() if values
     }
-    everyone = range(len(fed.silos))
-    row["losses"]["holdout"] = _held_out_loss(fed, state.server["model"], everyone)
     if server:
         row["server"] = server
-    if round % config.run.evaluate_every == 0 or round == config.run.rounds:
-        with watch("evaluate"):
-            row["metrics"], row["client_metrics"] = evaluate(fed, state.server["model"])
+    with watch("evaluate"):
+        model = state.server["model"]
+        row["losses"]["holdout"] = held_out_loss(fed, model, range(len(fed.silos)))
+        if round % config.run.evaluate_every == 0 or round == config.run.rounds:
+            row["metrics"], row["client_metrics"] = evaluate(fed, model)
     return row
 
 
@@ -132,27 +92,6 @@ def sampled(clients: int, fraction: float, seed: int, round: int) -> tuple[int, 
 def round_half_up(value: float) -> int:
     """Round to the nearest integer, halves up."""
     return int(value + 0.5)
-
-
-def evaluate(fed: Federation, models: Tensor) -> tuple[dict[str, float], dict[str, float]]:
-    """Metrics on all test pairs, and the mean over clients of each on its own test pairs.
-
-    Where every client has its own model, both are means over the models.
-    """
-    data, bits = fed.data, fed.config.model.bits
-    own_rows = [silo.test for silo in data.silos]
-    everyone, clients = [], []
-    for position, model in enumerate(models):
-        with torch.no_grad():
-            named = fed.problem.net.layout.views(model[None])
-            image, text = (u[0] for u in fed.problem.net.embed(named, fed.problem.features[None]))
-        test = torch.from_numpy(data.test).to(image.device)
-        label = None if data.label is None else data.label.to(image.device)
-        judged = None if label is None else label[test]
-        everyone.append(retrieval.evaluate(image[test], text[test], judged, bits=bits))
-        mine = own_rows if len(models) == 1 else [own_rows[position]]
-        clients.extend(retrieval.evaluate_clients(image, text, label, mine, bits=bits))
-    return retrieval.mean_over_clients(everyone), retrieval.mean_over_clients(clients)
 
 
 def _synthesis_client(
@@ -229,7 +168,7 @@ def _server_step(
     accepted = True
     if config.synthesis.gate and tuned is not model:
         with watch("gate"):
-            before, after = (_held_out_loss(fed, candidate, ids) for candidate in (model, tuned))
+            before, after = (held_out_loss(fed, candidate, ids) for candidate in (model, tuned))
         accepted = not after > (1 + config.synthesis.tolerance) * before
         report |= {"holdout_before": before, "holdout_after": after}
         # The round's clients receive the fine-tuned model beside the aggregated one, and answer.
@@ -240,34 +179,8 @@ def _server_step(
     return report
 
 
-def _held_out_loss(fed: Federation, models: Tensor, ids: Sequence[int]) -> float:
-    """The objective on clients' held-out pairs: mean over pairs, NaN where there are none."""
-    rows = [fed.silos[client].holdout for client in ids]
-    sizes = torch.tensor([len(r) if len(r) > 1 else 0 for r in rows])
-    width = max(1, *(len(r) for r in rows))
-    models = models.expand(len(rows), -1)
-    stack = fed.config.engine.stack
-    parts = [
-        held_out(
-            fed.problem.net, fed.problem.objective, models[start : start + stack],
-            fed.problem.features, rows[start : start + stack], width,
-        )
-        for start in range(0, len(rows), stack)
-    ]  # fmt: skip
-    return _mean(torch.cat(parts), sizes)
-
-
 def _mean(values: Tensor, weights: Tensor) -> float:
     total = float(weights.sum())
     if total == 0:
         return float("nan")
     return float((values.double().cpu() * weights.double()).sum()) / total
-
-
-def _pool(silos: tuple[Silo, ...]) -> Silo:
-    """All clients' rows as one client's."""
-    fields: Mapping[str, np.ndarray] = {
-        name: np.sort(np.concatenate([getattr(silo, name) for silo in silos]))
-        for name in ("pairs", "holdout", "images", "texts", "test")
-    }
-    return Silo(**fields)

@@ -18,6 +18,7 @@ from fedsyn import ops
 from fedsyn.config import Config
 from fedsyn.data import federated
 from fedsyn.engine import local, records, state
+from fedsyn.engine.federation import Federation, federation
 from fedsyn.engine.gallery import gallery
 from fedsyn.errors import ConfigError, DataError, RunError
 from fedsyn.metrics.timing import Stopwatch
@@ -83,7 +84,7 @@ def run(
     done = state.load(out / records.CHECKPOINT, digest(config)) if resume else None
     observer.phase(0, "data")
     data = federated.load(config)
-    fed = local.federation(config, data, device)
+    fed = federation(config, data, device)
     _check(fed)
     if done is None:
         records.create(out)
@@ -155,7 +156,7 @@ def _device(config: Config) -> torch.device:
     return device
 
 
-def _check(fed: local.Federation) -> None:
+def _check(fed: Federation) -> None:
     """Refuse a federation in which nobody could learn anything."""
     sizes = [len(silo.pairs) for silo in fed.silos]
     if max(sizes) < 2:
@@ -169,7 +170,7 @@ def _check(fed: local.Federation) -> None:
 
 
 def _finish(
-    fed: local.Federation,
+    fed: Federation,
     done: state.State,
     rows: list[records.Row],
     out: Path,
@@ -209,7 +210,7 @@ def _finish(
     return records.plain_object(summary)
 
 
-def named_parameters(fed: local.Federation, models: Tensor) -> dict[str, Tensor]:
+def named_parameters(fed: Federation, models: Tensor) -> dict[str, Tensor]:
     """Parameters by name; one client's under ``client{k}/`` where every client has its own."""
     views = fed.problem.net.layout.views(models)
     if len(models) == 1:

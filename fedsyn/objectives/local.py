@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fedsyn.config import MethodConfig
-from fedsyn.core.batches import epochs
-from fedsyn.core.cohort import Cohort, padded_rows
+from fedsyn.core.batches import epochs, in_order
+from fedsyn.core.cohort import Cohort
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.training import train
 from fedsyn.models.retrieval import RetrievalNet
@@ -47,12 +47,20 @@ def held_out(
     models: Tensor,  # [C, P]
     features: Tensor,  # [N, D]
     rows: Sequence[np.ndarray],  # held-out pairs of each client
-    width: int,  # padded batch size, the same for every chunk
-) -> Tensor:  # [C]
-    """The objective of each client's model on its held-out pairs; 0 with fewer than two."""
-    index, valid = padded_rows(rows, width)
-    valid &= valid.sum(-1, keepdim=True) > 1
-    with torch.no_grad():
-        named = net.layout.views(models)
-        pairs = features[index.to(features.device)]
-        return objective(named, *net.embed(named, pairs), valid.to(features.device))
+    batch: int,
+) -> tuple[Tensor, Tensor]:  # [C], [C]
+    """The objective of each client's model on its held-out pairs, and how many were judged.
+
+    Judged in batches as in training; a client with fewer than two pairs has nothing to contrast
+    and counts 0.
+    """
+    plan = in_order(rows, batch)
+    total = torch.zeros(len(rows), dtype=torch.float64, device=features.device)
+    named = net.layout.views(models)
+    for index, valid in zip(plan.index, plan.valid, strict=True):
+        pairs, taken = features[index.to(features.device)], valid.to(features.device)
+        with torch.no_grad():
+            losses = objective(named, *net.embed(named, pairs), taken)
+        total += losses.double() * taken.sum(-1)
+    counts = plan.valid.sum((0, 2)).to(features.device)
+    return total / counts.clamp(min=1), counts

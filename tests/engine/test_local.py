@@ -5,8 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsyn.config import Config
 from fedsyn.data import federated
 from fedsyn.engine import local
+from fedsyn.engine.federation import federation
 from fedsyn.methods import fedavg
 from fedsyn.metrics.timing import Stopwatch
 
@@ -26,7 +28,7 @@ def test_rounds_sample_different_clients():
 
 def test_bytes_are_what_the_payloads_weigh(make):
     settings = make("run.fraction=0.3", "synthesis.enabled=false")
-    fed = local.federation(settings, federated.load(settings), torch.device("cpu"))
+    fed = federation(settings, federated.load(settings), torch.device("cpu"))
     row = local.step(fed, local.begin(fed), Stopwatch())
     assert row["bytes_up"] == row["bytes_down"] == 3 * 4 * fed.problem.net.layout.size
 
@@ -34,7 +36,7 @@ def test_bytes_are_what_the_payloads_weigh(make):
 def test_fedavg_ignores_clients_with_nothing():
     state = {"model": torch.zeros(1, 2)}
     replies = {"model": torch.tensor([[2.0, 2.0], [50.0, 50.0]])}
-    settings = local.Config().method
+    settings = Config().method
     for weighting in ("size", "uniform"):
         chosen = settings.model_copy(update={"weighting": weighting})
         after = fedavg.server(state, (0, 1), replies, torch.tensor([5, 0]), chosen)
@@ -45,7 +47,7 @@ def test_fedavg_ignores_clients_with_nothing():
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
 def test_private_networks_stay_on_their_clients(make, fraction):
     settings = make(f"run.fraction={fraction}")
-    fed = local.federation(settings, federated.load(settings), torch.device("cpu"))
+    fed = federation(settings, federated.load(settings), torch.device("cpu"))
     state = local.begin(fed)
     row = local.step(fed, state, Stopwatch())
     moved = (state.clients["private"] != local.begin(fed).server["model"]).any(-1)
