@@ -1,10 +1,36 @@
-"""Unsupervised federated cross-modal retrieval with synthetic data."""
+"""Unsupervised federated learning of cross-modal retrieval with synthetic data.
+
+    import fedsyn
+    config = fedsyn.load_config(None, ["data.path=pairs.npz", "run.rounds=50"])
+    summary = fedsyn.run(config, Path("runs/mine"))
+
+Operators are in `fedsyn.ops`. Importing this package imports nothing else: names are loaded when
+they are first asked for.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedsyn.config import Config
+    from fedsyn.config import load as load_config
+    from fedsyn.engine.runner import run
+
+__all__ = ["Config", "load_config", "run"]
+
+_HOMES = {
+    "Config": ("fedsyn.config", "Config"),
+    "load_config": ("fedsyn.config", "load"),
+    "run": ("fedsyn.engine.runner", "run"),
+}
 
 
-def __getattr__(name: str) -> str:
-    # Read when asked for: the metadata of installed packages costs more than all of this import.
+def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("fedsyn")
+    if name in _HOMES:
+        module, attribute = _HOMES[name]
+        return getattr(importlib.import_module(module), attribute)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,11 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsyn.config import Config
 from fedsyn.data import federated
 from fedsyn.engine import local
 from fedsyn.engine.federation import federation
-from fedsyn.methods import fedavg
 from fedsyn.metrics.timing import Stopwatch
 
 
@@ -31,17 +29,6 @@ def test_bytes_are_what_the_payloads_weigh(make):
     fed = federation(settings, federated.load(settings), torch.device("cpu"))
     row = local.step(fed, local.begin(fed), Stopwatch())
     assert row["bytes_up"] == row["bytes_down"] == 3 * 4 * fed.problem.net.layout.size
-
-
-def test_fedavg_ignores_clients_with_nothing():
-    state = {"model": torch.zeros(1, 2)}
-    replies = {"model": torch.tensor([[2.0, 2.0], [50.0, 50.0]])}
-    settings = Config().method
-    for weighting in ("size", "uniform"):
-        chosen = settings.model_copy(update={"weighting": weighting})
-        after = fedavg.server(state, (0, 1), replies, torch.tensor([5, 0]), chosen)
-        assert after["model"].tolist() == [[2.0, 2.0]]
-    assert fedavg.server(state, (0,), replies, torch.tensor([0]), settings) is state
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5])

@@ -1,0 +1,93 @@
+"""The main job as a newcomer meets it: how long it takes, and that it repeats itself.
+
+    python bench/main_job.py
+
+Runs the default configuration (FedAvg with synthesis on glyphs) in fresh processes: once for
+time, again for byte-equality of ``metrics.jsonl`` (but for times), and with other values of
+``engine.stack`` for the largest difference of any metric of any round. Writes
+``bench/results/main_job.json``.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from machine import facts
+from rich.console import Console
+
+from fedsyn.engine import records
+
+STACKS = (1, 3, 10)
+
+
+def main() -> None:
+    """Measure, write and show."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {name: train(Path(folder) / name, stack) for name, stack in plan().items()}
+    first = runs["stack 10"]
+    result = {
+        **facts(),
+        "import_fedsyn_s": import_overhead(),
+        "wall_s": first["wall"],
+        "training_s": first["seconds"],
+        "map": first["map"],
+        "same_seed_same_rounds": first["rounds"] == runs["again"]["rounds"],
+        "largest_metric_difference": {
+            name: difference(first["rounds"], run["rounds"])
+            for name, run in runs.items()
+            if name != "stack 10"
+        },
+    }
+    records.write_json(Path(__file__).parent / "results" / "main_job.json", result)
+    Console().print_json(json.dumps(result))
+
+
+def plan() -> dict[str, int]:
+    """The runs by name, with their stack."""
+    return {f"stack {stack}": stack for stack in reversed(STACKS)} | {"again": 10}
+
+
+def train(out: Path, stack: int) -> dict[str, Any]:
+    """One default run in a process of its own."""
+    start = time.perf_counter()
+    command = ["run", "--quiet", "--out", str(out), f"engine.stack={stack}"]
+    subprocess.run([sys.executable, "-m", "fedsyn", *command], check=True)
+    wall = time.perf_counter() - start
+    summary = json.loads((out / records.SUMMARY).read_text())
+    lines = (out / records.METRICS).read_text().splitlines()
+    rounds = [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+    metric = summary["metrics"]["map"]
+    return {"wall": wall, "seconds": summary["seconds"], "map": metric, "rounds": rounds}
+
+
+def difference(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> float:
+    """The largest difference of any retrieval metric but ranks, over all rounds."""
+    return max(
+        abs(a["metrics"][name] - b["metrics"][name])
+        for a, b in zip(one, other, strict=True)
+        for name in a["metrics"]
+        if not name.startswith("median_rank")
+    )
+
+
+def import_overhead(repeats: int = 9) -> float:
+    """Seconds that ``import fedsyn`` adds to ``import torch``: difference of medians."""
+
+    def median(code: str) -> float:
+        spent = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True)
+            spent.append(time.perf_counter() - start)
+        return statistics.median(spent)
+
+    return median("import torch, fedsyn") - median("import torch")
+
+
+if __name__ == "__main__":
+    main()
