@@ -97,6 +97,13 @@ def load_pairs(config: DataConfig) -> Pairs:
     if config.path:
         return read(config)
     if config.name == "glyphs":
+        for key in ("image", "text", "label", "split"):
+            chosen, only = getattr(config, key), DataConfig.model_fields[key].default
+            if chosen != only:
+                raise ConfigError(
+                    f"data.{key} = {chosen!r} is not in the embedded glyphs, which have only "
+                    f"{only!r}; data.path names a file of your own"
+                )
         return glyphs(config.faces, config.test_fraction, config.split_seed)
     raise ConfigError("data.name and data.path are both empty; expected a data set or a file")
 

@@ -183,3 +183,8 @@ def test_shared_photos_with_several_captions_load(configure, shared):
     )
     assert data.label.shape == (1000, 10) and len(data.test) == 193
     assert data.pairs.text[0].startswith("A child in a pink dress")
+
+
+def test_the_embedded_set_has_no_other_arrays(configure):
+    with pytest.raises(ConfigError, match=r"data\.label = 'script'.*'label'"):
+        load(configure(data={"label": "script"}))
