@@ -49,7 +49,8 @@ def train(
         active = int((steps > step).sum())
         leaf = trained[:active].detach().requires_grad_()
         clients = order[:active]
-        losses = loss(leaf, clients, batches.index[step, clients], batches.valid[step, clients])
+        index, valid = batches.index[step, clients], batches.valid[step, clients]
+        losses = loss(leaf, clients, index.to(params.device), valid.to(params.device))
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         optimizer.step(trained[:active], gradient, rows(state, active))
         total[:active] += losses.detach()

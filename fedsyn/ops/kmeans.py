@@ -65,14 +65,15 @@ def kmeans(
             f"kmeans: expected k >= 1 and {x.shape[0]} generators, got {k} and {len(generators)}"
         )
     clients, rows, _ = x.shape
-    valid = torch.ones(clients, rows, dtype=torch.bool) if valid is None else valid
+    if valid is None:
+        valid = torch.ones(clients, rows, dtype=torch.bool, device=x.device)
     check_trailing("kmeans", "valid", valid, (clients, rows))
     points = x.double()
     if spherical:
         points = torch.nn.functional.normalize(points, dim=-1)
     mass = valid.double() if weight is None else weight.double() * valid
     centroids, alive = _seed(points, mass, k, generators)
-    assignment = torch.full((clients, rows), -1)
+    assignment = torch.full((clients, rows), -1, device=x.device)
     for _ in range(iterations):
         distance = _distances(points, centroids).masked_fill(~alive[:, None, :], torch.inf)
         nearest = distance.argmin(-1).masked_fill(~valid, -1)

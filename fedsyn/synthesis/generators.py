@@ -62,7 +62,7 @@ def init(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
     rounds in which a client's generator was trained.
     """
     state = prototypes.fit(features, cohort, config)
-    state["trained"] = torch.zeros(len(cohort.ids), dtype=torch.long)
+    state["trained"] = torch.zeros(len(cohort.ids), dtype=torch.long, device=features.device)
     if config.generator == "gaussian":
         return state
     if not config.warm_start:
@@ -98,10 +98,11 @@ def train(
     critic pulls a warm-started generator away from where it is already good. Clients without
     prototypes or pairs are left as they are, at loss 0.
     """
-    able = (state["counts"].sum(-1) > 0) & (torch.tensor(cohort.sizes) > 0)
+    sizes = torch.tensor(cohort.sizes, device=features.device)
+    able = (state["counts"].sum(-1) > 0) & (sizes > 0)
     adversarial = config.generator != "gaussian" and config.steps > 0
     names = ("critic", "generator") if adversarial else ()
-    losses = {name: torch.zeros(len(cohort.ids)) for name in names}
+    losses = {name: torch.zeros(len(cohort.ids), device=features.device) for name in names}
     if adversarial and able.any():
         fresh = able & (state["trained"] == 0)
         if config.critic_warmup and fresh.any():
@@ -110,7 +111,7 @@ def train(
         session = _Session(state, able, "adversary", features, cohort, config, net, encoder)
         found = session.run(critic_steps=config.critic_steps, generator_steps=config.steps)
         for name, values in found.items():
-            losses[name][able] = values.cpu()
+            losses[name][able] = values
     state["trained"] += able
     return losses
 
