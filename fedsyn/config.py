@@ -134,9 +134,9 @@ class SynthesisConfig(Section):
     global_prototypes: Count = 24
     candidates: Count = 8192  # synthetic pairs drawn a round, over all clients
     truncation: Positive = 0.6  # scale of the noise that candidates are drawn with
-    filter: Literal["quota", "quantile", "none"] = "quota"
+    filter: Literal["quota", "quantile", "agreement", "none"] = "quota"
     quantile: Fraction = 0.01  # share of the worst candidates dropped by each score
-    keep: Fraction = 0.75  # share of the candidates kept (quota)
+    keep: Fraction = 0.75  # share of the candidates kept (quota, agreement)
     balance: Fraction = 0.75  # quotas: 0 follows the pooled clients, 1 is uniform over prototypes
     server_steps: Whole = 20
     server_batch: Annotated[int, Field(ge=2)] = 256

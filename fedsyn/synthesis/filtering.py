@@ -86,7 +86,8 @@ def select(
 ) -> Tensor:
     """Positions of the candidates kept, ascending.
 
-    ``none`` keeps all. ``quantile`` drops the ``quantile`` share with the highest divergence and
+    ``none`` keeps all. ``agreement`` keeps the share ``keep`` that is most like the prototypes of
+    all clients. ``quantile`` drops the ``quantile`` share with the highest divergence and
     the same share with the lowest realism. ``quota`` then keeps, for each global prototype, a
     number proportional to mass^(1 − balance) (at most what there is), drawn at random: the
     plausible pairs are not ranked by a model that may already be wrong about them.
@@ -94,6 +95,9 @@ def select(
     everyone = torch.arange(len(scores.prototype), device=scores.prototype.device)
     if config.filter == "none" or len(everyone) == 0:
         return everyone
+    if config.filter == "agreement":
+        best = scores.agreement.argsort(descending=True, stable=True)
+        return best[: round(config.keep * len(everyone))].sort().values
     plausible = (scores.divergence <= scores.divergence.quantile(1 - config.quantile)) & (
         scores.realism >= scores.realism.quantile(config.quantile)
     )

@@ -149,6 +149,7 @@ def test_the_oracle_moves_no_generators(make, tmp_path):
         ["data.holdout=0"],
         ["synthesis.filter=quantile"],
         ["synthesis.filter=none"],
+        ["synthesis.filter=agreement"],
         ["run.evaluate_every=2"],
         ["synthesis.prototypes=200"],
         ["synthesis.steps=0"],

@@ -66,6 +66,13 @@ def test_no_filter_keeps_everything():
     assert kept.tolist() == list(range(7))
 
 
+def test_agreement_keeps_what_fits_all_clients():
+    found = scores(40, 3)
+    config = SynthesisConfig(filter="agreement", keep=0.25)
+    kept = filtering.select(found, world(3), config, streams.generator(0, "filter"))
+    assert set(kept.tolist()) == set(found.agreement.topk(10).indices.tolist())
+
+
 def test_scores_by_hand():
     east, north = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     embedded = torch.stack([east[None], north[None]])  # client 0 knows east, client 1 north
