@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedsyn.config import Config, DataConfig
 from fedsyn.data import cache
-from fedsyn.data.features import HOG_VERSION, TEXT_VERSION, hashed_counts, hog
+from fedsyn.data.features import VERSION, hashed_counts, hog
 from fedsyn.data.glyphs import glyphs
 from fedsyn.data.pairs import Pairs
 from fedsyn.data.partition import partition
@@ -159,7 +159,7 @@ def who_has_what(data: FederatedData) -> dict[str, Any]:
 def _image_modality(pairs: Pairs, config: DataConfig) -> Modality:
     if not pairs.has_pixels:
         return Modality("image", "features", pairs.image, config.image_dim)
-    name = cache.key("hog", pairs.image, version=HOG_VERSION)
+    name = cache.key("hog", pairs.image, version=VERSION)
     found = cache.cached(cache.folder(config.cache), name, lambda: {"hog": hog(pairs.image)})
     channels = 3 if pairs.image.ndim == 4 else 1
     size = (pairs.image.shape[1], pairs.image.shape[2], channels)
@@ -179,7 +179,7 @@ def _cached_counts(strings: np.ndarray, config: DataConfig) -> Descriptors:
         fresh = hashed_counts(strings, config.buckets)
         return {"data": fresh.data, "indices": fresh.indices, "indptr": fresh.indptr}
 
-    name = cache.key("text", strings, version=TEXT_VERSION, buckets=config.buckets)
+    name = cache.key("text", strings, version=VERSION, buckets=config.buckets)
     found = cache.cached(cache.folder(config.cache), name, compute)
     shape = (len(strings), config.buckets)
     return csr_array((found["data"], found["indices"], found["indptr"]), shape=shape)
