@@ -32,7 +32,7 @@ def main() -> None:
     first = runs["stack 10"]
     result = {
         **facts(),
-        "import_fedsyn_s": import_overhead(),
+        "import_s": import_seconds(),
         "wall_s": first["wall"],
         "training_s": first["seconds"],
         "map": first["map"],
@@ -75,18 +75,24 @@ def difference(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> float:
     )
 
 
-def import_overhead(repeats: int = 9) -> float:
-    """Seconds that ``import fedsyn`` adds to ``import torch``: difference of medians."""
-
-    def median(code: str) -> float:
-        spent = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True)
-            spent.append(time.perf_counter() - start)
-        return statistics.median(spent)
-
-    return median("import torch, fedsyn") - median("import torch")
+def import_seconds(repeats: int = 9) -> dict[str, float]:
+    """What imports add to torch's, in fresh processes (medians): the package, and what runs use."""
+    code = """
+import sys, time, torch
+times = [time.perf_counter()]
+import fedsyn
+times.append(time.perf_counter())
+fedsyn.run, fedsyn.load_config
+times.append(time.perf_counter())
+sys.stdout.write(f"{times[1] - times[0]} {times[2] - times[1]}")
+"""
+    command = [sys.executable, "-c", code]
+    spent = [
+        list(map(float, subprocess.run(command, capture_output=True, check=True).stdout.split()))
+        for _ in range(repeats)
+    ]
+    package, runs = (statistics.median(column) for column in zip(*spent, strict=True))
+    return {"fedsyn": package, "then fedsyn.run": runs}
 
 
 if __name__ == "__main__":
