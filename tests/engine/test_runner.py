@@ -209,3 +209,41 @@ def test_a_diverging_run_says_so_and_keeps_its_last_checkpoint(make, tmp_path):
     with pytest.raises(RunError, match=r"diverged.*method\.lr"):
         run(settings, tmp_path / "run")
     assert rows(tmp_path / "run") == []
+
+
+HARMFUL = [
+    "synthesis.generator=gaussian",
+    "synthesis.server_lr=5",
+    "method.epochs=30",
+    "run.rounds=1",
+]
+
+
+def test_the_gate_refuses_a_harmful_fine_tuning(make, tmp_path):
+    off = run(make(MODES["off"], "method.epochs=30", "run.rounds=1"), tmp_path / "off")
+    gated = run(make(*HARMFUL), tmp_path / "gated")
+    (row,) = rows(tmp_path / "gated")
+    assert row["server"]["accepted"] is False
+    assert row["server"]["holdout_after"] > 1.01 * row["server"]["holdout_before"]
+    assert gated["metrics"] == off["metrics"]
+
+
+@pytest.mark.parametrize("open_gate", ["synthesis.gate=false", "data.holdout=0"])
+def test_without_a_gate_or_held_out_pairs_every_fine_tuning_is_accepted(make, tmp_path, open_gate):
+    run(make(*HARMFUL, open_gate), tmp_path / "run")
+    (row,) = rows(tmp_path / "run")
+    assert row["server"]["accepted"] is True
+
+
+def test_the_kept_model_is_of_the_round_selected_without_labels(make, tmp_path):
+    # A wild rate makes later rounds worse, so that the last is not the one to keep.
+    settings = [MODES["off"], "method.lr=3"]
+    summary = run(make(*settings, "run.rounds=6"), tmp_path / "whole")
+    held_out = [row["losses"]["holdout"] for row in rows(tmp_path / "whole")]
+    kept = summary["selected"]["round"]
+    assert held_out[kept - 1] == min(held_out)
+    assert kept < 6
+    run(make(*settings, f"run.rounds={kept}"), tmp_path / "short")
+    whole, short = (load_file(tmp_path / name / records.MODEL) for name in ("whole", "short"))
+    assert all(torch.equal(whole[name], short[name]) for name in whole)
+    assert summary["metrics"] == summary["selected"]["metrics"]
