@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+NOTHING = torch.zeros(0, dtype=torch.long)
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -65,11 +67,20 @@ def _pad(plans: Sequence[Sequence[Tensor]], batch: int) -> Batches:
     longest = int(steps.max()) if len(plans) else 0
     index = torch.zeros(longest, len(plans), batch, dtype=torch.long)
     valid = torch.zeros(longest, len(plans), batch, dtype=torch.bool)
-    for client, plan in enumerate(plans):
-        for step, chosen in enumerate(plan):
-            index[step, client, : len(chosen)] = chosen
-            valid[step, client, : len(chosen)] = True
+    for step in range(longest):
+        taken = [plan[step] if step < len(plan) else NOTHING for plan in plans]
+        index[step], valid[step] = padded(taken, batch)
     return Batches(index, valid, steps)
+
+
+def padded(rows: Sequence[Tensor], width: int) -> tuple[Tensor, Tensor]:
+    """Ragged row numbers as ``[C, width]`` (0 where padded) and their mask."""
+    index = torch.zeros(len(rows), width, dtype=torch.long)
+    valid = torch.zeros(len(rows), width, dtype=torch.bool)
+    for client, chosen in enumerate(rows):
+        index[client, : len(chosen)] = chosen
+        valid[client, : len(chosen)] = True
+    return index, valid
 
 
 def draws(

@@ -41,13 +41,3 @@ def chunks(cohort: Cohort, stack: int) -> list[Cohort]:
     """The cohort in consecutive pieces of at most ``stack`` clients."""
     positions = range(len(cohort.ids))
     return [cohort.take(positions[start : start + stack]) for start in positions[::stack]]
-
-
-def padded_rows(rows: Sequence[np.ndarray], width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ragged row numbers as ``[C, width]`` (0 where padded) and their mask."""
-    index = torch.zeros(len(rows), width, dtype=torch.long)
-    valid = torch.zeros(len(rows), width, dtype=torch.bool)
-    for client, chosen in enumerate(rows):
-        index[client, : len(chosen)] = torch.from_numpy(chosen)
-        valid[client, : len(chosen)] = True
-    return index, valid

@@ -29,9 +29,13 @@ class Watch(Protocol):
 
 def begin(fed: Federation) -> State:
     """The state before the first round."""
+    return State(fed.method.init(_initial_model(fed), len(fed.silos)))
+
+
+def _initial_model(fed: Federation) -> Tensor:
+    """The model ``[P]`` that everybody starts from, private networks included."""
     model = fed.problem.net.init(streams.generator(fed.config.run.seed, "model"))
-    model = model.to(fed.problem.features.device)
-    return State(fed.method.init(model, len(fed.silos)))
+    return model.to(fed.problem.features.device)
 
 
 def step(fed: Federation, state: State, watch: Watch) -> Row:
@@ -127,9 +131,7 @@ def _ensure_client_state(fed: Federation, state: State) -> None:
         for chunk in chunks(everyone, config.engine.stack)
     )
     if fed.private:
-        start = fed.problem.net.init(streams.generator(config.run.seed, "model"))
-        start = start.to(fed.problem.features.device)
-        state.clients["private"] = start.repeat(len(fed.silos), 1)
+        state.clients["private"] = _initial_model(fed).repeat(len(fed.silos), 1)
 
 
 def _server_step(

@@ -66,9 +66,9 @@ def append_row(out: Path, row: Row) -> None:
         file.write(json.dumps(plain(row)) + "\n")
 
 
-def read_rows(out: Path, rounds: int) -> list[Row]:
-    """The first ``rounds`` rows of ``metrics.jsonl``; later ones, written after the checkpoint or
-    torn by a crash, are cut off the file, because they will be computed again.
+def keep_rows(out: Path, rounds: int) -> list[Row]:
+    """Cut ``metrics.jsonl`` to its first ``rounds`` rows and return them: later ones, written after
+    the checkpoint or torn by a crash, will be computed again.
     """
     path = out / METRICS
     lines = path.read_text(encoding="utf-8").splitlines()[:rounds] if path.exists() else []

@@ -91,7 +91,7 @@ def run(
         records.write_text(out / records.METRICS, "")
         done, rows = local.begin(fed), []
     else:
-        rows = records.read_rows(out, done.round)
+        rows = records.keep_rows(out, done.round)
         done.to(device)
     if not resume or not (out / records.PARTITION).exists():
         records.write_json(out / records.PARTITION, federated.who_has_what(data))

@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 
 from fedsyn import ops
 from fedsyn.config import SynthesisConfig
-from fedsyn.core.cohort import Cohort, padded_rows
+from fedsyn.core.batches import padded
+from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 
 
@@ -34,7 +35,7 @@ def fit(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
         the pooled within-cluster covariance.
     """
     width = max(1, *cohort.sizes)
-    index, valid = padded_rows(cohort.rows, width)
+    index, valid = padded([torch.from_numpy(rows) for rows in cohort.rows], width)
     points = features[index.to(features.device)]
     valid = valid.to(features.device)
     generators = cohort.streams("prototypes")

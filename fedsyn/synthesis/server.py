@@ -19,7 +19,7 @@ from fedsyn.synthesis.filtering import quotas as shares
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Filtered synthetic pairs and where they come from."""
+    """Filtered synthetic pairs, and out of how many candidates."""
 
     pairs: Tensor  # [S, D] concatenated features
     candidates: int
