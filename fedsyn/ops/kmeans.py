@@ -110,11 +110,21 @@ def _seed(
         index = torch.searchsorted(cumulative, draw * total, right=True)
         tried = points.take_along_dim(index.clamp(max=points.shape[1] - 1)[..., None], dim=1)
         left = torch.minimum(_distances(tried, points), gap[:, None, :])  # [C, trials, N]
-        best = (left * mass[:, None, :]).sum(-1).argmin(-1)[:, None, None]
+        best = _first_least((left * mass[:, None, :]).sum(-1))[:, None, None]
         gap = left.take_along_dim(best, 1).squeeze(1)
         chosen.append(tried.take_along_dim(best, 1))
         alive.append(total > 1e-12)  # else no row is left that differs from the seeds
     return torch.cat(chosen, 1), torch.cat(alive, 1)
+
+
+def _first_least(remaining: Tensor) -> Tensor:
+    """Index ``[C]`` of the first of the least values ``[C, trials]``.
+
+    Two rows that are each other's nearest leave the same distance, whichever becomes the seed. Such
+    ties go to the first draw: were rounding to decide, it would let padding decide.
+    """
+    slack = 1e-9 * remaining.amax(-1, keepdim=True)
+    return (remaining <= remaining.amin(-1, keepdim=True) + slack).int().argmax(-1)
 
 
 def _scatter(values: Tensor, assignment: Tensor, k: int) -> Tensor:

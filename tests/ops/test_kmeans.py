@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
@@ -38,6 +38,7 @@ def test_is_no_worse_than_scikit_learn():
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=4), st.integers(1, 6))
+@example([0, 0, 24, 14], 4)  # a tie between two seeds that rounding used to break
 def test_ragged_clients_cluster_as_if_alone(sizes, k):
     width = max(1, *sizes) if len(sizes) > 1 else max(1, sizes[0])
     x = torch.randn(len(sizes), width, 3, generator=torch.Generator().manual_seed(2))
