@@ -5,17 +5,16 @@ JSD(p, q) = ½ Σ_k p_k ln(2 p_k / m_k) + q_k ln(2 q_k / m_k),   m = p + q
 (Lin 1991, "Divergence measures based on the Shannon entropy", eq. 3.)
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedsyn.ops.backends import choose, forced, inherit, native
+from fedsyn.ops.backends import choose
+from fedsyn.ops.library import launch, register
 
 # ln 2 rounded down: a bound that still holds when the result is compared in a wider dtype.
 _LN2 = {torch.float32: 0.69314712, torch.float64: 0.69314718055994530}
-_NAMES = {torch.float32: "float32", torch.float64: "float64"}
 _IMPLEMENTED = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "reference")}  # best first
 
 
@@ -58,7 +57,8 @@ def js_divergence(
     _check(p, q)
     if p.shape != q.shape:
         p, q = torch.broadcast_tensors(p, q)
-    return _js_divergence(p, q)
+    divergence: Tensor = _js_divergence(p, q)
+    return divergence
 
 
 def js_divergence_reference(
@@ -128,7 +128,7 @@ def _forward(p: Tensor, q: Tensor) -> Tensor:
         return js_divergence_reference(p, q)
     p, q = p.contiguous(), q.contiguous()
     out = p.new_empty(p.shape[:-1])
-    _launch("js_divergence", chosen, p, out, p, q, out)
+    launch("js_divergence", chosen, p, p, q, out, out.numel(), p.shape[-1])
     return out
 
 
@@ -139,9 +139,10 @@ def _backward(grad: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     if chosen == "reference":
         return js_divergence_backward_reference(grad, p, q)
     grad, p, q = grad.contiguous(), p.contiguous(), q.contiguous()
-    grad_p, grad_q = torch.empty_like(p), torch.empty_like(q)
-    _launch("js_divergence_backward", chosen, p, grad, grad, p, q, grad_p, grad_q)
-    return grad_p, grad_q
+    to_p, to_q = torch.empty_like(p), torch.empty_like(q)
+    rows = grad.numel()
+    launch("js_divergence_backward", chosen, p, grad, p, q, to_p, to_q, rows, p.shape[-1])
+    return to_p, to_q
 
 
 def _check_rows(p: Tensor, q: Tensor, grad: Tensor | None = None) -> None:
@@ -151,18 +152,6 @@ def _check_rows(p: Tensor, q: Tensor, grad: Tensor | None = None) -> None:
         same = same and grad.shape == p.shape[:-1] and grad.dtype == p.dtype
     if not same:
         raise ValueError("fedsyn::js_divergence: expected p and q [..., K] alike and grad [...]")
-
-
-def _launch(operation: str, chosen: str, p: Tensor, rows: Tensor, *operands: Tensor) -> None:
-    module = native()
-    kernel = getattr(module, f"{operation}_{chosen}_{_NAMES[p.dtype]}")
-    addresses = [operand.data_ptr() for operand in operands]
-    if chosen == "cpu":
-        kernel(*addresses, rows.numel(), p.shape[-1], torch.get_num_threads())
-        return
-    with torch.cuda.device(p.device):
-        stream = torch.cuda.current_stream().cuda_stream
-        kernel(*addresses, rows.numel(), p.shape[-1], stream)
 
 
 def _forward_fake(p: Tensor, q: Tensor) -> Tensor:
@@ -176,20 +165,13 @@ def _backward_fake(grad: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _setup(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs)
-    # The backward pass of CUDA tensors runs in a thread of its own, which has its own context.
-    ctx.backend = forced()
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-    p, q = ctx.saved_tensors
-    with inherit(ctx.backend):
-        return _js_divergence_backward(grad, p, q)
-
-
-def _setup_second(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs)
+    both: tuple[Tensor, Tensor] = _js_divergence_backward(grad, *ctx.saved_tensors)
+    return both
 
 
 def _second_gradients(ctx: Any, over_p: Tensor, over_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,24 +186,11 @@ def _second_gradients(ctx: Any, over_p: Tensor, over_q: Tensor) -> tuple[Tensor,
     return to_grad, to_p, to_q
 
 
-_library = torch.library.Library("fedsyn", "FRAGMENT")
-_library.define("js_divergence(Tensor p, Tensor q) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
-_library.define(
+_js_divergence = register(
+    "js_divergence(Tensor p, Tensor q) -> Tensor",
+    *(_forward, _forward_fake, _save_inputs, _gradients),
+)
+_js_divergence_backward = register(
     "js_divergence_backward(Tensor grad, Tensor p, Tensor q) -> (Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-for _key in ("CPU", "CUDA"):
-    _library.impl("js_divergence", _forward, _key)
-    _library.impl("js_divergence_backward", _backward, _key)
-torch.library.register_fake("fedsyn::js_divergence", _forward_fake, lib=_library)
-torch.library.register_fake("fedsyn::js_divergence_backward", _backward_fake, lib=_library)
-torch.library.register_autograd(
-    "fedsyn::js_divergence", _gradients, setup_context=_setup, lib=_library
-)
-torch.library.register_autograd(
-    "fedsyn::js_divergence_backward", _second_gradients, setup_context=_setup_second, lib=_library
-)
-_js_divergence: Callable[[Tensor, Tensor], Tensor] = torch.ops.fedsyn.js_divergence.default
-_js_divergence_backward: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = (
-    torch.ops.fedsyn.js_divergence_backward.default
+    *(_backward, _backward_fake, _save_inputs, _second_gradients),
 )

@@ -4,7 +4,7 @@
 // is bound by memory: rows whose alignment allows it are read 16 bytes a lane.
 #include <cstdint>
 
-#include "kernels/common/cuda_api.h"
+#include "kernels/js_divergence/cuda.h"
 #include "kernels/common/warp.cuh"
 #include "kernels/js_divergence/formula.h"
 

@@ -1,0 +1,73 @@
+"""Registration of the operators with torch.library, and the way to their compiled kernels."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedsyn.ops.backends import forced, inherit, native
+
+_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+
+_library = torch.library.Library("fedsyn", "FRAGMENT")
+
+
+def register(
+    schema: str,
+    implementation: Callable[..., Any],
+    fake: Callable[..., Any],
+    setup: Callable[[Any, Any, Any], None] | None = None,
+    backward: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    """Define ``fedsyn::<schema>`` for CPU and CUDA tensors and return it.
+
+    Parameters
+    ----------
+    schema : str
+        Name, arguments and results, e.g. ``"f(Tensor x) -> Tensor"``.
+    implementation : callable
+        Takes real tensors; picks the backend itself (`fedsyn.ops.backends.choose`).
+    fake : callable
+        Gives the results' shapes and dtypes without computing them.
+    setup, backward : callable, optional
+        As in ``torch.library.register_autograd``. The backend that the forward pass was forced to
+        is forced in the backward pass as well.
+    """
+    name = schema.split("(")[0]
+    _library.define(schema, tags=torch.Tag.pt2_compliant_tag)
+    for key in ("CPU", "CUDA"):
+        _library.impl(name, implementation, key)
+    torch.library.register_fake(f"fedsyn::{name}", fake, lib=_library)
+    if setup is not None and backward is not None:
+        save, differentiate = setup, backward
+
+        def remember(ctx: Any, inputs: Any, output: Any) -> None:
+            # The backward pass of CUDA tensors runs in a thread of its own, with its own context.
+            ctx.backend = forced()
+            save(ctx, inputs, output)
+
+        def gradients(ctx: Any, *grads: Any) -> Any:
+            with inherit(ctx.backend):
+                return differentiate(ctx, *grads)
+
+        torch.library.register_autograd(
+            f"fedsyn::{name}", gradients, setup_context=remember, lib=_library
+        )
+    operator: Callable[..., Any] = getattr(torch.ops.fedsyn, name).default
+    return operator
+
+
+def launch(operation: str, backend: str, like: Tensor, *arguments: Tensor | float | None) -> None:
+    """Call ``_C.<operation>_<backend>_<dtype of like>`` with addresses and numbers.
+
+    Tensors must be contiguous and are passed as addresses (``None`` as 0). The last argument of
+    every kernel is added here: the number of threads (``cpu``) or the current stream (``cuda``).
+    """
+    kernel = getattr(native(), f"{operation}_{backend}_{_NAMES[like.dtype]}")
+    values = [a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
+    if backend == "cpu":
+        kernel(*values, torch.get_num_threads())
+        return
+    with torch.cuda.device(like.device):
+        kernel(*values, torch.cuda.current_stream().cuda_stream)
