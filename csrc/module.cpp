@@ -25,7 +25,6 @@ PYBIND11_MODULE(_C, m) {
     m.def(
         "cpu_isa", [] { return fedsyn::name(fedsyn::available_isas().front()); },
         "The instruction set that the CPU kernels use.");
-    m.def(
-        "cuda_compiled", [] { return kCudaCompiled; }, "Whether the CUDA kernels were built.");
+    m.def("cuda_compiled", [] { return kCudaCompiled; }, "Whether the CUDA kernels were built.");
     fedsyn::binding::define_js_divergence(m);
 }

@@ -152,4 +152,32 @@ inline double log(double x) {
     return __builtin_log(x);
 }
 
+// e^x, to 2e-7 of itself; 0 below -86.5 (where e^x leaves the normal numbers) and for -infinity,
+// and no more than e^88 for what is greater than 88.
+//
+// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by the polynomial of Cephes' expf (Moshier 1992). Adding
+// and subtracting 3 * 2^22 rounds to the nearest integer.
+inline Floats exp(Floats x) {
+    constexpr float kRound = 12582912.0f;
+    constexpr float kLeast = -86.5f;
+    const Floats bounded = x > 88.0f ? broadcast(88.0f) : (x < kLeast ? broadcast(kLeast) : x);
+    const Floats n = (bounded * 1.44269504f + kRound) - kRound;
+    const Floats r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+    Floats y = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * r * r + r + 1.0f;
+    const Ints scaled = __builtin_bit_cast(Ints, y) + (__builtin_convertvector(n, Ints) << 23);
+    return x < kLeast ? Floats{} : __builtin_bit_cast(Floats, scaled);
+}
+
+// The largest lane.
+inline float largest(Floats x) {
+    float value = x[0];
+    for (int lane = 1; lane < kLanes<float>; ++lane) value = x[lane] > value ? x[lane] : value;
+    return value;
+}
+
 }  // namespace fedsyn::FEDSYN_ISA
