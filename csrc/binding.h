@@ -69,6 +69,17 @@ inline void check_launch(int code, const char* operation) {
 #endif
 
 // Each adds its operator's functions to the module; defined in the file of that name.
+void define_info_nce(py::module_& m);
+void define_gradient_penalty(py::module_& m);
 void define_js_divergence(py::module_& m);
+void define_kmeans(py::module_& m);
+void define_prototype_nce(py::module_& m);
+void define_js_filter(py::module_& m);
+void define_js_nearest(py::module_& m);
+#ifdef FEDSYN_WITH_CUDA
+void define_gradient_penalty_cuda(py::module_& m);
+void define_kmeans_cuda(py::module_& m);
+void define_prototype_nce_cuda(py::module_& m);
+#endif
 
 }  // namespace fedsyn::binding

@@ -26,5 +26,16 @@ PYBIND11_MODULE(_C, m) {
         "cpu_isa", [] { return fedsyn::name(fedsyn::available_isas().front()); },
         "The instruction set that the CPU kernels use.");
     m.def("cuda_compiled", [] { return kCudaCompiled; }, "Whether the CUDA kernels were built.");
+    fedsyn::binding::define_info_nce(m);
+    fedsyn::binding::define_gradient_penalty(m);
     fedsyn::binding::define_js_divergence(m);
+    fedsyn::binding::define_kmeans(m);
+    fedsyn::binding::define_prototype_nce(m);
+    fedsyn::binding::define_js_filter(m);
+    fedsyn::binding::define_js_nearest(m);
+#ifdef FEDSYN_WITH_CUDA
+    fedsyn::binding::define_gradient_penalty_cuda(m);
+    fedsyn::binding::define_kmeans_cuda(m);
+    fedsyn::binding::define_prototype_nce_cuda(m);
+#endif
 }

@@ -25,5 +25,6 @@ def check_trailing(op: str, name: str, value: Tensor, shape: torch.Size | tuple[
 
 def check_scale(op: str, scale: float | Tensor) -> None:
     """Refuse a Python scale that is not finite; tensors are not read back from their device."""
-    if not isinstance(scale, Tensor) and not math.isfinite(scale):
+    # A comparison, as torch.compile traces it also where it does not know the value.
+    if not isinstance(scale, Tensor) and not abs(scale) < math.inf:
         raise ValueError(f"{op}: expected a finite scale, got {scale}")

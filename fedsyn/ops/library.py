@@ -1,6 +1,7 @@
 """Registration of the operators with torch.library, and the way to their compiled kernels."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,13 +59,40 @@ def register(
     return operator
 
 
-def launch(operation: str, backend: str, like: Tensor, *arguments: Tensor | float | None) -> None:
+def register_autograd_kernel(name: str, kernel: Callable[..., Any]) -> None:
+    """Let ``kernel`` differentiate ``fedsyn::<name>``, for operators with lists of tensors.
+
+    The one that `register` makes flattens and rebuilds such lists several times a call, a tenth of
+    a millisecond together. ``kernel`` takes the operator's arguments, and calls it by
+    `below_autograd`.
+    """
+    _library.impl(name, kernel, "Autograd")
+
+
+def below_autograd(operator: Callable[..., Any], *arguments: Any) -> Any:
+    """What the operator gives for real or fake tensors, out of autograd's sight."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*arguments)
+
+
+@functools.cache
+def _kernel(operation: str, backend: str, dtype: torch.dtype) -> Callable[..., None]:
+    kernel: Callable[..., None] = getattr(native(), f"{operation}_{backend}_{_NAMES[dtype]}")
+    return kernel
+
+
+def launch(
+    operation: str,
+    backend: str,
+    like: Tensor,
+    *arguments: Tensor | float | Sequence[int] | None,
+) -> None:
     """Call ``_C.<operation>_<backend>_<dtype of like>`` with addresses and numbers.
 
     Tensors must be contiguous and are passed as addresses (``None`` as 0). The last argument of
     every kernel is added here: the number of threads (``cpu``) or the current stream (``cuda``).
     """
-    kernel = getattr(native(), f"{operation}_{backend}_{_NAMES[like.dtype]}")
+    kernel = _kernel(operation, backend, like.dtype)
     values = [a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
     if backend == "cpu":
         kernel(*values, torch.get_num_threads())

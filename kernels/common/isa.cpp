@@ -29,6 +29,18 @@ const std::vector<Isa>& available_isas() {
     return isas;
 }
 
+bool has_bfloat16() {
+#ifdef FEDSYN_X86
+    static const bool has = [] {
+        __builtin_cpu_init();
+        return __builtin_cpu_supports("avx512bf16") != 0;
+    }();
+    return has;
+#else
+    return false;
+#endif
+}
+
 std::optional<Isa> find_isa(std::string_view isa_name) {
     if (isa_name.empty()) return available_isas().front();
     for (const Isa isa : available_isas()) {

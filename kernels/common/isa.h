@@ -14,6 +14,9 @@ std::string_view name(Isa isa);
 // What this build and this processor both have, best first.
 const std::vector<Isa>& available_isas();
 
+// Whether products of bfloat16 pairs are an instruction beside Isa::avx512.
+bool has_bfloat16();
+
 // The available instruction set of that name; the best one for an empty name.
 std::optional<Isa> find_isa(std::string_view isa_name);
 

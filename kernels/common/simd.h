@@ -2,7 +2,8 @@
 //
 // Arithmetic, comparison and `mask ? a : b` are those of the compiler's vector extension, so one
 // text serves SSE, AVX2, AVX-512 and NEON; only masked memory access is spelled out. `double` is a
-// vector of one lane: the same kernel template serves both.
+// vector of one lane: the same kernel template serves both. A `Pair` holds two bfloat16 neighbours;
+// a vector of pairs has as many lanes as one of floats.
 //
 // Every file that includes this is compiled once per instruction set. All of it therefore lives in
 // the namespace FEDSYN_ISA and uses no inline functions of the standard library: the linker keeps
@@ -16,6 +17,8 @@
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif
+
+#include "kernels/common/bfloat16.h"
 
 namespace fedsyn::FEDSYN_ISA {
 
@@ -40,6 +43,10 @@ template <>
 struct VectorOf<double> {
     using type = double;
 };
+template <>
+struct VectorOf<Pair> {
+    using type = Ints;
+};
 template <class T>
 using Vector = typename VectorOf<T>::type;  // the vector whose elements are T
 
@@ -48,7 +55,11 @@ inline constexpr int kLanes = sizeof(Vector<T>) / sizeof(T);
 
 template <class T>
 inline Vector<T> broadcast(T value) {
-    return Vector<T>{} + value;
+    return value - Vector<T>{};  // x + 0 would be an instruction: it turns -0 into 0
+}
+
+inline Ints broadcast(Pair pair) {
+    return Ints{} + pair.bits;
 }
 
 template <class T>
@@ -95,6 +106,10 @@ inline void store(float* to, Floats value, int count) {
 #endif
 }
 
+inline Ints load(const Pair* from, int count) {
+    return __builtin_bit_cast(Ints, load(reinterpret_cast<const float*>(from), count));
+}
+
 inline double load(const double* from, int) {
     return *from;
 }
@@ -103,10 +118,45 @@ inline void store(double* to, double value, int) {
     *to = value;
 }
 
+// 0, 1, 2, ...
+inline Ints lane_numbers() {
+    Ints numbers{};
+    for (int lane = 0; lane < kLanes<float>; ++lane) numbers[lane] = lane;
+    return numbers;
+}
+
+inline Floats multiply_add(Floats a, Floats b, Floats sum) {
+    return a * b + sum;
+}
+
+// Both products of the pairs are added.
+inline Floats multiply_add(Ints a, Ints b, Floats sum) {
+#ifdef __AVX512BF16__
+    return _mm512_dpbf16_ps(sum, __builtin_bit_cast(__m512bh, a), __builtin_bit_cast(__m512bh, b));
+#else
+    constexpr int kUpper = -65536;
+    const auto lower = [](Ints pair) { return __builtin_bit_cast(Floats, pair << 16); };
+    const auto upper = [](Ints pair) { return __builtin_bit_cast(Floats, pair & kUpper); };
+    return upper(a) * upper(b) + (lower(a) * lower(b) + sum);
+#endif
+}
+
 // The larger of both; `floor` where x is not a number.
 template <class V>
 inline V at_least(V floor, V x) {
     return x > floor ? x : floor;
+}
+
+// Square roots, correctly rounded; NaN for negative numbers.
+inline Floats sqrt(Floats x) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_sqrt_ps(0xffff, x);
+#elif defined(__AVX2__)
+    return _mm256_sqrt_ps(x);
+#else
+    for (int lane = 0; lane < kLanes<float>; ++lane) x[lane] = __builtin_sqrtf(x[lane]);
+    return x;
+#endif
 }
 
 // The sum over the lanes, in the fixed order of a halving tree.
@@ -171,6 +221,23 @@ inline Floats exp(Floats x) {
     y = y * r * r + r + 1.0f;
     const Ints scaled = __builtin_bit_cast(Ints, y) + (__builtin_convertvector(n, Ints) << 23);
     return x < kLeast ? Floats{} : __builtin_bit_cast(Floats, scaled);
+}
+
+// 2^x for |x| <= 125, to 2e-7 of itself; NaN gives NaN.
+//
+// x = n + f with |f| <= 1/2; 2^f by its series. Adding 3 * 2^22 leaves n in the low bits.
+inline Floats exp2_bounded(Floats x) {
+    constexpr float kRound = 12582912.0f;
+    const Floats shifted = x + kRound;
+    const Floats f = x - (shifted - kRound);
+    Floats y = 1.5403530e-4f * f + 1.3333558e-3f;
+    y = y * f + 9.6181291e-3f;
+    y = y * f + 5.5504109e-2f;
+    y = y * f + 2.4022651e-1f;
+    y = y * f + 6.9314718e-1f;
+    y = y * f + 1.0f;
+    return __builtin_bit_cast(
+        Floats, __builtin_bit_cast(Ints, y) + (__builtin_bit_cast(Ints, shifted) << 23));
 }
 
 // The largest lane.
