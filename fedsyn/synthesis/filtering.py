@@ -19,7 +19,6 @@ from torch import Tensor
 from fedsyn import ops
 from fedsyn.config import SynthesisConfig
 from fedsyn.models.retrieval import fuse
-from fedsyn.ops.prototype_nce import prototype_logits
 
 
 @dataclass(frozen=True)
@@ -65,19 +64,23 @@ def score(
     world: GlobalPrototypes,
     scale: float,
 ) -> Scores:
-    """Score candidates; one pass over the clients, so memory is [S, M] and never [S, C, M]."""
+    """Score candidates; one pass over the clients, so memory is [S, M] and never [S, C, M].
+
+    The nearest global prototype is that with the greatest sum of both modalities' cosines: that to
+    the fused embedding, which is their normalised mean, but for a positive factor.
+    """
     fused = fuse(image, text)
-    p, q = (prototype_logits(u, world.centroids, scale).softmax(-1) for u in (image, text))
+    divergence, prototype = ops.js_assign(image, text, world.centroids, world.centroids, scale)
     realism, agreement = torch.full_like(fused[:, 0], -1.0), torch.zeros_like(fused[:, 0])
-    for client, (prototype, count) in enumerate(zip(embedded, counts, strict=True)):
-        nearest = (fused @ prototype[count > 0].T).amax(-1)
+    for client, (known, count) in enumerate(zip(embedded, counts, strict=True)):
+        nearest = (fused @ known[count > 0].T).amax(-1)
         agreement += nearest / len(embedded)
         realism = torch.where(maker == client, nearest, realism)
     return Scores(
-        divergence=ops.js_divergence(p, q),
+        divergence=divergence,
         realism=realism,
         agreement=agreement,
-        prototype=(fused @ world.centroids.T).argmax(-1),
+        prototype=prototype,
     )
 
 
@@ -106,12 +109,9 @@ def select(
         return kept
     budget = round(config.keep * len(everyone))
     allowed = quotas(world.mass.tolist(), budget, config.balance)
-    shuffled = kept[torch.randperm(len(kept), generator=generator).to(kept.device)]
-    chosen = [
-        shuffled[scores.prototype[shuffled] == prototype][:quota]
-        for prototype, quota in enumerate(allowed)
-    ]
-    return torch.cat(chosen).sort().values
+    place = torch.randperm(len(kept), generator=generator).argsort().to(kept.device)
+    quota = torch.tensor(allowed, dtype=torch.long, device=kept.device)
+    return kept[ops.select_quota(place, scores.prototype[kept], quota)]
 
 
 def quotas(mass: Sequence[float], budget: int, balance: float) -> list[int]:

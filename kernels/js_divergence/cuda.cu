@@ -4,42 +4,18 @@
 // is bound by memory: rows whose alignment allows it are read 16 bytes a lane.
 #include <cstdint>
 
-#include "kernels/js_divergence/cuda.h"
+#include "kernels/common/launch.cuh"
 #include "kernels/common/warp.cuh"
+#include "kernels/js_divergence/cuda.h"
 #include "kernels/js_divergence/formula.h"
+#include "kernels/js_divergence/term.cuh"
 
 namespace fedsyn::js_divergence {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kBlocksPerSm = 6;  // 40 registers a thread: left to itself, ptxas takes 32 and spills
-constexpr std::int64_t kMaxBlocks = std::int64_t{1}
-                                    << 20;  // more rows than these take are looped over
+constexpr int kBlocksPerSm = 5;  // 48 registers a thread: left to itself, ptxas takes 32 and spills
 constexpr std::int64_t kShortRow = 32;
-
-// `kPack` neighbouring elements, moved by one instruction.
-template <class T, int kPack>
-struct alignas(sizeof(T) * kPack) Pack {
-    T at[kPack];
-};
-
-// p ln(2p/m) + q ln(2q/m).
-template <class T>
-__device__ T term(T p, T q) {
-    using C = Constants<T>;
-    const T m = max(p + q, C::kTiny);
-    const T half_scale = reciprocal(m);
-    const T scale = 2 * half_scale;
-    const T d = (p - q) * half_scale;
-    const T d2 = d * d;
-    T phi = T{1} / 28 + d2 * (T{1} / 45);
-    phi = T{1} / 15 + d2 * phi;
-    phi = T{1} / 6 + d2 * phi;
-    phi = d2 * (T{1} + d2 * phi);
-    const T logs =
-        p * natural_log(max(p * scale, C::kTiny)) + q * natural_log(max(q * scale, C::kTiny));
-    return d2 < C::kSeriesBelow ? T{0.5} * m * phi : logs;
-}
 
 template <class T, int kLanes, int kPack>
 __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
@@ -60,10 +36,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
 #pragma unroll
             for (int j = 0; j < kPack; ++j) total += term(a.at[j], b.at[j]);
         }
-        const T value = T{0.5} * group_sum<kLanes>(total);
-        // Comparisons in this direction let NaN through.
-        const T ceiling = Constants<T>::kLn2;
-        if (lane == 0) out[row] = value < 0 ? T{0} : value > ceiling ? ceiling : value;
+        total = group_sum<kLanes>(total);
+        if (lane == 0) out[row] = divergence_of(total);
     }
 }
 
@@ -105,31 +79,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
 }
 
 template <class T>
-constexpr int kWidest = 16 / sizeof(T);
-
-template <class... Pointers>
-bool aligned(Pointers... pointers) {
-    return (... && (reinterpret_cast<std::uintptr_t>(pointers) % 16 == 0));
-}
-
-template <class... Parameters, class... Arguments>
-int launch(void (*kernel)(Parameters...), int lanes, std::int64_t rows, void* stream,
-           Arguments... arguments) {
-    const std::int64_t rows_per_block = kThreads / lanes;
-    const std::int64_t blocks = (rows + rows_per_block - 1) / rows_per_block;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks));
-    config.blockDim = dim3(kThreads);
-    config.stream = static_cast<cudaStream_t>(stream);
-    return cudaLaunchKernelEx(&config, kernel, arguments...);
-}
-
-template <class T>
 int forward(const T* p, const T* q, T* out, std::int64_t rows, std::int64_t k, void* stream) {
-    if (rows == 0) return cudaSuccess;
     const bool short_rows = k <= kShortRow;
     const auto run = [&](auto* kernel, int lanes) {
-        return launch(kernel, lanes, rows, stream, p, q, out, rows, k);
+        return launch(kernel, ceil_div(rows, kThreads / lanes), kThreads, stream, p, q, out, rows,
+                      k);
     };
     if (k % kWidest<T> == 0 && aligned(p, q)) {
         return short_rows ? run(forward_kernel<T, 8, kWidest<T>>, 8)
@@ -141,10 +95,10 @@ int forward(const T* p, const T* q, T* out, std::int64_t rows, std::int64_t k, v
 template <class T>
 int backward(const T* grad, const T* p, const T* q, T* grad_p, T* grad_q, std::int64_t rows,
              std::int64_t k, void* stream) {
-    if (rows == 0) return cudaSuccess;
     const bool short_rows = k <= kShortRow;
     const auto run = [&](auto* kernel, int lanes) {
-        return launch(kernel, lanes, rows, stream, grad, p, q, grad_p, grad_q, rows, k);
+        return launch(kernel, ceil_div(rows, kThreads / lanes), kThreads, stream, grad, p, q,
+                      grad_p, grad_q, rows, k);
     };
     if (k % kWidest<T> == 0 && aligned(p, q, grad_p, grad_q)) {
         return short_rows ? run(backward_kernel<T, 8, kWidest<T>>, 8)

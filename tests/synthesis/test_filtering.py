@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from fedsyn import streams
+from fedsyn import ops, streams
 from fedsyn.config import SynthesisConfig
+from fedsyn.models.retrieval import fuse
 from fedsyn.synthesis import filtering
 from fedsyn.synthesis.filtering import GlobalPrototypes, Scores
 
@@ -91,6 +92,41 @@ def test_scores_by_hand():
     torch.testing.assert_close(found.realism, torch.tensor([1.0, half]))
     torch.testing.assert_close(found.agreement, torch.tensor([0.5, half]))
     assert found.prototype[0] == 0
+
+
+def test_scores_against_the_global_prototypes_follow_their_formulas():
+    generator = torch.Generator().manual_seed(0)
+    image, text, centroids = (
+        normalize(torch.randn(rows, 16, generator=generator), dim=-1) for rows in (200, 200, 12)
+    )
+    found = filtering.score(
+        image=image,
+        text=text,
+        maker=torch.zeros(200).long(),
+        embedded=centroids[None],
+        counts=torch.ones(1, 12).long(),
+        world=GlobalPrototypes(centroids, torch.full((12,), 1 / 12)),
+        scale=15.0,
+    )
+    p, q = ((15.0 * (u @ centroids.T).double()).softmax(-1) for u in (image, text))
+    torch.testing.assert_close(
+        found.divergence.double(), ops.js_divergence(p, q), rtol=0, atol=1e-6
+    )
+    assert torch.equal(found.prototype, (fuse(image, text) @ centroids.T).argmax(-1))
+
+
+def test_the_quota_is_drawn_in_the_order_of_a_permutation():
+    found, there = scores(300, 4), world(4)
+    config = SynthesisConfig(quantile=0.1, keep=0.4)
+    kept = filtering.select(found, there, config, streams.generator(0, "filter"))
+    plausible = (found.divergence <= found.divergence.quantile(0.9)) & (
+        found.realism >= found.realism.quantile(0.1)
+    )
+    rows = plausible.nonzero().flatten()
+    shuffled = rows[torch.randperm(len(rows), generator=streams.generator(0, "filter"))]
+    allowed = filtering.quotas(there.mass.tolist(), 120, config.balance)
+    expected = [shuffled[found.prototype[shuffled] == g][:most] for g, most in enumerate(allowed)]
+    assert torch.equal(kept, torch.cat(expected).sort().values)
 
 
 def test_global_prototypes_weigh_what_they_stand_for():
