@@ -187,19 +187,17 @@ class _Session:
         with torch.no_grad():
             generator = adversary.generator.layout.views(self.state["generator"])
             fake = self._generate(generator, noise, prototype)
-        leaf = self.state["critic"].detach().requires_grad_()
-        params = adversary.critic_layout.views(leaf)
-        score = adversary.critic(params, torch.cat([real, fake], 1)).squeeze(-1)
-        loss = score[:, config.batch :].mean(-1) - score[:, : config.batch].mean(-1)
+        between = None
         if config.generator == "wgan-gp":
             mix = torch.stack([torch.rand(config.batch, 1, generator=s) for s in self.streams])
             between = torch.lerp(real, fake, mix.to(real.device))
-            weights, biases = adversary.critic.layers(params)
-            loss = loss + config.penalty * ops.gradient_penalty(between, weights, biases, SLOPE)
-        self._step("critic", adversary.critic_optimizer, loss, leaf)
+        params = adversary.critic_layout.views(self.state["critic"])
+        layers = adversary.critic.layers(params)
+        step = ops.critic_step(real, fake, between, *layers, SLOPE, config.penalty)
+        self._step("critic", adversary.critic_optimizer, step.gradient)
         if config.generator == "wgan":
             self.state["critic"].clamp_(-config.clip, config.clip)
-        return loss.detach()
+        return step.loss
 
     def _generator_step(self) -> Tensor:
         adversary = self.adversary
@@ -208,7 +206,8 @@ class _Session:
         fake = self._generate(adversary.generator.layout.views(leaf), noise, prototype)
         score = adversary.critic(adversary.critic_layout.views(self.state["critic"]), fake)
         loss = -score.squeeze(-1).mean(-1) + self._constraints(fake)
-        self._step("generator", adversary.generator_optimizer, loss, leaf)
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        self._step("generator", adversary.generator_optimizer, gradient)
         return loss.detach()
 
     def _constraints(self, fake: Tensor) -> Tensor:
@@ -218,8 +217,7 @@ class _Session:
         image, text = self.net.embed(self.encoder, fake)
         return constraint_losses(image, text, self.prototype_embedding, self.alive, config)
 
-    def _step(self, name: str, optimizer: Optimizer, loss: Tensor, leaf: Tensor) -> None:
-        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+    def _step(self, name: str, optimizer: Optimizer, gradient: Tensor) -> None:
         prefix = f"{name}."
         slots = {k.removeprefix(prefix): v for k, v in self.state.items() if k.startswith(prefix)}
         optimizer.step(self.state[name], gradient, slots)
