@@ -1,0 +1,120 @@
+"""k-means on the CPU: many small clients, one large problem; faiss, scikit-learn, the reference.
+
+Run with ``pytest bench/test_kmeans.py``; the first size once on one thread and once on as many as
+PyTorch takes, faiss and scikit-learn on the same number. The peers loop over the clients and seed
+as they do by default: faiss by random rows, scikit-learn by k-means++, greedy like ours. All end
+with every row's cluster. The extra column ``inertia`` is the mean over the clients.
+"""
+
+import numpy
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+from fedsyn import streams
+from fedsyn.ops import backend, backends, kmeans
+
+ITERATIONS = 25
+CLIENTS, SERVER = (100, 500, 128, 24), (1, 100_000, 128, 240)  # [clients, rows, width, k]
+
+
+def run(name):
+    def call(x, k):
+        generators = [streams.generator(0, "bench", 0, client) for client in range(len(x))]
+        with backend(name):
+            return kmeans(x, k, generators, iterations=ITERATIONS)[:2]
+
+    return call
+
+
+def faiss(x, k):
+    module = pytest.importorskip("faiss")
+    module.omp_set_num_threads(torch.get_num_threads())
+    centroids, owners = [], []
+    for rows in x.numpy():
+        found = module.Kmeans(
+            *(rows.shape[1], k),
+            niter=ITERATIONS,
+            seed=1,
+            min_points_per_centroid=1,
+            max_points_per_centroid=len(rows),  # no subsampling
+        )
+        found.train(rows)
+        centroids.append(torch.from_numpy(found.centroids))
+        owners.append(torch.from_numpy(found.index.search(rows, 1)[1][:, 0]))
+    return torch.stack(centroids), torch.stack(owners)
+
+
+def scikit_learn(x, k):
+    from sklearn.cluster import KMeans
+
+    found = []
+    with threadpool_limits(torch.get_num_threads()):
+        for rows in x.numpy():
+            found.append(KMeans(k, n_init=1, max_iter=ITERATIONS, random_state=0).fit(rows))
+    return (
+        torch.from_numpy(numpy.stack([f.cluster_centers_ for f in found])),
+        torch.from_numpy(numpy.stack([f.labels_ for f in found]).astype(numpy.int64)),
+    )
+
+
+CONTENDERS = {
+    "kernel": run("cpu"),
+    "faiss": faiss,
+    "scikit-learn": scikit_learn,
+    "reference": run("reference"),
+}
+
+
+def mixture(clients, rows, width, k):
+    """Overlapping clusters, about as many as are looked for."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(clients, k, width, generator=generator)
+    index = torch.randint(0, k, (clients, rows, 1), generator=generator)
+    return centres.take_along_dim(index, 1) + 2 * torch.randn(
+        clients, rows, width, generator=generator
+    )
+
+
+def inertia(x, centroids, owners):
+    """Mean over the clients, in float64."""
+    total = 0.0
+    for rows, centres, owner in zip(x, centroids, owners, strict=True):
+        total += (rows.double() - centres.double()[owner]).square().sum().item()
+    return total / len(x)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return {size: mixture(*size) for size in (CLIENTS, SERVER)}
+
+
+@pytest.fixture(scope="module")
+def best():
+    """Inertia of the kernel by size, which the peers' must not be below by a hundredth."""
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("size", "threads"),
+    [(CLIENTS, 1), (CLIENTS, None), (SERVER, None)],
+    ids=["clients, one thread", "clients", "server"],
+)
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_cluster(benchmark, data, best, name, size, threads):
+    if name == "kernel" and "cpu" not in backends():
+        pytest.skip("the compiled module is absent")
+    if name == "reference" and size == SERVER:
+        pytest.skip("the reference holds all distances, in float64")
+    x, k = data[size], size[-1]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        benchmark.group = f"kmeans {list(size)}, threads: {torch.get_num_threads()}"
+        found = benchmark.pedantic(
+            CONTENDERS[name], (x, k), rounds=5 if size == CLIENTS else 1, warmup_rounds=1
+        )
+    finally:
+        torch.set_num_threads(before)
+    benchmark.extra_info["inertia"] = reached = inertia(x, *found)
+    assert reached >= 0.99 * best.setdefault(size, reached)
