@@ -413,7 +413,7 @@ def test_empty_and_strided_operands(name, operator, dtype):
     strided = [t.mT.contiguous().mT for t in operands]
     none = [t[:0] if len(t) == 20 else t for t in operands]
     if dtype == torch.float64 and name == "cpu":
-        with backend(name), pytest.raises(ValueError, match="torch.float64 tensors have only ref"):
+        with backend(name), pytest.raises(ValueError, match="tensors have only reference"):
             calls(*operands)[operator]()
         return
     with backend(name):
