@@ -27,12 +27,20 @@ lint: $(VENV)/installed
 	$(BIN)/mypy fedsyn
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-# Compiles the kernels for Hopper and looks at what the compiler says; skips where nvcc is absent.
+# Compiles the GPU kernels for three architectures and looks at what the compilers say of registers,
+# spills and instructions; skips where nvcc or Triton is absent.
 cuda-check: $(VENV)/installed
-	$(BIN)/python -m pytest -q tests/ops/test_cuda_compile.py
+	$(BIN)/python -m pytest -q tests/kernels/test_cuda_compile.py tests/kernels/test_triton_compile.py
 
-bench: $(VENV)/installed
-	$(BIN)/python -m pytest -q bench --benchmark-json=bench/results/operators.json
+# Every operator against its peers: a table of ratios and peak memory, and JSON.
+bench: $(VENV)/peers
+	$(BIN)/python -m pytest -q bench --benchmark-json=bench/results/operators.json > /dev/null
+	$(BIN)/python bench/table.py bench/results/operators.json
+
+# Without their dependencies, which would bring another torch.
+$(VENV)/peers: $(VENV)/installed
+	$(PIP) --no-deps open_clip_torch inf-cl liger-kernel
+	touch $@
 
 clean:
 	rm -rf $(VENV) build

@@ -4,7 +4,8 @@
 #   bench/gpu.sh            writes ${OUT:-bench/results}/gpu.json and prints one table
 #
 # Uses the Python that is on the path, its torch (built for CUDA) and the build tools it finds;
-# nothing is installed: the build goes to a temporary directory that PYTHONPATH names.
+# nothing is installed: the build goes to a temporary directory that PYTHONPATH names. Peers
+# (open_clip_torch, inf-cl, liger-kernel) are measured where they are installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,5 +31,5 @@ fi
 
 # -P keeps the checkout, whose fedsyn has no compiled module, off the path.
 export PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}"
-"$python" -P -m pytest -m gpu -q tests/ops/test_js_divergence.py
+"$python" -P -m pytest -m gpu -q tests/kernels tests/ops
 "$python" -P bench/gpu.py --out "$out/gpu.json"
