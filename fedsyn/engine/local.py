@@ -68,7 +68,8 @@ def step(fed: Federation, state: State, watch: Watch) -> Row:
             state.server, ids, concatenate(replies), sizes, config.method
         )
     server: Row = {}
-    if config.synthesis_mode != "off":
+    # (A diverged model embeds nothing; the caller looks for it and says so.)
+    if config.synthesis_mode != "off" and bool(state.server["model"].isfinite().all()):
         server = _server_step(fed, state, ids, round, watch)
         down, up = down + server.pop("bytes_down"), up + server.pop("bytes_up")
     state.round = round
