@@ -20,6 +20,9 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
+# Contracting a * b + c, said aloud in every launch because Triton's default changes.
+FUSION = {"enable_fp_fusion": True}
+
 # Products of fp32 operands: three tf32 products each, as exact as fp32 ones at half their time.
 PRECISION = "tf32x3"
 
@@ -39,8 +42,8 @@ class Tile(NamedTuple):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Of a launch; contracting a * b + c is said aloud because Triton's default changes."""
-        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
+        """The compiler's options of a launch."""
+        return {"num_warps": self.warps, "num_stages": self.stages, **FUSION}
 
 
 def aligned(x: Tensor) -> Tensor:

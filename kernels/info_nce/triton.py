@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common.triton import (
+    FUSION,
     LN_2,
     LOG2_E,
     PRECISION,
@@ -87,6 +88,7 @@ def lse(
             _merge[(triton.cdiv(m, _MERGED) + triton.cdiv(n, _MERGED), clients)](
                 *(row_parts, column_parts, rows, columns, m, n, row_tiles, column_tiles),
                 BLOCK=_MERGED,
+                **FUSION,
             )
     return rows, columns
 
@@ -166,7 +168,7 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     blocks = triton.cdiv(elements, _SUMMED)
     parts = b.new_empty(a.shape[0], blocks)
     with torch.cuda.device_of(a):
-        _inner_block[blocks, a.shape[0]](a, b, parts, elements, BLOCK=_SUMMED)
+        _inner_block[blocks, a.shape[0]](a, b, parts, elements, BLOCK=_SUMMED, **FUSION)
     return parts.sum(-1)
 
 
@@ -188,13 +190,11 @@ def _logits(
     x,
     y,
     scale,
-    valid_x,
-    valid_y,
+    i_valid,
+    j_valid,
     client,
     row,
     column,
-    M,
-    N,
     depth,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -203,9 +203,6 @@ def _logits(
 ):
     """A tile of S in units of ln 2, −∞ where a pair takes no part."""
     s = similarities(x, y, client, client, row, column, depth, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION)
-    # Masks are loaded only now: the products leave few registers.
-    i_valid = takes_part(valid_x, client, row + tl.arange(0, BLOCK_M), M)
-    j_valid = takes_part(valid_y, client, column + tl.arange(0, BLOCK_N), N)
     s *= tl.load(scale + client) * LOG2_E
     return tl.where(i_valid[:, None] & j_valid[None, :], s, float("-inf"))
 
@@ -235,20 +232,19 @@ def _lse_tile(
     row = row_tile * BLOCK_M
     column = column_tile * BLOCK_N
 
+    i = row + tl.arange(0, BLOCK_M)
+    j = column + tl.arange(0, BLOCK_N)
+    i_valid = takes_part(valid_x, client, i, M)
+    j_valid = takes_part(valid_y, client, j, N)
     # One exponential serves a pair's row and its column: both are taken against the tile's maximum.
     s = _logits(
-        *(x, y, scale, valid_x, valid_y, client, row, column, M, N, depth),
+        *(x, y, scale, i_valid, j_valid, client, row, column, depth),
         *(BLOCK_M, BLOCK_N, BLOCK_D, PRECISION),
     )
     top = tl.maximum(tl.max(s), -3e38)  # finite, if no pair takes part
     e = tl.exp2(s - top)
     row_sum = tl.sum(e, 1)
     column_sum = tl.sum(e, 0)
-
-    i = row + tl.arange(0, BLOCK_M)
-    j = column + tl.arange(0, BLOCK_N)
-    i_valid = takes_part(valid_x, client, i, M)
-    j_valid = takes_part(valid_y, client, j, N)
     least_row = tl.min(tl.where(i_valid, row_sum, 1.0))
     least_column = tl.min(tl.where(j_valid, column_sum, 1.0))
     any_pair = (tl.max(i_valid.to(tl.int32)) > 0) & (tl.max(j_valid.to(tl.int32)) > 0)
@@ -260,7 +256,7 @@ def _lse_tile(
         # computed again (keeping s would take more registers than there are), and all rows and
         # columns are taken against their own maxima.
         s = _logits(
-            *(x, y, scale, valid_x, valid_y, client, row, column, M, N, depth),
+            *(x, y, scale, i_valid, j_valid, client, row, column, depth),
             *(BLOCK_M, BLOCK_N, BLOCK_D, PRECISION),
         )
         row_top = tl.maximum(tl.max(s, 1), -3e38)

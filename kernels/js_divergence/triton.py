@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common.triton import (
+    FUSION,
     LN_2,
     LOG2_E,
     PRECISION,
@@ -107,7 +108,7 @@ def filter(  # its operator is js_filter
             **tile.options,
         )
         if not single:
-            _merge[(triton.cdiv(n, _MERGED),)](*parts, *outputs, n, splits, BLOCK=_MERGED)
+            _merge[(triton.cdiv(n, _MERGED),)](*parts, *outputs, n, splits, BLOCK=_MERGED, **FUSION)
     return outputs
 
 
@@ -153,7 +154,7 @@ def nearest(
                 BLOCK_C=min(triton.next_power_of_2(clients), 1024),
                 BLOCK_K=max(32, min(triton.next_power_of_2(k), 512)),
                 num_warps=1,
-                enable_fp_fusion=True,
+                **FUSION,
             )
     return divergence, client
 

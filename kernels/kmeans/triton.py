@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.triton import PRECISION, Tile, aligned, by_tiles, similarities
+from ..common.triton import FUSION, PRECISION, Tile, aligned, by_tiles, similarities
 
 _PIECE = 256  # rows of a cluster that one program adds
 
@@ -86,11 +86,13 @@ def update(
             CLUSTERS=triton.next_power_of_2(k),
             BLOCK_R=32,
             BLOCK_D=block_d,
+            **FUSION,
         )
         _add_pieces[k, columns, clients](
             *(parts, mass_parts, stop_piece, sums, mass, pieces, depth),
             BLOCK_P=16,
             BLOCK_D=block_d,
+            **FUSION,
         )
     return sums, mass
 

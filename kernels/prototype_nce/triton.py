@@ -124,18 +124,8 @@ def _tile(x: Tensor, k: int) -> Tile:
 
 
 @triton.jit
-def _scan(
-    dots,
-    label,
-    factor,
-    k,
-    k_valid,
-    top,
-    total,
-    weighted,
-    positive,  # ⟨X_i, P_k⟩ of a tile
-):
-    """Take a tile into a running softmax and into the sums of ⟨X_i, P_k⟩ over it."""
+def _scan(dots, label, factor, k, k_valid, top, total, weighted, positive):
+    """Take a tile of ⟨X_i, P_k⟩ into a running softmax, its weighted sum, and the target's."""
     s = tl.where(k_valid[None, :], dots * factor, -1e30)
     new_top = tl.maximum(top, tl.max(s, 1))
     shrink = tl.exp2(top - new_top)
