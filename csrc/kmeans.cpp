@@ -18,8 +18,10 @@ void cluster_cpu(Address x, Address draws, Address valid, Address weight, Addres
     check_least("count", count, 1);
     check_least("trials", trials, 1);
     check_least("iterations", iterations, 1);
-    if (count > std::numeric_limits<std::int32_t>::max()) {
-        throw std::invalid_argument("count is " + std::to_string(count) + ", expected < 2^31");
+    constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+    if (count >= kMost || rows >= kMost) {
+        throw std::invalid_argument("rows and count are " + std::to_string(rows) + " and " +
+                                    std::to_string(count) + ", expected < 2^31 - 1");
     }
     check_addresses(clients, draws, centroids, counts);
     check_addresses(clients * rows, x, assignment);

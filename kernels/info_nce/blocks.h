@@ -8,8 +8,8 @@
 namespace fedsyn::info_nce {
 
 // A block of S: with the rows of x and dx beside it, it fills most of a 1 MiB cache.
-inline constexpr std::int64_t kBlockRows = 192;
-inline constexpr std::int64_t kBlockColumns = 384;
+inline constexpr std::int64_t kBlockRows = 384;
+inline constexpr std::int64_t kBlockColumns = 256;
 
 // Up to this bound on |S|, e^S and sums of 2^16 of them are normal numbers: no maximum needs to be
 // subtracted, and one exponential serves the rows' softmax and the columns'.

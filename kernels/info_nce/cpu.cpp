@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "kernels/common/gemm.h"
 #include "kernels/info_nce/blocks.h"
 
@@ -302,10 +304,11 @@ struct Derivative {
     int partner;  // the column of S_ii in the block
 };
 
-// dS of a block in the place of S.
+// Computes a block of dS into scratch memory.
 template <bool kShifted>
 void derivatives(const Dense<float>& at, const Weights& weights, std::int64_t row,
                  std::int64_t rows, std::int64_t column, std::int64_t columns, float* block) {
+    similarities(at, row, rows, column, columns, block);
     for (std::int64_t i = 0; i < rows; ++i) {
         const Derivative<kShifted> of(at.scale, weights, row + i, column, at.offset);
         float* s = block + i * kBlockColumns;
@@ -313,34 +316,49 @@ void derivatives(const Dense<float>& at, const Weights& weights, std::int64_t ro
     }
 }
 
-// The same in bfloat16, twice: neighbours in a row side by side, for dx, each row in the place of
-// its floats; and behind the block neighbours in a column, for dy. Odd ends are filled with zeros.
-Pair* down_pairs(float* block) {
-    return reinterpret_cast<Pair*>(block + kBlockRows * kBlockColumns);
+// In bfloat16 dS is kept twice: neighbours in a row side by side, for dx, and neighbours in a
+// column, for dy. Similarities, in floats, are there for a strip of rows at a time.
+constexpr std::int64_t kStrip = 2 * 12;  // even, and whole tiles of every instruction set
+
+template <class T>
+auto along_rows(T* scratch) {
+    using To = std::conditional_t<std::is_const_v<T>, const Bfloat16, Bfloat16>;
+    return reinterpret_cast<To*>(scratch + kStrip * kBlockColumns);
+}
+
+template <class T>
+auto along_columns(T* scratch) {
+    using To = std::conditional_t<std::is_const_v<T>, const Pair, Pair>;
+    return reinterpret_cast<To*>(along_rows(scratch) + kBlockRows * kBlockColumns);
 }
 
 template <bool kShifted>
 void derivatives(const Dense<Bfloat16>& at, const Weights& weights, std::int64_t row,
-                 std::int64_t rows, std::int64_t column, std::int64_t columns, float* block) {
+                 std::int64_t rows, std::int64_t column, std::int64_t columns, float* scratch) {
     for (std::int64_t i = 0; i < rows; i += 2) {
-        const bool both = i + 1 < rows;
+        const std::int64_t left = rows - i;
+        if (i % kStrip == 0) {
+            const std::int64_t height = left < kStrip ? left : kStrip;
+            similarities(at, row + i, height, column, columns, scratch);
+        }
+        const bool both = left > 1;
         const Derivative<kShifted> lower(at.scale, weights, row + i, column, at.offset);
         const Derivative<kShifted> upper(at.scale, weights, row + i + both, column, at.offset);
-        float* const s = block + i * kBlockColumns;
-        auto* const along = reinterpret_cast<Bfloat16*>(s);
-        Pair* const down = down_pairs(block) + i / 2 * kBlockColumns;
+        const float* const s = scratch + i % kStrip * kBlockColumns;
+        Bfloat16* const along = along_rows(scratch) + i * kBlockColumns;
+        Pair* const down = along_columns(scratch) + i / 2 * kBlockColumns;
         vectors(columns, [&](std::int64_t j, int count) {
             const Ints low = rounded(lower(s, j, count)) >> 16 & 0xffff;
             Ints high{};
             if (both) {
                 high = rounded(upper(s + kBlockColumns, j, count));
-                store_lower(along + 2 * kBlockColumns + j, high >> 16, count);
+                store_lower(along + kBlockColumns + j, high >> 16, count);
             }
             store_lower(along + j, low, count);
             store(reinterpret_cast<float*>(down + j), __builtin_bit_cast(Floats, low | high),
                   count);
         });
-        if (columns % 2) along[columns] = along[2 * kBlockColumns + columns] = {0};
+        if (columns % 2) along[columns] = along[kBlockColumns + columns] = {0};  // half a pair
     }
 }
 
@@ -368,11 +386,11 @@ void products(const Dense<float>& at, std::int64_t row, std::int64_t rows, std::
 void products(const Dense<Bfloat16>& at, std::int64_t row, std::int64_t rows, std::int64_t column,
               std::int64_t columns, float* block, float* dx, bool add_dx, float* dy, bool add_dy) {
     const std::int64_t width = at.width;
-    const auto* along = reinterpret_cast<const Pair*>(block);
-    accumulate(add_dx, PairLeft{along, kBlockColumns, 1},
+    const auto* along = reinterpret_cast<const Pair*>(along_rows(block));
+    accumulate(add_dx, PairLeft{along, kBlockColumns / 2, 1},
                PairRight{at.y_steps + column / 2 * width, width}, dx, rows, width,
                (columns + 1) / 2);
-    accumulate(add_dy, PairLeft{down_pairs(block), 1, kBlockColumns},
+    accumulate(add_dy, PairLeft{along_columns(block), 1, kBlockColumns},
                PairRight{at.x_steps + row / 2 * width, width}, dy + column * width, columns, width,
                (rows + 1) / 2);
 }
@@ -381,7 +399,6 @@ template <class T>
 void backward(const Dense<T>& at, const Weights& weights, std::int64_t row, std::int64_t rows,
               std::int64_t column, std::int64_t columns, float* dx, bool add_dx, float* dy,
               bool add_dy, float* scratch) {
-    similarities(at, row, rows, column, columns, scratch);
     if (at.shifted) {
         derivatives<true>(at, weights, row, rows, column, columns, scratch);
     } else {
@@ -407,8 +424,7 @@ double finish(const float* parts, std::int64_t count, std::int64_t stride, std::
 
 template <class T>
 constexpr Blocks<T> kBlocks{
-    // dS of bfloat16 is also kept by pairs of rows, in half the memory
-    kBlockRows * kBlockColumns * 3 / 2,
+    (kStrip + kBlockRows) * kBlockColumns,
     packed_elements<T>,
     pack<T>,
     interleave,

@@ -193,23 +193,49 @@ bool assign(const Points& points, const float* centroids, const float* half_norm
     return changed;
 }
 
-void add(const Rows& rows, const std::int32_t* assignment, const std::uint8_t* changed,
-         std::int64_t count, std::int64_t width, std::int64_t begin, std::int64_t end,
-         double* sums) {
-    for (std::int64_t row = 0; row < count; ++row) {
-        const std::int32_t cluster = assignment[row];
-        if (changed[cluster] == 0) continue;
-        const float* x = rows.x + rows.index[row] * width;
-        double* sum = sums + cluster * width;
-        const double factor = rows.factor[row];
-        for (std::int64_t k = begin; k < end; ++k) sum[k] += factor * x[k];
+using Doubles = double __attribute__((vector_size(kRegisterBytes)));
+using Half = float __attribute__((vector_size(kRegisterBytes / 2)));  // as many floats
+constexpr std::int64_t kDoubles = kRegisterBytes / sizeof(double);
+
+// The sums of kCount vectors of columns stay in registers.
+template <int kCount>
+void sum_columns(const Rows& rows, const std::int32_t* members, std::int64_t count,
+                 std::int64_t width, std::int64_t first, double* sum) {
+    Doubles sums[kCount] = {};
+    for (std::int64_t i = 0; i < count; ++i) {
+        const float* x = rows.x + rows.index[members[i]] * width + first;
+        const double factor = rows.factor[members[i]];
+#pragma GCC unroll 8
+        for (int v = 0; v < kCount; ++v) {
+            Half values;
+            __builtin_memcpy(&values, x + v * kDoubles, sizeof values);
+            sums[v] += factor * __builtin_convertvector(values, Doubles);
+        }
+    }
+    __builtin_memcpy(sum + first, sums, sizeof sums);
+}
+
+void sum(const Rows& rows, const std::int32_t* members, std::int64_t count, std::int64_t width,
+         double* sum) {
+    std::int64_t k = 0;
+    for (; k + 8 * kDoubles <= width; k += 8 * kDoubles) {
+        sum_columns<8>(rows, members, count, width, k, sum);
+    }
+    for (; k + kDoubles <= width; k += kDoubles) {
+        sum_columns<1>(rows, members, count, width, k, sum);
+    }
+    for (; k < width; ++k) {
+        sum[k] = 0;
+        for (std::int64_t i = 0; i < count; ++i) {
+            sum[k] += rows.factor[members[i]] * rows.x[rows.index[members[i]] * width + k];
+        }
     }
 }
 
 }  // namespace
 
 Kernels kmeans_kernels() {
-    return {&pack, &see, &approach, &assign, &add};
+    return {&pack, &see, &approach, &assign, &sum};
 }
 
 }  // namespace fedsyn::FEDSYN_ISA

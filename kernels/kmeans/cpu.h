@@ -65,11 +65,9 @@ struct Kernels {
     bool (*assign)(const Points&, const float* centroids, const float* half_norms,
                    std::int64_t count, float* scratch, std::int32_t* assignment, std::int64_t begin,
                    std::int64_t end);
-    // sums [count, width] of the rows times their factors by cluster, in the order of the rows, for
-    // columns [begin, end) and the clusters that changed [count].
-    void (*add)(const Rows&, const std::int32_t* assignment, const std::uint8_t* changed,
-                std::int64_t rows, std::int64_t width, std::int64_t begin, std::int64_t end,
-                double* sums);
+    // sum [width] of `count` rows times their factors, in the order of members [count].
+    void (*sum)(const Rows&, const std::int32_t* members, std::int64_t count, std::int64_t width,
+                double* sum);
 };
 
 }  // namespace fedsyn::kmeans

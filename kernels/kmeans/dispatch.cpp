@@ -30,10 +30,9 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int64_t kBlock = 32;  // panels of one task
-constexpr std::int64_t kLine = 16;   // floats of a cache line
 constexpr std::uint32_t kLeadingBits = 0xffff0000;
 constexpr double kTie = 1e-9;       // of what the worst draw leaves
-constexpr double kNothing = 1e-12;  // of the rows' mean square
+constexpr double kNothing = 1e-12;  // of the squared distances to the mean
 constexpr double kTiny = 1e-12;     // least norm that is divided by
 
 Kernels kernels_of(Isa isa) {
@@ -114,8 +113,10 @@ class Clustering {
     // The points are the rows seen from their mean. Its last bits are cut off: numbers of few
     // digits lose none then, and their ties remain ties.
     bool center() {
-        std::vector<double> sums(a_.width, 0.0);
-        add(unit_, sums.data());
+        std::vector<double> sums(a_.width);
+        members_.resize(rows());
+        std::iota(members_.begin(), members_.end(), 0);
+        kernels_.sum(units(), members_.data(), rows(), a_.width, sums.data());
         for (std::int64_t i = 0; i < a_.width; ++i) {
             const auto mean = static_cast<float>(sums[i] / static_cast<double>(rows()));
             origin_[i] = std::bit_cast<float>(std::bit_cast<std::uint32_t>(mean) & kLeadingBits);
@@ -173,7 +174,6 @@ class Clustering {
     void iterate() {
         factor_.resize(rows());
         for (std::int64_t i = 0; i < rows(); ++i) factor_[i] = mass_[i] * unit_[i];
-        sums_.assign(a_.count * a_.width, 0.0);
         totals_.assign(a_.count, 0.0);
         before_.assign(rows(), -1);
         for (std::int64_t iteration = 1; iteration < a_.iterations; ++iteration) {
@@ -231,18 +231,6 @@ class Clustering {
         });
     }
 
-    // Adds the rows times `factor` up by cluster.
-    void add(const std::vector<double>& factor, double* sums) {
-        const Rows of{x_, index_.data(), factor.data()};
-        const std::int64_t share = (a_.width + team_.size() - 1) / team_.size();
-        const std::int64_t columns = (share + kLine - 1) / kLine * kLine;
-        team_.each((a_.width + columns - 1) / columns, [&](std::int64_t task, int) {
-            const std::int64_t begin = task * columns;
-            kernels_.add(of, assignment_.data(), changed_.data(), rows(), a_.width, begin,
-                         std::min(begin + columns, a_.width), sums);
-        });
-    }
-
     // What each of a few seeds would leave, row by row (left_) and summed by panels (shares_).
     void approach(const std::vector<float>& seeds, std::int64_t trials) {
         left_.resize(trials * padded_);
@@ -272,8 +260,9 @@ class Clustering {
     static std::int64_t first_least(const std::vector<double>& sums) {
         const auto [least, most] = std::minmax_element(sums.begin(), sums.end());
         const double bound = *least + kTie * *most;
-        return std::find_if(sums.begin(), sums.end(), [=](double sum) { return sum <= bound; }) -
-               sums.begin();
+        std::int64_t first = 0;
+        while (first < least - sums.begin() && !(sums[first] <= bound)) ++first;
+        return first;
     }
 
     // Makes a row the centroid of cluster k.
@@ -291,20 +280,20 @@ class Clustering {
             changed_[assignment_[i]] = 1;
             if (before_[i] >= 0) changed_[before_[i]] = 1;
         }
-        for (std::int64_t k = 0; k < a_.count; ++k) {
-            if (changed_[k] == 0) continue;
+        sort_by_cluster();
+        const Rows weighted{x_, index_.data(), factor_.data()};
+        team_.each(a_.count, [&](std::int64_t k, int) {
+            if (changed_[k] == 0) return;
+            const std::int32_t* members = &members_[start_[k]];
+            const std::int64_t count = start_[k + 1] - start_[k];
+            kernels_.sum(weighted, members, count, a_.width, &centroids_[k * a_.width]);
             totals_[k] = 0;
-            std::fill_n(sums_.begin() + k * a_.width, a_.width, 0.0);
-        }
-        for (std::int64_t i = 0; i < rows(); ++i) {
-            if (changed_[assignment_[i]] != 0) totals_[assignment_[i]] += mass_[i];
-        }
-        add(factor_, sums_.data());
+            for (std::int64_t i = 0; i < count; ++i) totals_[k] += mass_[members[i]];
+            if (totals_[k] > 0) average(k);
+        });
         std::vector<double> own;
         for (std::int64_t k = 0; k < a_.count; ++k) {
-            if (totals_[k] > 0) {
-                if (changed_[k] != 0) average(k);
-            } else if (alive_[k]) {
+            if (totals_[k] == 0 && alive_[k]) {
                 // The row farthest from its centroid; the next empty cluster takes another.
                 if (own.empty()) own = own_distances();
                 const auto farthest = std::max_element(own.begin(), own.end()) - own.begin();
@@ -318,11 +307,21 @@ class Clustering {
         }
     }
 
+    // The members of each cluster side by side, in their order.
+    void sort_by_cluster() {
+        start_.assign(a_.count + 1, 0);
+        for (const std::int32_t k : assignment_) ++start_[k + 1];
+        std::partial_sum(start_.begin(), start_.end(), start_.begin());
+        std::vector<std::int64_t> next(start_.begin(), start_.end() - 1);
+        for (std::int64_t i = 0; i < rows(); ++i) {
+            members_[next[assignment_[i]]++] = static_cast<std::int32_t>(i);
+        }
+    }
+
     void average(std::int64_t k) {
         double* centroid = &centroids_[k * a_.width];
-        const double* sum = &sums_[k * a_.width];
         const double share = 1 / totals_[k];
-        for (std::int64_t i = 0; i < a_.width; ++i) centroid[i] = sum[i] * share;
+        for (std::int64_t i = 0; i < a_.width; ++i) centroid[i] *= share;
         if (!a_.spherical) return;
         const double unit = 1 / std::max(std::sqrt(squared_norm(centroid, a_.width)), kTiny);
         for (std::int64_t i = 0; i < a_.width; ++i) centroid[i] *= unit;
@@ -366,17 +365,19 @@ class Clustering {
     std::vector<double> unit_;    // what makes it a unit row, if it is to be one
     std::vector<double> factor_;  // mass times that
     std::vector<std::int32_t> assignment_, before_;
-    std::vector<float> gap_;      // [padded_], squared distance to the nearest seed
-    std::vector<float> left_;     // [trials, padded_], the same if another were added
-    std::vector<double> shares_;  // [trials, panels], its sums by mass
-    double spread_ = 0;           // squared distances to the mean, by mass
+    std::vector<std::int32_t> members_;  // the rows sorted by cluster
+    std::vector<float> gap_;             // [padded_], squared distance to the nearest seed
+    std::vector<float> left_;            // [trials, padded_], the same if another were added
+    std::vector<double> shares_;         // [trials, panels], its sums by mass
+    double spread_ = 0;                  // squared distances to the mean, by mass
 
     // Of each cluster.
     std::vector<float> origin_;  // about the mean of the rows
     std::vector<double> centroids_;
     std::vector<float> near_, half_norms_;  // centroids less origin_
-    std::vector<double> sums_, totals_;     // of rows by mass, and of mass
+    std::vector<double> totals_;            // mass
     std::vector<std::uint8_t> changed_;     // whether a row joined or left it
+    std::vector<std::int64_t> start_;       // [count + 1], of its members
     std::vector<bool> alive_;               // whether it got a seed
     std::vector<float> scratch_;
 };

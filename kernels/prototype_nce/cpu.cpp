@@ -7,6 +7,7 @@
 #include "kernels/common/simd.h"
 
 namespace fedsyn::FEDSYN_ISA {
+namespace {
 
 using prototype_nce::Arguments;
 using prototype_nce::Groups;
@@ -18,7 +19,7 @@ struct Block {
     std::int64_t rows, stride;
 };
 
-inline Block block_of(std::int64_t count) {
+Block block_of(std::int64_t count) {
     constexpr std::int64_t kLine = 16;         // floats of a cache line
     constexpr std::int64_t kCached = 1 << 16;  // logits that leave the second cache room
     constexpr std::int64_t kTile = 12;
@@ -27,11 +28,11 @@ inline Block block_of(std::int64_t count) {
     return {rows < 2 * kTile ? 2 * kTile : rows > Block::kMost ? Block::kMost : rows, stride};
 }
 
-inline void copy(const float* from, float* to, std::int64_t count) {
+void copy(const float* from, float* to, std::int64_t count) {
     __builtin_memmove(to, from, static_cast<std::size_t>(count) * sizeof(float));
 }
 
-inline void clear(float* at, std::int64_t count) {
+void clear(float* at, std::int64_t count) {
     for (std::int64_t i = 0; i < count; ++i) at[i] = 0;
 }
 
@@ -65,11 +66,11 @@ struct Client {
 };
 
 // Where the prototype of a row is among those that exist; negative if the row takes no part.
-inline std::int64_t place_of(const Arguments& a, const Room& room, std::int64_t target) {
+std::int64_t place_of(const Arguments& a, const Room& room, std::int64_t target) {
     return a.valid == nullptr || target < 0 ? target : room.place[target];
 }
 
-inline Client prepare(const Arguments& a, std::int64_t c, const Room& room) {
+Client prepare(const Arguments& a, std::int64_t c, const Room& room) {
     Client client{a.count, a.prototypes + c * a.count * a.width, {}, 0, 0};
     if (a.valid != nullptr) {
         client.count = 0;
@@ -99,7 +100,7 @@ struct Softmax {
     float weighted;  // sum of exponential times d
 };
 
-inline Softmax softmax(float* row, std::int64_t count, float scale) {
+Softmax softmax(float* row, std::int64_t count, float scale) {
     constexpr int lanes = kLanes<float>;
     const Ints lane = lane_numbers();
     const std::int64_t whole = count - count % lanes;
@@ -131,7 +132,7 @@ inline Softmax softmax(float* row, std::int64_t count, float scale) {
     return {largest_logit, sum(sums), sum(weighted)};
 }
 
-inline void multiply(float* row, std::int64_t count, float factor) {
+void multiply(float* row, std::int64_t count, float factor) {
     constexpr int lanes = kLanes<float>;
     for (std::int64_t k = 0; k < count; k += lanes) {
         const int some = static_cast<int>(count - k < lanes ? count - k : lanes);
@@ -144,8 +145,8 @@ struct Sums {
 };
 
 // Turns a block of similarities into s dS. Rows that take no part get zeros.
-inline Sums differentiate(float* logits, std::int64_t stride, const std::int64_t* places,
-                          std::int64_t rows, const Client& client) {
+Sums differentiate(float* logits, std::int64_t stride, const std::int64_t* places,
+                   std::int64_t rows, const Client& client) {
     constexpr int lanes = kLanes<float>;
     float above[Block::kMost];                 // largest logit - that of the target
     float sums[Block::kMost + kLanes<float>];  // whole vectors
@@ -174,7 +175,7 @@ inline Sums differentiate(float* logits, std::int64_t stride, const std::int64_t
 }
 
 // Moves the gradients of the prototypes that exist to their places; the others' are zero.
-inline void spread(const Arguments& a, const Room& room, float* gradients) {
+void spread(const Arguments& a, const Room& room, float* gradients) {
     for (std::int64_t k = a.count - 1; k >= 0; --k) {  // backwards: none is overwritten unread
         float* to = gradients + k * a.width;
         if (room.place[k] < 0) {
@@ -186,8 +187,8 @@ inline void spread(const Arguments& a, const Room& room, float* gradients) {
 }
 
 // Rows [begin, end) of client c: their part of the loss and of the gradients.
-inline Sums group(const Arguments& a, std::int64_t c, std::int64_t begin, std::int64_t end,
-                  const Client& client, const Room& room, Block block, float* to_prototypes) {
+Sums group(const Arguments& a, std::int64_t c, std::int64_t begin, std::int64_t end,
+           const Client& client, const Room& room, Block block, float* to_prototypes) {
     Sums total{};
     bool started = false;
     for (std::int64_t first = begin; first < end; first += block.rows) {
@@ -244,6 +245,8 @@ inline Sums group(const Arguments& a, std::int64_t c, std::int64_t begin, std::i
     }
     return {total.loss * client.weight, total.to_scale * client.weight};
 }
+
+}  // namespace
 
 std::int64_t prototype_nce_scratch(std::int64_t count, std::int64_t width) {
     return Room::size(count, width, block_of(count));

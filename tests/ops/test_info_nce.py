@@ -16,7 +16,7 @@ isas = native().cpu_isas() if native() else ()
 needs_native = pytest.mark.skipif(native() is None, reason="the compiled module is absent")
 operator = torch.ops.fedsyn.info_nce.default
 
-# Blocks of the CPU kernel are 192 x 384: sizes on both sides of one and of several of them.
+# Blocks of the CPU kernel are 384 x 256: sizes on both sides of one and of several of them.
 SIZES = [(1, 2, 1), (3, 7, 5), (2, 193, 33), (1, 391, 8), (1, 1200, 17)]
 
 
