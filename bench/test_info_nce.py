@@ -5,7 +5,6 @@ Run with ``pytest bench/test_info_nce.py``; on as many threads as PyTorch takes.
 
 import pytest
 import torch
-from memory import peak_mib
 from peers import submodule
 from torch.nn.functional import cross_entropy, normalize
 
@@ -95,8 +94,6 @@ def test_forward_and_backward(benchmark, oracle, name, dtype, shape):
 
     benchmark.group = f"info_nce {list(shape)} {'fp32' if dtype == torch.float32 else 'bf16'}"
     large = shape[1] >= 8192
-    call()
-    benchmark.extra_info["peak_mib"] = round(peak_mib(call), 1)
     benchmark.pedantic(call, rounds=(1 if shape == LARGEST else 5) if large else 100)
     if shape != LARGEST:
         loss, *gradients = call()
