@@ -34,7 +34,7 @@ cuda-check: $(VENV)/installed
 
 # Every operator against its peers: a table of ratios and peak memory, and JSON.
 bench: $(VENV)/peers
-	$(BIN)/python -m pytest -q bench --benchmark-json=bench/results/operators.json > /dev/null
+	$(BIN)/python -m pytest -q bench --benchmark-quiet --benchmark-json=bench/results/operators.json
 	$(BIN)/python bench/table.py bench/results/operators.json
 
 # Without their dependencies, which would bring another torch.

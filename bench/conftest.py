@@ -3,8 +3,18 @@
 import functools
 
 import pytest
+import torch
 from machine import facts
 from memory import peak_mib
+
+
+@pytest.fixture
+def one_thread():
+    """What a core does, which the other tenants of a machine disturb least."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -9,7 +9,10 @@ import torch
 from fedsyn import ops
 from fedsyn.ops.backends import native
 
-pytestmark = pytest.mark.skipif(native() is None, reason="the compiled module is absent")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(native() is None, reason="the compiled module is absent"),
+]
 ROWS, WIDTH = 4, 8
 
 
@@ -58,5 +61,4 @@ def test_dispatch(benchmark, operator, name):
     torch.testing.assert_close(by_operator(*operands), directly(*operands))
     benchmark.group = f"dispatch of {operator}"
     call = by_operator if name == "operator" else directly
-    torch.set_num_threads(1)
     benchmark.pedantic(call, operands, rounds=2000, iterations=10)

@@ -25,12 +25,7 @@ SIZES = [
 compiled_reference = torch.compile(critic_step_reference, dynamic=False)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def operands(clients, rows, widths):

@@ -14,12 +14,7 @@ from fedsyn.ops.js_divergence import js_divergence_reference
 SIZES = [(4096, 10), (4096, 24), (20_000 * 50, 100)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def kernel(p, q):

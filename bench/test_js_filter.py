@@ -25,12 +25,7 @@ CHUNK = 500  # rows whose [rows, K] fit the cache
 WORLDS = {"clients apart": (0.3, 1.0), "clients alike": (10.0, 0.05)}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ---- Contenders ---------------------------------------------------------------------------------
