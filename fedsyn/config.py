@@ -132,7 +132,7 @@ class SynthesisConfig(Section):
     encoder: Literal["private", "global"] = "private"
     # server
     global_prototypes: Count = 24
-    candidates: Count = 8192  # synthetic pairs drawn a round, over all clients
+    candidates: Annotated[int, Field(ge=1, le=1 << 24)] = 8192  # drawn a round, over all clients
     truncation: Positive = 0.6  # scale of the noise that candidates are drawn with
     filter: Literal["quota", "quantile", "agreement", "none"] = "quota"
     quantile: Fraction = 0.01  # share of the worst candidates dropped by each score
@@ -149,9 +149,11 @@ class SynthesisConfig(Section):
 class EngineConfig(Section):
     """How the computation is laid out; never changes what is computed."""
 
-    stack: Count = 32  # most clients in one stacked computation
-    devices: tuple[str, ...] = ("auto",)
-    threads: Whole = 1  # CPU threads of one run; 0 leaves torch's default
+    stack: Whole = 0  # most clients in one stacked computation; 0: 8 on a CPU, 128 on a GPU
+    devices: Annotated[tuple[str, ...], Field(min_length=1)] = ("auto",)  # clients spread over them
+    threads: Whole = 0  # CPU threads of one run (of each of several devices); 0: torch's default
+    memory: Whole = 1024  # MiB of client state, and of features, held in memory; more is mapped
+    checkpoint_every: Count = 1  # rounds from one checkpoint to the next
 
 
 class RunConfig(Section):
@@ -161,6 +163,7 @@ class RunConfig(Section):
     seed: Whole = 0
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # share of clients sampled a round
     evaluate_every: Count = 1
+    ranking: Literal["full", "top"] = "full"  # top: metrics of the first ranks alone, for millions
 
 
 class Config(Section):
@@ -183,6 +186,20 @@ class Config(Section):
         if self.synthesis.oracle:
             return "oracle"
         return "on" if self.synthesis.enabled else "off"
+
+    @property
+    def trains_generators(self) -> bool:
+        """Whether clients take part in synthesis."""
+        return self.synthesis_mode == "on"
+
+    @property
+    def keeps_private_models(self) -> bool:
+        """Whether clients keep private networks, as encoders of the constraint losses."""
+        synthesis = self.synthesis
+        constrained = synthesis.direct or synthesis.indirect or synthesis.jsd
+        adversarial = synthesis.generator != "gaussian" and synthesis.steps > 0
+        private = synthesis.encoder == "private"
+        return bool(self.trains_generators and constrained and adversarial and private)
 
 
 def load(path: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:

@@ -1,30 +1,54 @@
-"""Reductions over clients, in client order, so that stacking never changes a sum."""
+"""Reductions over clients, in client order, as their payloads come.
 
-from collections.abc import Iterable
+What has been heard so far is a few running sums, so memory does not grow with the number of
+clients; they are added up one client after another in float64, so the result does not depend on how
+clients were stacked.
+"""
 
 import torch
 from torch import Tensor
 
+from fedsyn.core.payload import Payload
 
-def weighted_mean(rows: Iterable[Tensor], weights: Tensor) -> Tensor:
-    """Σ w_k x_k / Σ w_k of equally shaped tensors, one a client.
+WEIGHT = "weight"  # the key of the sum of weights among the sums
 
-    Summed one client after another in float64, so the result does not depend on how clients were
-    stacked, and the mean of identical models is that model.
+
+def add_weighted(
+    sums: Payload,  # so far; empty at first
+    payload: Payload,  # [C, ...]
+    weights: Tensor,  # [C]
+) -> Payload:
+    """``sums`` plus Σ w_k x_k of every tensor of a chunk's payload, and plus Σ w_k; in place.
 
     Raises
     ------
     ValueError
-        If there are no rows, or the weights are negative or all zero.
+        If a weight is negative or not finite.
     """
-    if weights.numel() == 0 or (weights < 0).any() or weights.sum() <= 0:
-        raise ValueError(f"expected weights with a positive sum, got {weights.tolist()}")
-    shares = (weights.double() / weights.double().sum()).tolist()
-    total: Tensor | None = None
-    dtype = torch.float32
-    for row, share in zip(rows, shares, strict=True):
-        dtype = row.dtype
-        part = row.double() * share
-        total = part if total is None else total.add_(part)
-    assert total is not None
-    return total.to(dtype)
+    if not bool(((weights >= 0) & weights.isfinite()).all()):
+        raise ValueError(f"expected weights that are finite and >= 0, got {weights.tolist()}")
+    if not sums:
+        sums = {name: torch.zeros_like(v[0], dtype=torch.float64) for name, v in payload.items()}
+        sums[WEIGHT] = torch.zeros((), dtype=torch.float64)
+    shares = weights.tolist()
+    for name, rows in payload.items():
+        for row, share in zip(rows, shares, strict=True):
+            if share:  # what a client without a say sends may be anything
+                sums[name].add_(row, alpha=share)
+    for share in shares:
+        sums[WEIGHT] += share
+    return sums
+
+
+def mean(sums: Payload) -> Payload:
+    """Σ w_k x_k / Σ w_k of every tensor, in float64; the mean of identical tensors is that tensor.
+
+    Raises
+    ------
+    ValueError
+        If the weights add up to zero.
+    """
+    weight = float(sums[WEIGHT])
+    if weight == 0:
+        raise ValueError("expected weights with a positive sum, got 0")
+    return {name: value / weight for name, value in sums.items() if name != WEIGHT}

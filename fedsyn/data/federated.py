@@ -1,6 +1,8 @@
 """From a configuration to a federation: pairs, silos, features."""
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from fedsyn.config import Config, DataConfig
 from fedsyn.data import cache
 from fedsyn.data.features import VERSION, hashed_counts, hog
 from fedsyn.data.glyphs import glyphs
+from fedsyn.data.mapped import MappedTensors
 from fedsyn.data.pairs import Pairs
 from fedsyn.data.partition import partition
 from fedsyn.data.preprocessing import (
@@ -37,18 +40,31 @@ class FederatedData:
     """
 
     pairs: Pairs
-    image: Tensor  # [N, d_v] float32
-    text: Tensor  # [N, d_t] float32
+    features: Tensor  # [N, d_v + d_t] float32, image beside text
+    image_dim: int  # d_v
     label: Tensor | None  # [N] int64, -1 is unlabelled; or [N, L] bool
     silos: tuple[Silo, ...]
     test: np.ndarray  # [N_test] int64 rows, of all clients
     preprocessing: dict[str, Tensor]  # what `transform_image` and `transform_text` need
     bytes_up: int  # of the preprocessing rounds, over all clients
     bytes_down: int
+    mapped: MappedTensors | None = None  # the file that holds the features, where memory does not
+
+    @property
+    def image(self) -> Tensor:
+        """Features [N, d_v] of the images."""
+        return self.features[:, : self.image_dim]
+
+    @property
+    def text(self) -> Tensor:
+        """Features [N, d_t] of the texts."""
+        return self.features[:, self.image_dim :]
 
 
-def load(config: Config) -> FederatedData:
+def load(config: Config, folder: Path | None = None) -> FederatedData:
     """Read the pairs, divide them over the clients and compute features together.
+
+    Features of more than ``engine.memory`` go to a file in ``folder``, where one is given.
 
     Under ``method.name = "centralised"`` the clients are divided in the same way, but the
     statistics are of the pooled rows and no bytes are counted: there is no federation.
@@ -79,16 +95,26 @@ def load(config: Config) -> FederatedData:
         fit(text, text_rows, config.data.standardize),
     )
     preprocessing = fits[0].preprocessing | fits[1].preprocessing
+    image_dim = len(preprocessing["image.scale"])
+    shape = (len(pairs), image_dim + len(preprocessing["text.scale"]))
+    mapped = None
+    if folder is not None and math.prod(shape) * 4 > config.engine.memory << 20:
+        mapped = MappedTensors.anonymous(folder, {"features": (torch.float32, shape)})
+    features = torch.empty(shape) if mapped is None else mapped.tensors["features"]
+    let_go = (lambda: None) if mapped is None else mapped.release
+    project("image", image.descriptors, preprocessing, features[:, :image_dim], let_go)
+    project("text", text.descriptors, preprocessing, features[:, image_dim:], let_go)
     return FederatedData(
         pairs=pairs,
-        image=project("image", image.descriptors, preprocessing),
-        text=project("text", text.descriptors, preprocessing),
+        features=features,
+        image_dim=image_dim,
         label=None if pairs.label is None else torch.from_numpy(pairs.label),
         silos=silos,
         test=test,
         preprocessing=preprocessing,
         bytes_up=0 if pooled else sum(one.bytes_up for one in fits),
         bytes_down=0 if pooled else sum(one.bytes_down for one in fits),
+        mapped=mapped,
     )
 
 

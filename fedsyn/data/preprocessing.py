@@ -16,7 +16,7 @@ What the server derives is a flat dictionary with the keys, for ``m`` in ``image
 ``m.scale``        [d] multiplied last
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -26,6 +26,7 @@ from scipy.sparse import csr_array, issparse
 from torch import Tensor
 
 from fedsyn.data.features import hashed_counts, hog
+from fedsyn.data.mapped import release
 from fedsyn.data.pictures import matching
 from fedsyn.errors import DataError
 
@@ -86,6 +87,7 @@ def fit(modality: Modality, clients: Sequence[np.ndarray], standardize: bool) ->
     def batches(rows: np.ndarray) -> Iterator[Descriptors]:
         for chunk in _chunks(len(rows)):
             part = modality.descriptors[rows[chunk]]
+            _let_go(modality.descriptors)
             yield tfidf(part, derived["text.idf"]) if modality.form == "strings" else part
 
     width, cross = modality.descriptors.shape[1], modality.form != "features"
@@ -155,20 +157,36 @@ def _checked(x: np.ndarray, name: str, preprocessing: Mapping[str, Tensor]) -> n
     return x
 
 
-def project(name: str, x: Descriptors, preprocessing: Mapping[str, Tensor]) -> Tensor:
-    """Features float32 [N, d] from descriptors [N, F]: ``(x V - offset) * scale``."""
+def project(
+    name: str,
+    x: Descriptors,  # [N, F]
+    preprocessing: Mapping[str, Tensor],
+    out: Tensor | None = None,  # [N, d] float32
+    done: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Features float32 [N, d] from descriptors: ``(x V - offset) * scale``, a few rows at a time.
+
+    They are put into ``out`` where that is given; ``done`` is called when some rows are.
+    """
     offset = preprocessing[f"{name}.offset"].numpy()
     scale = preprocessing[f"{name}.scale"].numpy()
     directions = preprocessing.get(f"{name}.components")
-    if name == "text" and "text.idf" in preprocessing:
-        x = tfidf(x, preprocessing["text.idf"])
-    features = np.empty((x.shape[0], len(scale)), dtype=np.float32)
+    features = torch.empty(x.shape[0], len(scale)) if out is None else out
     for rows in _chunks(x.shape[0]):
         part = x[rows]
+        if name == "text" and "text.idf" in preprocessing:
+            part = tfidf(part, preprocessing["text.idf"])
         if directions is not None:
             part = part @ directions.numpy()
-        features[rows] = (part - offset) * scale
-    return torch.from_numpy(features)
+        features[rows] = torch.from_numpy((part - offset) * scale)
+        _let_go(x)
+        done()
+    return features
+
+
+def _let_go(x: Descriptors) -> None:
+    if isinstance(x, np.ndarray):
+        release(x)
 
 
 # Round 1, strings only.

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedsyn.config import DataConfig
 from fedsyn.data.formats import Stored, arrays
+from fedsyn.data.mapped import release
 from fedsyn.data.pairs import Pairs
 from fedsyn.data.pictures import decode
 from fedsyn.errors import DataError
@@ -251,6 +252,7 @@ class _File:
                     f"array {name!r} of {self} has {array[start + row, column]} in row "
                     f"{start + row}; expected finite numbers of float32"
                 )
+            release(array)
         return array if array.dtype.kind == "f" else array.astype(np.float32)
 
     def _shape(self, name: str, array: np.ndarray, expected: str) -> DataError:

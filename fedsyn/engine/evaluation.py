@@ -10,6 +10,21 @@ from fedsyn.engine.federation import Federation
 from fedsyn.metrics import retrieval
 from fedsyn.objectives.local import held_out
 
+BLOCK = 8192  # pairs embedded at a time
+
+
+def embeddings(fed: Federation, model: Tensor) -> tuple[Tensor, Tensor]:  # [N_test, d] each
+    """Both embeddings of all test pairs under one model ``[P]``."""
+    params = fed.problem.net.layout.views(model[None])
+    found = []
+    for start in range(0, len(fed.data.test), BLOCK):
+        problem, (places,) = fed.near([fed.data.test[start : start + BLOCK]])
+        pairs = problem.features[torch.from_numpy(places).to(fed.device)]
+        with torch.no_grad():
+            found.append(fed.problem.net.embed(params, pairs[None]))
+    image, text = (torch.cat(parts, 1)[0] for parts in zip(*found, strict=True))
+    return image, text
+
 
 def evaluate(fed: Federation, models: Tensor) -> tuple[dict[str, float], dict[str, float]]:
     """Metrics on all test pairs, and the mean over clients of each on its own test pairs.
@@ -17,21 +32,23 @@ def evaluate(fed: Federation, models: Tensor) -> tuple[dict[str, float], dict[st
     Parameters
     ----------
     models : Tensor [M, P]
-        One model, or one a client; of several, both are means over the models.
+        One model, judged on the pairs of the panel's clients; or one a client, each judged on its
+        own. Of several, both results are means over the models.
     """
     data, bits = fed.data, fed.config.model.bits
-    test = torch.from_numpy(data.test)
-    pairs = fed.problem.features[test.to(models.device)][None]
-    label = None if data.label is None else data.label[test].to(models.device)
-    own = [np.searchsorted(data.test, silo.test) for silo in data.silos]
-    everyone, clients = [], []
+    label = None if data.label is None else data.label[torch.from_numpy(data.test)].to(fed.device)
+    one = len(models) == 1
+    clients = fed.panel if one else range(len(models))
+    own = [np.searchsorted(data.test, fed.silos[client].test) for client in clients]
+    depth = {"depth": retrieval.TOP} if fed.config.run.ranking == "top" else {}
+    everyone, each = [], []
     for position, model in enumerate(models):
-        with torch.no_grad():
-            image, text = fed.problem.net.embed(fed.problem.net.layout.views(model[None]), pairs)
-        everyone.append(retrieval.evaluate(image[0], text[0], label, bits=bits))
-        mine = own if len(models) == 1 else [own[position]]
-        clients.extend(retrieval.evaluate_clients(image[0], text[0], label, mine, bits=bits))
-    return retrieval.mean_over_clients(everyone), retrieval.mean_over_clients(clients)
+        image, text = embeddings(fed, model)
+        everyone.append(retrieval.evaluate(image, text, label, bits=bits, **depth))
+        mine = own if one else [own[position]]
+        found = retrieval.evaluate_clients(image, text, label, mine, bits=bits, **depth)
+        each.extend(found)
+    return retrieval.mean_over_clients(everyone), retrieval.mean_over_clients(each)
 
 
 def held_out_loss(fed: Federation, models: Tensor, ids: Sequence[int]) -> float:
@@ -39,19 +56,18 @@ def held_out_loss(fed: Federation, models: Tensor, ids: Sequence[int]) -> float:
 
     Parameters
     ----------
-    models : Tensor [1, P] or [len(ids), P]
+    models : Tensor [1, P] or one a client
     ids : sequence of int
         The clients that are asked.
     """
-    rows = [fed.silos[client].holdout for client in ids]
-    models = models.expand(len(rows), -1)
     total, pairs = 0.0, 0
-    for start in range(0, len(rows), fed.config.engine.stack):
-        part = slice(start, start + fed.config.engine.stack)
+    for start in range(0, len(ids), fed.stack):
+        part = ids[start : start + fed.stack]
+        mine = models.expand(len(part), -1) if len(models) == 1 else models[list(part)]
+        problem, rows = fed.near([fed.silos[client].holdout for client in part])
         losses, counts = held_out(
-            fed.problem.net, fed.problem.objective, models[part], fed.problem.features, rows[part],
-            fed.config.method.batch,
-        )  # fmt: skip
+            problem.net, problem.objective, mine, problem.features, rows, fed.config.method.batch
+        )
         for loss, count in zip(losses.tolist(), counts.tolist(), strict=True):  # in client order
             total, pairs = total + loss * count, pairs + count
     return total / pairs if pairs else float("nan")

@@ -1,17 +1,21 @@
 """What stays the same in every round of a run."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
 
-from fedsyn import objectives
+from fedsyn import objectives, streams
 from fedsyn.config import Config
 from fedsyn.data.federated import FederatedData, Silo
 from fedsyn.methods import METHODS
 from fedsyn.methods.base import Method, Problem
+from fedsyn.metrics.timing import phase
 from fedsyn.models.retrieval import build
+
+STACK_CPU, STACK_GPU = 8, 128  # of engine.stack = 0; measured on the former, not on the latter
 
 
 @dataclass(frozen=True)
@@ -21,31 +25,71 @@ class Federation:
     config: Config
     data: FederatedData
     method: Method
-    problem: Problem
+    problem: Problem  # its features wherever they are held, see `near`
     silos: tuple[Silo, ...]  # one where the method pools all clients
+    device: torch.device  # of the server
 
     @property
-    def synthetic(self) -> bool:
-        """Whether clients train generators."""
-        return self.config.synthesis_mode == "on"
+    def stack(self) -> int:
+        """Most clients in one stacked computation."""
+        automatic = STACK_GPU if self.device.type == "cuda" else STACK_CPU
+        return self.config.engine.stack or automatic
 
     @property
-    def private(self) -> bool:
-        """Whether clients keep private networks, as encoders of the constraint losses."""
-        synthesis = self.config.synthesis
-        constrained = synthesis.direct or synthesis.indirect or synthesis.jsd
-        trained = synthesis.generator != "gaussian" and synthesis.steps > 0
-        return bool(self.synthetic and constrained and trained and synthesis.encoder == "private")
+    def panel(self) -> tuple[int, ...]:
+        """The clients that judge models: the same in every round, as many as one samples."""
+        run = self.config.run
+        return sampled(len(self.silos), run.fraction, run.seed, 0)
+
+    def near(
+        self, rows: Sequence[np.ndarray], device: torch.device | None = None
+    ) -> tuple[Problem, tuple[np.ndarray, ...]]:
+        """The problem where it can be computed on, and the row numbers that ``rows`` have there.
+
+        Features that lie in memory, on the device asked for (by default the server's), are not
+        touched; of others these rows are copied.
+        """
+        features, device = self.problem.features, device or self.device
+        if self.data.mapped is None and features.device == device:
+            return self.problem, tuple(rows)
+        with phase("gather"):
+            wanted = torch.from_numpy(np.concatenate(rows)).to(features.device)
+            copied = features[wanted].to(device)
+            if self.data.mapped is not None:
+                self.data.mapped.release()
+        bounds = np.cumsum([0, *map(len, rows)])
+        places = tuple(np.arange(begin, end) for begin, end in pairwise(bounds))
+        return replace(self.problem, features=copied), places
 
 
-def federation(config: Config, data: FederatedData, device: torch.device) -> Federation:
-    """Networks, objective and method as configured, on ``device``."""
+def federation(
+    config: Config, data: FederatedData, device: torch.device, on_host: bool = False
+) -> Federation:
+    """Networks, objective and method as configured, for a server on ``device``.
+
+    Features are moved there, unless they are mapped from a file or to stay ``on_host``, where
+    clients on other devices get theirs from.
+    """
     objective = objectives.build(config.objective)
-    net = build(config.model, data.image.shape[1], data.text.shape[1], objective.parameters())
-    features = torch.cat([data.image, data.text], -1).to(device)
+    dims = data.image.shape[1], data.text.shape[1]
+    net = build(config.model, *dims, objective.parameters())
+    stay = on_host or data.mapped is not None
+    features = data.features if stay else data.features.to(device)
     method = METHODS[config.method.name]
     silos = (_pool(data.silos),) if method.pooled else data.silos
-    return Federation(config, data, method, Problem(features, net, objective), silos)
+    return Federation(config, data, method, Problem(features, net, objective), silos, device)
+
+
+def sampled(clients: int, fraction: float, seed: int, round: int) -> tuple[int, ...]:
+    """The clients of a round, ascending: a share ``fraction`` of all, at least one."""
+    number = max(1, round_half_up(fraction * clients))
+    draw = streams.numpy_generator(seed, "sampling", round).permutation(clients)
+    return tuple(sorted(draw[:number].tolist()))
+
+
+def round_half_up(value: float) -> int:
+    """Round to the nearest integer, halves up."""
+    return int(value + 0.5)
 
 
 def _pool(silos: tuple[Silo, ...]) -> Silo:

@@ -21,6 +21,7 @@ MODEL = "model.safetensors"
 PREPROCESSING = "preprocessing.safetensors"
 PARTITION = "partition.json"
 GALLERY = "gallery.json"
+TRACE = "trace.json"
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
 
 

@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +18,13 @@ from fedsyn import ops
 from fedsyn.config import Config
 from fedsyn.data import federated
 from fedsyn.engine import local, records, state
+from fedsyn.engine.clients import ClientRows
+from fedsyn.engine.devices import available, devices
+from fedsyn.engine.evaluation import embeddings
 from fedsyn.engine.federation import Federation, federation
 from fedsyn.engine.gallery import gallery
-from fedsyn.errors import ConfigError, DataError, RunError
-from fedsyn.metrics.timing import Stopwatch
+from fedsyn.errors import DataError, RunError
+from fedsyn.metrics.timing import phase, stopwatch
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,7 @@ def run(
     *,
     resume: bool = False,
     observer: Observer | None = None,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Train as configured and leave the run directory ``out``.
 
@@ -64,6 +68,9 @@ def run(
         ``[engine]`` may differ from the first part's.
     resume : bool
     observer : Observer, optional
+    profile : bool
+        Whether ``torch.profiler`` traces the second round of this call, or the only one, and leaves
+        ``trace.json`` (for Perfetto or chrome://tracing).
 
     Returns
     -------
@@ -77,44 +84,56 @@ def run(
         then.
     """
     observer = observer or Silent()
-    device = _device(config)
+    found = available(config.engine.devices)
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
     started = time.perf_counter()
-    done = state.load(out / records.CHECKPOINT, digest(config)) if resume else None
+    clients = ClientRows(0, out / records.CHECKPOINT.parent, 0, found[0])
+    done = None
+    if resume:
+        done = state.load(out / records.CHECKPOINT, digest(config), clients, found[0])
     observer.phase(0, "data")
-    data = federated.load(config)
-    fed = federation(config, data, device)
+    data = federated.load(config, _existing(out))
+    fed = federation(config, data, found[0], on_host=len(found) > 1)
     _check(fed)
     if done is None:
         records.create(out)
         records.write_text(out / records.METRICS, "")
-        done, rows = local.begin(fed), []
+        budget = config.engine.memory << 20
+        clients = ClientRows(len(fed.silos), out / records.CHECKPOINT.parent, budget, found[0])
+        done, rows = local.begin(fed, clients), []
     else:
         rows = records.keep_rows(out, done.round)
-        done.to(device)
     if not resume or not (out / records.PARTITION).exists():
         records.write_json(out / records.PARTITION, federated.who_has_what(data))
         records.write_tensors(out / records.PREPROCESSING, data.preprocessing)
     records.write_text(out / records.CONFIG, configuration.dump(config))
-    state.save(done, out / records.CHECKPOINT, digest(config))
-    watch = _Watch(observer)
-    while done.round < config.run.rounds:
-        watch.round = done.round + 1
-        row = local.step(fed, done, watch)
-        if not done.server["model"].isfinite().all():
-            raise RunError(
-                f"the model has diverged in round {done.round} (not finite); "
-                f"method.lr = {config.method.lr:g} or "
-                f"synthesis.server_lr = {config.synthesis.server_lr:g} may be too high"
-            )
-        row["seconds"] = watch.stopwatch.lap()
-        rows.append(row)
-        if "metrics" in row and records.chosen_rounds(rows)["selected"] is row:
-            done.selected = {"model": done.server["model"].clone()}
-        records.append_row(out, row)
-        state.save(done, out / records.CHECKPOINT, digest(config))
-        observer.row(row)
+    state.prepare(done, out / records.CHECKPOINT, digest(config))
+    state.commit(done, out / records.CHECKPOINT)
+    watch = stopwatch(
+        found[0], profiled=profile, entered=lambda name: observer.phase(done.round + 1, name)
+    )
+    traced = min(done.round + 2, config.run.rounds)
+    with devices(config, found) as everywhere:
+        while done.round < config.run.rounds:
+            tracing = _trace(out) if profile and done.round + 1 == traced else nullcontext()
+            with watch.running(), tracing:
+                row = local.step(fed, done, everywhere)
+                _refuse_diverged(config, done)
+                rows.append(row)
+                if "metrics" in row and records.chosen_rounds(rows)["selected"] is row:
+                    done.selected = {"model": done.server["model"].clone()}
+                last = done.round == config.run.rounds
+                kept = last or done.round % config.engine.checkpoint_every == 0
+                if kept:
+                    with phase("checkpoint"):
+                        state.prepare(done, out / records.CHECKPOINT, digest(config))
+            row["seconds"] = watch.lap()
+            # A checkpoint never counts a round that metrics.jsonl does not have.
+            records.append_row(out, row)
+            if kept:
+                state.commit(done, out / records.CHECKPOINT)
+            observer.row(row)
     return _finish(fed, done, rows, out, time.perf_counter() - started)
 
 
@@ -125,35 +144,29 @@ def digest(config: Config) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-class _Watch:
-    """Times phases and tells the observer when they begin."""
-
-    def __init__(self, observer: Observer) -> None:
-        self.observer, self.stopwatch, self.round = observer, Stopwatch(), 0
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        self.observer.phase(self.round, phase)
-        with self.stopwatch(phase):
-            yield
-
-
-def _device(config: Config) -> torch.device:
-    if len(config.engine.devices) != 1:
-        raise ConfigError(
-            f"engine.devices = {list(config.engine.devices)} is not valid: expected one device"
+def _refuse_diverged(config: Config, done: state.State) -> None:
+    if not done.server["model"].isfinite().all():
+        raise RunError(
+            f"the model has diverged in round {done.round} (not finite); "
+            f"method.lr = {config.method.lr:g} or "
+            f"synthesis.server_lr = {config.synthesis.server_lr:g} may be too high"
         )
-    name = config.engine.devices[0]
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ConfigError(
-            f"engine.devices = {[name]} is not valid: there is no such device here"
-        ) from None
-    return device
+
+
+def _existing(out: Path) -> Path:
+    """The folder that ``out`` is, or will be, in."""
+    return next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+
+
+@contextmanager
+def _trace(out: Path) -> Iterator[None]:
+    """Profile the body of a ``with`` statement and write what happened to ``trace.json``."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        yield
+    profiler.export_chrome_trace(str(out / records.TRACE))
 
 
 def _check(fed: Federation) -> None:
@@ -178,13 +191,10 @@ def _finish(
 ) -> dict[str, Any]:
     config, models = fed.config, done.selected["model"]
     records.write_tensors(out / records.MODEL, named_parameters(fed, models))
-    with torch.no_grad():
-        named = fed.problem.net.layout.views(models[:1])
-        image, text = (u[0].cpu() for u in fed.problem.net.embed(named, fed.problem.features[None]))
-    test = torch.from_numpy(fed.data.test)
+    image, text = (u.cpu() for u in embeddings(fed, models[0]))
     records.write_json(
         out / records.GALLERY,
-        gallery(fed.data.pairs, fed.data.test, image[test], text[test], config.run.seed),
+        gallery(fed.data.pairs, fed.data.test, image, text, config.run.seed),
     )
     chosen = records.chosen_rounds(rows)
     summary = {

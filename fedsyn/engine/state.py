@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedsyn.core.payload import Payload
+from fedsyn.engine.clients import ClientRows
 from fedsyn.errors import RunError
 
 GROUPS = ("server", "clients", "selected")
@@ -24,38 +25,42 @@ class State:
     """Everything that a round reads and writes."""
 
     server: Payload
-    clients: Payload = field(default_factory=dict)  # stacked over all clients, [clients, ...]
+    clients: ClientRows
     selected: Payload = field(default_factory=dict)  # the models of the round kept so far
     round: int = 0  # rounds done
 
-    def to(self, device: torch.device) -> None:
-        """Move all tensors."""
-        for group in GROUPS:
-            payload = getattr(self, group)
-            setattr(self, group, {name: value.to(device) for name, value in payload.items()})
 
-
-def save(state: State, path: Path, digest: str) -> None:
-    """Write the checkpoint beside ``path`` and move it into place.
+def prepare(state: State, path: Path, digest: str) -> None:
+    """Write the checkpoint beside ``path``; `commit` moves it into place.
 
     ``digest`` identifies the configuration, so that a run is never resumed under another one.
     """
+    groups = (state.server, state.clients.tensors(), state.selected)
     tensors = {
         f"{group}/{name}": value
-        for group in GROUPS
-        for name, value in getattr(state, group).items()
+        for group, payload in zip(GROUPS, groups, strict=True)
+        for name, value in payload.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = _partial(path)
     facts = {"round": str(state.round), "digest": digest}
     save_file({name: value.contiguous() for name, value in tensors.items()}, partial, facts)
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
-def load(path: Path, digest: str) -> State:
-    """Read a checkpoint.
+def commit(state: State, path: Path) -> None:
+    """Let what `prepare` wrote be the checkpoint, from one moment to the next."""
+    os.replace(_partial(path), path)
+    state.clients.saved()
+
+
+def _partial(path: Path) -> Path:
+    return path.with_suffix(".partial")
+
+
+def load(path: Path, digest: str, clients: ClientRows, device: torch.device) -> State:
+    """Read a checkpoint; what clients kept goes to ``clients``, the rest to ``device``.
 
     Raises
     ------
@@ -72,11 +77,16 @@ def load(path: Path, digest: str) -> State:
                 group, _, key = name.partition("/")
                 groups[group][key] = file.get_tensor(name)
         done = int(json.loads(facts["round"]))
+        if facts["digest"] != digest:
+            raise RunError(
+                f"checkpoint {str(path)!r} belongs to another configuration; "
+                "resume with the one in config.toml"
+            )
+        clients.restore(groups["clients"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RunError(f"checkpoint {str(path)!r} cannot be read: {error}") from None
-    if facts.get("digest") != digest:
-        raise RunError(
-            f"checkpoint {str(path)!r} belongs to another configuration; "
-            "resume with the one in config.toml"
-        )
-    return State(**groups, round=done)
+    server, selected = (
+        {name: value.to(device) for name, value in groups[group].items()}
+        for group in ("server", "selected")
+    )
+    return State(server, clients, selected, done)

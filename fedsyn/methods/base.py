@@ -34,8 +34,11 @@ class Method:
         What the clients ``ids`` receive.
     client : ``(problem, payload, cohort, config) -> (payload, losses [C])``
         What clients do, stacked; the payload is what they send.
-    server : ``(state, ids, payload, sizes [C], config) -> state``
-        What the server does with the replies, in client order.
+    hear : ``(heard, ids, payload, sizes [C], config) -> heard``
+        What the server keeps of the replies of the next few clients, in client order; ``heard`` is
+        empty at first.
+    server : ``(state, heard, config) -> state``
+        What the server does when it has heard from all.
     pooled : bool
         All clients' rows are one client's (the centralised bound).
     """
@@ -43,5 +46,6 @@ class Method:
     init: Callable[[Tensor, int], Payload]
     down: Callable[[Payload, tuple[int, ...]], Payload]
     client: Callable[[Problem, Payload, Cohort, MethodConfig], tuple[Payload, Tensor]]
-    server: Callable[[Payload, tuple[int, ...], Payload, Tensor, MethodConfig], Payload]
+    hear: Callable[[Payload, tuple[int, ...], Payload, Tensor, MethodConfig], Payload]
+    server: Callable[[Payload, Payload, MethodConfig], Payload]
     pooled: bool = False

@@ -1,9 +1,10 @@
 """The two bounds of every federated method: no federation at all, and all pairs in one place."""
 
+import torch
 from torch import Tensor
 
 from fedsyn.config import MethodConfig
-from fedsyn.core.payload import Payload
+from fedsyn.core.payload import Payload, concatenate
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method
 
@@ -16,16 +17,23 @@ def _own_down(state: Payload, ids: tuple[int, ...]) -> Payload:
     return {"model": state["model"][list(ids)]}
 
 
-def _own_server(
-    state: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
+def _own_hear(
+    heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
 ) -> Payload:
+    more = {"ids": torch.tensor(ids), "model": payload["model"]}
+    return concatenate([heard, more]) if heard else more
+
+
+def _own_server(state: Payload, heard: Payload, config: MethodConfig) -> Payload:
     model = state["model"].clone()
-    model[list(ids)] = payload["model"]
+    model[heard["ids"].to(model.device)] = heard["model"].to(model.device)
     return {"model": model}
 
 
 # Each client goes on with its own model; nothing is exchanged.
-LOCAL = Method(_own_models, _own_down, fedavg.client, _own_server)
+LOCAL = Method(_own_models, _own_down, fedavg.client, _own_hear, _own_server)
 
 # One client that holds everybody's pairs.
-CENTRALISED = Method(fedavg.init, fedavg.down, fedavg.client, fedavg.server, pooled=True)
+CENTRALISED = Method(
+    fedavg.init, fedavg.down, fedavg.client, fedavg.hear, fedavg.server, pooled=True
+)

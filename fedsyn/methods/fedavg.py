@@ -7,11 +7,10 @@ every round:
     w ← Σ_k n_k w_k / Σ_k n_k        (or the plain mean: weighting = "uniform")
 """
 
-import torch
 from torch import Tensor
 
 from fedsyn.config import MethodConfig
-from fedsyn.core.aggregate import weighted_mean
+from fedsyn.core.aggregate import WEIGHT, add_weighted, mean
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.methods.base import Method, Problem
@@ -38,14 +37,19 @@ def client(
     return {"model": model}, losses
 
 
-def server(
-    state: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
+def hear(
+    heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
 ) -> Payload:
-    """The mean of the clients' models; clients with nothing to train on have no say."""
+    """Sums over the clients' models; clients with nothing to train on have no say."""
     weights = sizes.double() if config.weighting == "size" else (sizes > 0).double()
-    if not torch.any(weights > 0):
+    return add_weighted(heard, payload, weights)
+
+
+def server(state: Payload, heard: Payload, config: MethodConfig) -> Payload:
+    """The mean of the clients' models."""
+    if not heard[WEIGHT]:
         return state
-    return {"model": weighted_mean(payload["model"], weights)[None]}
+    return {"model": mean(heard)["model"].to(state["model"])[None]}
 
 
-METHOD = Method(init, down, client, server)
+METHOD = Method(init, down, client, hear, server)

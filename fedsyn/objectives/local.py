@@ -11,6 +11,7 @@ from fedsyn.core.batches import epochs, in_order
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.training import train
+from fedsyn.metrics.timing import phase
 from fedsyn.models.retrieval import RetrievalNet
 from fedsyn.objectives import Objective
 
@@ -37,7 +38,8 @@ def local_training(
         named = net.layout.views(params)
         return objective(named, *net.embed(named, features[index]), valid)
 
-    batches = epochs(cohort.rows, config.batch, config.epochs, cohort.streams(purpose))
+    with phase("gather"):
+        batches = epochs(cohort.rows, config.batch, config.epochs, cohort.streams(purpose))
     return train(start, loss, batches, optimizer(config))
 
 

@@ -11,7 +11,7 @@ aggregated model and clustered) and against those of the client that made it:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -27,8 +27,14 @@ class Scores:
 
     divergence: Tensor  # [S]
     realism: Tensor  # [S]
-    agreement: Tensor  # [S]
+    agreement: Tensor  # [S], NaN where it was not asked for
     prototype: Tensor  # [S] long
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Scores]") -> "Scores":
+        """The scores of all parts, in order."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 @dataclass(frozen=True)
@@ -63,25 +69,30 @@ def score(
     counts: Tensor,  # [C, M]
     world: GlobalPrototypes,
     scale: float,
+    agreement: bool = True,
 ) -> Scores:
-    """Score candidates; one pass over the clients, so memory is [S, M] and never [S, C, M].
+    """Score candidates; ``agreement``, which looks at every client, only if it is asked for.
 
     The nearest global prototype is that with the greatest sum of both modalities' cosines: that to
     the fused embedding, which is their normalised mean, but for a positive factor.
     """
     fused = fuse(image, text)
     divergence, prototype = ops.js_assign(image, text, world.centroids, world.centroids, scale)
-    realism, agreement = torch.full_like(fused[:, 0], -1.0), torch.zeros_like(fused[:, 0])
-    for client, (known, count) in enumerate(zip(embedded, counts, strict=True)):
-        nearest = (fused @ known[count > 0].T).amax(-1)
-        agreement += nearest / len(embedded)
-        realism = torch.where(maker == client, nearest, realism)
-    return Scores(
-        divergence=divergence,
-        realism=realism,
-        agreement=agreement,
-        prototype=prototype,
-    )
+    realism = torch.full_like(fused[:, 0], -1.0)
+    for client in maker.unique().tolist():
+        mine = (maker == client).to(fused.device)
+        realism[mine] = _nearest(fused[mine], embedded[client], counts[client])
+    shared = torch.full_like(realism, torch.nan)
+    if agreement:
+        shared = torch.zeros_like(realism)
+        for known, count in zip(embedded, counts, strict=True):
+            shared += _nearest(fused, known, count) / len(embedded)
+    return Scores(divergence, realism, shared, prototype)
+
+
+def _nearest(fused: Tensor, known: Tensor, count: Tensor) -> Tensor:
+    """Cosine of each row to the nearest of one client's prototypes."""
+    return (fused @ known[count > 0].T).amax(-1)
 
 
 def select(

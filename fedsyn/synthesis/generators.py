@@ -6,9 +6,9 @@ Generator   min  −E[D(G(z))] + l1 · direct + l2 · indirect + l3 · JSD
 (Arjovsky et al. 2017; Gulrajani et al. 2017; constraint losses: Zhang et al., AAAI 2025.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from fedsyn.config import SynthesisConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.payload import Payload
+from fedsyn.metrics.timing import phase
 from fedsyn.models.generator import SLOPE, Generator, critic
 from fedsyn.models.layout import Layout
 from fedsyn.models.mlp import MLP
@@ -27,6 +28,7 @@ from fedsyn.synthesis import prototypes
 
 # What a client sends of its synthesis state; the rest stays.
 UPLOADED = ("prototypes", "counts", "basis", "generator")
+PREPARED = 16  # steps whose draws are held at a time
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,15 @@ def train(
     return losses
 
 
+class _Draw(NamedTuple):
+    """What one step of every client looks at."""
+
+    real: Tensor  # [C, B, D] pairs
+    prototype: Tensor  # [C, B, D] the prototypes that they belong to
+    noise: Tensor  # [C, B, noise]
+    mix: Tensor  # [C, B, 1], how far from real to fake the penalty is taken
+
+
 class _Session:
     """The tensors and streams of the clients that train together, those ``chosen [C]``."""
 
@@ -144,15 +155,21 @@ class _Session:
     def run(self, critic_steps: int, generator_steps: int = 0) -> dict[str, Tensor]:
         """``critic_steps`` before each generator step, or alone; mean losses ``[C]``."""
         total: dict[str, Tensor] = {}
-        for _ in range(max(generator_steps, 1)):
-            for _ in range(critic_steps):
-                critic = self._critic_step()
-            total["critic"] = total.get("critic", 0) + critic
+        turns = max(generator_steps, 1)
+        draws = self._draws(turns * critic_steps + generator_steps)
+        for _ in range(turns):
+            with phase("critic"):
+                for _ in range(critic_steps):
+                    critic = self._critic_step(next(draws))
+            if critic_steps:
+                total["critic"] = total.get("critic", 0) + critic
             if generator_steps:
-                total["generator"] = total.get("generator", 0) + self._generator_step()
+                with phase("generator"):
+                    loss = self._generator_step(next(draws))
+                total["generator"] = total.get("generator", 0) + loss
         for name, value in self.state.items():
             self.whole[name][self.positions] = value
-        return {name: value / max(generator_steps, 1) for name, value in total.items()}
+        return {name: value / turns for name, value in total.items()}
 
     def _owners(self) -> list[Tensor]:
         """The prototype of each training pair of each client."""
@@ -165,45 +182,51 @@ class _Session:
             )
         return owners
 
-    def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """A real batch ``[C, B, D]``, noise, and the prototypes of that batch's pairs."""
-        batch = self.config.batch
-        index, owner, noise = [], [], []
-        for rows, owners, stream in zip(self.cohort.rows, self.owner, self.streams, strict=True):
-            chosen = torch.randint(len(rows), (batch,), generator=stream)
-            index.append(torch.from_numpy(rows)[chosen])
-            owner.append(owners[chosen])
-            noise.append(torch.randn(batch, self.config.noise, generator=stream))
-        real = self.features[torch.stack(index)]
-        prototype = self.state["prototypes"].take_along_dim(torch.stack(owner)[..., None], 1)
-        return real, torch.stack(noise).to(real.device), prototype
+    def _draws(self, steps: int) -> Iterator[_Draw]:
+        """What ``steps`` steps look at, prepared a few steps at a time."""
+        batch, config = self.config.batch, self.config
+        for first in range(0, steps, PREPARED):
+            count = min(PREPARED, steps - first)
+            with phase("gather"):
+                index, owner, noise, mix = [], [], [], []
+                for rows, owners, stream in zip(
+                    self.cohort.rows, self.owner, self.streams, strict=True
+                ):
+                    chosen = torch.randint(len(rows), (count, batch), generator=stream)
+                    index.append(torch.from_numpy(rows)[chosen])
+                    owner.append(owners[chosen])
+                    noise.append(torch.randn(count, batch, config.noise, generator=stream))
+                    mix.append(torch.rand(count, batch, 1, generator=stream))
+                device = self.features.device
+                drawn = [torch.stack(parts, 1).to(device) for parts in (index, owner, noise, mix)]
+            for at, kind, *rest in zip(*drawn, strict=True):
+                prototype = self.state["prototypes"].take_along_dim(kind[..., None], 1)
+                yield _Draw(self.features[at], prototype, *rest)
 
     def _generate(self, params: Mapping[str, Tensor], noise: Tensor, prototype: Tensor) -> Tensor:
         return self.adversary.generator(params, noise, prototype, self.state["basis"])
 
-    def _critic_step(self) -> Tensor:
+    def _critic_step(self, draw: _Draw) -> Tensor:
         config, adversary = self.config, self.adversary
-        real, noise, prototype = self._draw()
         with torch.no_grad():
             generator = adversary.generator.layout.views(self.state["generator"])
-            fake = self._generate(generator, noise, prototype)
+            fake = self._generate(generator, draw.noise, draw.prototype)
         between = None
         if config.generator == "wgan-gp":
-            mix = torch.stack([torch.rand(config.batch, 1, generator=s) for s in self.streams])
-            between = torch.lerp(real, fake, mix.to(real.device))
+            between = torch.lerp(draw.real, fake, draw.mix)
         params = adversary.critic_layout.views(self.state["critic"])
         layers = adversary.critic.layers(params)
-        step = ops.critic_step(real, fake, between, *layers, SLOPE, config.penalty)
+        step = ops.critic_step(draw.real, fake, between, *layers, SLOPE, config.penalty)
         self._step("critic", adversary.critic_optimizer, step.gradient)
         if config.generator == "wgan":
             self.state["critic"].clamp_(-config.clip, config.clip)
         return step.loss
 
-    def _generator_step(self) -> Tensor:
+    def _generator_step(self, draw: _Draw) -> Tensor:
         adversary = self.adversary
-        _, noise, prototype = self._draw()
         leaf = self.state["generator"].detach().requires_grad_()
-        fake = self._generate(adversary.generator.layout.views(leaf), noise, prototype)
+        params = adversary.generator.layout.views(leaf)
+        fake = self._generate(params, draw.noise, draw.prototype)
         score = adversary.critic(adversary.critic_layout.views(self.state["critic"]), fake)
         loss = -score.squeeze(-1).mean(-1) + self._constraints(fake)
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)

@@ -1,6 +1,12 @@
-"""What the server does for synthesis: sample the generators, filter, fine-tune, and look back."""
+"""What the server does for synthesis: sample the generators, filter, fine-tune.
 
+Candidates are made a few blocks at a time and only their scores are kept, so any number of them can
+be filtered. Those that fine-tuning draws are made again from their random streams.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,115 +16,217 @@ from fedsyn.config import SynthesisConfig
 from fedsyn.core.batches import draws
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.payload import Payload
+from fedsyn.metrics.timing import phase
 from fedsyn.models.generator import Generator
 from fedsyn.models.retrieval import RetrievalNet, fuse
 from fedsyn.objectives import Objective
-from fedsyn.synthesis.filtering import global_prototypes, score, select
+from fedsyn.synthesis.filtering import Scores, global_prototypes, score, select
 from fedsyn.synthesis.filtering import quotas as shares
+
+BLOCK = 256  # most candidates of one random stream
+AT_ONCE = 1 << 14  # most pairs that fine-tuning holds
 
 
 @dataclass(frozen=True)
-class Synthetic:
-    """Filtered synthetic pairs, and out of how many candidates."""
+class Library:
+    """Uploads of the clients heard from."""
 
-    pairs: Tensor  # [S, D] concatenated features
-    candidates: int
+    ids: tuple[int, ...]
+    take: Callable[[Sequence[int], Sequence[str]], Payload]  # stacked rows of clients, by name
 
 
-def sample(
-    library: Payload,  # stacked uploads of the clients heard from
-    ids: tuple[int, ...],
-    config: SynthesisConfig,
-    seed: int,
-    round: int,
-    stack: int,
-) -> tuple[Tensor, Tensor]:
-    """Draw candidates from every client's generator, as many as its share of all pairs.
+@dataclass(frozen=True)
+class Pool:
+    """Pairs to fine-tune on."""
+
+    size: int
+    take: Callable[[Tensor], Tensor]  # positions [n], on the host -> pairs [n, D]
+    candidates: int = 0  # of which they were selected
+
+
+class _Block(NamedTuple):
+    """Candidates of one client that share a random stream."""
+
+    client: int  # position in the library
+    number: int
+    size: int
+
+
+class Sampler:
+    """Candidates of every client's generator, as many as its share of all pairs.
 
     Noise is scaled by ``truncation``: below 1, variety is given up for typical pairs (Brock et al.
     2019, arXiv 1809.11096, section 3.1).
-
-    Returns
-    -------
-    pairs : Tensor [S, D]
-    maker : Tensor [S]
-        Position of the client that made each pair.
     """
-    counts = library["counts"]
-    sizes = shares(counts.sum(-1).tolist(), config.candidates, 0.0)
-    generator = Generator(config.noise, library["prototypes"].shape[-1], config.hidden)
-    width = max(sizes)
-    pairs: list[Tensor] = []
-    for start in range(0, len(ids), stack):
-        part = slice(start, start + stack)
-        generators = [streams.generator(seed, "candidates", round, client) for client in ids[part]]
-        noise = config.truncation * streams.normal(generators, width, config.noise)
-        noise = noise.to(counts.device)
-        mass = counts[part].double().cumsum(-1)
-        draw = streams.uniform(generators, width).double().to(counts.device) * mass[:, -1:]
-        owner = torch.searchsorted(mass, draw, right=True).clamp(max=counts.shape[1] - 1)
-        prototype = library["prototypes"][part].take_along_dim(owner[..., None], 1)
-        params = None
-        if "generator" in library:
-            params = generator.layout.views(library["generator"][part])
-        made = generator(params, noise, prototype, library["basis"][part])
-        pairs.extend(rows[:size] for rows, size in zip(made, sizes[part], strict=True))
-    maker = torch.arange(len(ids)).repeat_interleave(torch.tensor(sizes))
-    return torch.cat(pairs), maker.to(counts.device)
+
+    def __init__(
+        self,
+        library: Library,
+        counts: Tensor,  # [C, M] pairs behind each prototype, on the host
+        config: SynthesisConfig,
+        seed: int,
+        round: int,
+        stack: int,
+    ) -> None:
+        self._library, self._config, self._stack = library, config, stack
+        self._seed, self._round = seed, round
+        self._mass = counts.double().cumsum(-1)
+        self._blocks = [
+            _Block(client, number, min(BLOCK, size - number * BLOCK))
+            for client, size in enumerate(shares(counts.sum(-1).tolist(), config.candidates, 0.0))
+            for number in range(-(-size // BLOCK))
+        ]
+        ends = torch.tensor([block.size for block in self._blocks]).cumsum(0)
+        self._starts = ends - torch.tensor([block.size for block in self._blocks])
+
+    def all(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pairs ``[n, D]`` and the positions ``[n]`` of their makers, a few blocks at a time."""
+        for start in range(0, len(self._blocks), self._stack):
+            part = self._blocks[start : start + self._stack]
+            rows = [torch.arange(block.size) for block in part]
+            maker = torch.tensor([block.client for block in part])
+            sizes = torch.tensor([block.size for block in part])
+            yield self._make(part, rows), maker.repeat_interleave(sizes)
+
+    def take(self, at: Tensor) -> Tensor:
+        """The pairs ``[n, D]`` at these positions of the whole sequence, made again."""
+        order = at.argsort(stable=True)
+        block = torch.searchsorted(self._starts, at[order], right=True) - 1
+        row = at[order] - self._starts[block]
+        touched, sizes = block.unique_consecutive(return_counts=True)
+        rows, blocks = row.split(sizes.tolist()), touched.tolist()
+        made = [
+            self._make(
+                [self._blocks[b] for b in blocks[start : start + self._stack]],
+                rows[start : start + self._stack],
+            )
+            for start in range(0, len(blocks), self._stack)
+        ]
+        return torch.cat(made)[order.argsort().to(made[0].device)]
+
+    def _make(self, blocks: Sequence[_Block], rows: Sequence[Tensor]) -> Tensor:
+        """The candidates ``rows`` of each block, one after another ``[n, D]``."""
+        config = self._config
+        width = max(len(chosen) for chosen in rows)
+        noise = torch.zeros(len(blocks), width, config.noise)
+        owner = torch.zeros(len(blocks), width, dtype=torch.long)
+        ids = [self._library.ids[block.client] for block in blocks]
+        for place, (block, client, chosen) in enumerate(zip(blocks, ids, rows, strict=True)):
+            purpose = f"candidates/{block.number}"
+            stream = streams.generator(self._seed, purpose, self._round, client)
+            mass = self._mass[block.client]
+            drawn = torch.randn(block.size, config.noise, generator=stream)
+            point = torch.rand(block.size, generator=stream).double() * mass[-1]
+            kinds = torch.searchsorted(mass, point, right=True).clamp(max=len(mass) - 1)
+            noise[place, : len(chosen)] = drawn[chosen]
+            owner[place, : len(chosen)] = kinds[chosen]
+        sent = self._library.take(ids, _generator_parts(config))
+        where = sent["prototypes"].device
+        prototype = sent["prototypes"].take_along_dim(owner.to(where)[..., None], 1)
+        generator = Generator(config.noise, prototype.shape[-1], config.hidden)
+        params = generator.layout.views(sent["generator"]) if "generator" in sent else None
+        noise = config.truncation * noise.to(where)
+        made = generator(params, noise, prototype, sent["basis"])
+        return torch.cat([pairs[: len(c)] for pairs, c in zip(made, rows, strict=True)])
+
+
+def _generator_parts(config: SynthesisConfig) -> tuple[str, ...]:
+    parts = ("prototypes", "basis")
+    return parts if config.generator == "gaussian" else (*parts, "generator")
 
 
 def synthesise(
     net: RetrievalNet,
     model: Tensor,  # [1, P] the aggregated model
-    library: Payload,
-    ids: tuple[int, ...],
+    library: Library,
     config: SynthesisConfig,
     seed: int,
     round: int,
     stack: int,
-) -> Synthetic:
+) -> Pool:
     """Sample all generators and keep what passes the filter; empty where nobody has prototypes."""
-    pair_dim = library["prototypes"].shape[-1]
-    if library["counts"].sum() == 0:
-        return Synthetic(library["prototypes"].new_zeros(0, pair_dim), 0)
-    pairs, maker = sample(library, ids, config, seed, round, stack)
-    finite = pairs.isfinite().all(-1)
-    pairs, maker = pairs[finite], maker[finite]
+    with phase("filter"):
+        embedded, counts = _embedded_prototypes(net, model, library, stack)
+        if counts.sum() == 0:
+            return Pool(0, lambda at: model.new_zeros(0, 0))
+        generator = streams.generator(seed, "filter", round)
+        world = global_prototypes(embedded, counts, config.global_prototypes, generator)
+    sampler = Sampler(library, counts.cpu(), config, seed, round, stack)
+    found: list[Scores] = []
+    positions: list[Tensor] = []
+    made = 0
+    blocks = sampler.all()
+    while True:
+        with phase("sample"):
+            block = next(blocks, None)
+        if block is None:
+            break
+        pairs, maker = block
+        with phase("filter"):
+            good = pairs.isfinite().all(-1).cpu().nonzero().squeeze(-1)
+            chosen = pairs[good.to(pairs.device)]
+            image, text = (u[0] for u in net.embed(net.layout.views(model), chosen[None]))
+            scale = 1 / config.temperature
+            scores = score(
+                image, text, maker[good], embedded, counts, world, scale,
+                agreement=config.filter == "agreement",
+            )  # fmt: skip
+            found.append(scores)
+            positions.append(made + good)
+            made += len(pairs)
+    with phase("filter"):
+        kept = torch.cat(positions)[select(Scores.concatenate(found), world, config, generator)]
+
+    def take(at: Tensor) -> Tensor:
+        with phase("sample"):
+            return sampler.take(kept[at])
+
+    return Pool(len(kept), take, made)
+
+
+def _embedded_prototypes(
+    net: RetrievalNet, model: Tensor, library: Library, stack: int
+) -> tuple[Tensor, Tensor]:  # [C, M, d] unit rows, [C, M]
+    """All clients' prototypes under one model, and the pairs behind each."""
+    if not library.ids:
+        return model.new_zeros(0, 1, 1), model.new_zeros(0, 1)
     params = net.layout.views(model)
-    flat = library["prototypes"].flatten(0, 1)[None]
-    embedded = fuse(*net.embed(params, flat))[0].unflatten(0, library["counts"].shape)
-    generator = streams.generator(seed, "filter", round)
-    world = global_prototypes(embedded, library["counts"], config.global_prototypes, generator)
-    image, text = (u[0] for u in net.embed(params, pairs[None]))
-    scores = score(image, text, maker, embedded, library["counts"], world, 1 / config.temperature)
-    return Synthetic(pairs[select(scores, world, config, generator)], len(finite))
+    embedded, counts = [], []
+    for start in range(0, len(library.ids), stack):
+        sent = library.take(library.ids[start : start + stack], ("prototypes", "counts"))
+        pairs = sent["prototypes"]
+        flat = fuse(*net.embed(params, pairs.flatten(0, 1)[None]))[0]
+        embedded.append(flat.unflatten(0, pairs.shape[:2]))
+        counts.append(sent["counts"])
+    return torch.cat(embedded), torch.cat(counts)
 
 
 def fine_tune(
     net: RetrievalNet,
     objective: Objective,
     model: Tensor,  # [1, P]
-    pairs: Tensor,  # [S, D] synthetic (or, for the oracle, real) pairs
+    pool: Pool,  # of synthetic (or, for the oracle, real) pairs
     config: SynthesisConfig,
     generator: torch.Generator,
 ) -> tuple[Tensor, float]:
-    """Train the aggregated model on ``pairs``; returns the model ``[1, P]`` and the mean loss.
+    """Train the aggregated model on pairs of ``pool``; the model ``[1, P]`` and the mean loss.
 
     ``proximal`` adds ``proximal / 2 · ‖w − w_avg‖²``. With fewer than two pairs there is nothing to
     contrast: the model comes back unchanged.
     """
-    if len(pairs) < 2:
+    if pool.size < 2:
         return model, 0.0
     optimizer = Optimizer("adam", config.server_lr)
     tuned, state, total = model.clone(), optimizer.init(model), 0.0
-    index = draws([len(pairs)], config.server_steps, config.server_batch, [generator])
-    for batch in index[:, 0].to(pairs.device):
-        leaf = tuned.detach().requires_grad_()
-        params = net.layout.views(leaf)
-        loss = objective(params, *net.embed(params, pairs[batch][None]), None).sum()
-        if config.proximal:
-            loss = loss + config.proximal / 2 * (leaf - model).square().sum()
-        (gradient,) = torch.autograd.grad(loss, leaf)
-        optimizer.step(tuned, gradient, state)
-        total += float(loss.detach())
+    index = draws([pool.size], config.server_steps, config.server_batch, [generator])[:, 0]
+    for steps in index.split(max(1, AT_ONCE // config.server_batch)):
+        for batch in pool.take(steps.flatten()).split(config.server_batch):
+            leaf = tuned.detach().requires_grad_()
+            params = net.layout.views(leaf)
+            loss = objective(params, *net.embed(params, batch[None]), None).sum()
+            if config.proximal:
+                loss = loss + config.proximal / 2 * (leaf - model).square().sum()
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            optimizer.step(tuned, gradient, state)
+            total += float(loss.detach())
     return tuned, total / max(config.server_steps, 1)

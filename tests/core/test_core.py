@@ -17,23 +17,42 @@ def generators(count):
     return [streams.generator(0, "test", 0, client) for client in range(count)]
 
 
+def mean(rows, weights, stack):
+    sums = {}
+    for start in range(0, len(weights), stack):
+        part = slice(start, start + stack)
+        sums = aggregate.add_weighted(sums, {"x": torch.stack(rows)[part]}, weights[part])
+    return aggregate.mean(sums)["x"]
+
+
 class TestAggregate:
-    @given(st.lists(st.floats(0.01, 1e3), min_size=1, max_size=12))
-    def test_the_mean_of_identical_models_is_that_model(self, weights):
+    @given(st.lists(st.floats(0.01, 1e3), min_size=1, max_size=12), st.integers(1, 12))
+    def test_the_mean_of_identical_models_is_that_model(self, weights, stack):
         model = torch.randn(50, generator=torch.Generator().manual_seed(0))
-        mean = aggregate.weighted_mean([model] * len(weights), torch.tensor(weights))
-        assert torch.equal(mean, model)
+        found = mean([model] * len(weights), torch.tensor(weights), stack)
+        assert torch.equal(found.float(), model)
 
     def test_weights_are_shares(self):
-        mean = aggregate.weighted_mean(
-            [torch.tensor([0.0]), torch.tensor([4.0])], torch.tensor([3.0, 1.0])
-        )
-        assert mean.item() == 1.0
+        assert mean([torch.tensor([0.0]), torch.tensor([4.0])], torch.tensor([3.0, 1.0]), 2) == 1.0
 
-    @pytest.mark.parametrize("weights", [[], [0.0, 0.0], [1.0, -2.0]])
-    def test_refuses_weights_without_a_positive_sum(self, weights):
+    @given(st.integers(1, 7))
+    def test_how_clients_come_changes_nothing(self, stack):
+        rows = list(torch.randn(7, 20, generator=torch.Generator().manual_seed(0)))
+        weights = torch.rand(7, generator=torch.Generator().manual_seed(1))
+        assert torch.equal(mean(rows, weights, stack), mean(rows, weights, 7))
+
+    def test_a_client_without_a_say_may_send_anything(self):
+        rows = [torch.tensor([2.0]), torch.tensor([torch.nan])]
+        assert mean(rows, torch.tensor([1.0, 0.0]), 2) == 2.0
+
+    @pytest.mark.parametrize("weights", [[1.0, -2.0], [torch.nan, 1.0], [torch.inf, 1.0]])
+    def test_refuses_weights_that_are_no_weights(self, weights):
+        with pytest.raises(ValueError, match="finite and >= 0"):
+            mean([torch.zeros(1)] * 2, torch.tensor(weights), 2)
+
+    def test_refuses_weights_without_a_positive_sum(self):
         with pytest.raises(ValueError, match="positive sum"):
-            aggregate.weighted_mean([torch.zeros(1)] * len(weights), torch.tensor(weights))
+            mean([torch.zeros(1)] * 2, torch.zeros(2), 2)
 
 
 class TestPayload:

@@ -71,10 +71,11 @@ def test_stacking_changes_nothing(make, tmp_path, generator):
 
 @pytest.mark.parametrize("at", [(1, "local"), (2, "generator"), (3, "evaluate")])
 @pytest.mark.parametrize("mode", ["on", "off"])
-def test_an_interrupted_run_resumes_to_the_same_rounds(make, tmp_path, at, mode):
-    if mode == "off" and at[1] == "generator":
-        pytest.skip("no such phase")
-    settings = make(MODES[mode], "run.fraction=0.6")
+@pytest.mark.parametrize("engine", [(), ("engine.memory=0",), ("engine.checkpoint_every=2",)])
+def test_an_interrupted_run_resumes_to_the_same_rounds(make, tmp_path, at, mode, engine):
+    if mode == "off" and (at[1] == "generator" or engine):
+        pytest.skip("no such phase, or nothing that clients keep")
+    settings = make(MODES[mode], "run.fraction=0.6", "engine.stack=3", *engine)
     run(settings, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(settings, tmp_path / "parts", observer=Interrupt(*at))
@@ -82,6 +83,35 @@ def test_an_interrupted_run_resumes_to_the_same_rounds(make, tmp_path, at, mode)
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
     whole, parts = (load_file(tmp_path / name / records.MODEL) for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_what_is_mapped_from_files_changes_nothing(make, tmp_path):
+    for memory in (0, 1024):
+        run(make(f"engine.memory={memory}"), tmp_path / str(memory))
+    assert rows(tmp_path / "0") == rows(tmp_path / "1024")
+    kept = {path.name for path in (tmp_path / "0" / "checkpoint").iterdir()}
+    assert kept == {"state.safetensors", "clients.safetensors"}
+
+
+def test_phases_are_timed_and_add_up(make, tmp_path):
+    summary = run(make(), tmp_path / "run")
+    lines = (tmp_path / "run" / records.METRICS).read_text().splitlines()
+    seconds = json.loads(lines[0])["seconds"]
+    assert set(seconds) == {
+        "gather", "local", "prototypes", "critic", "generator", "upload", "aggregate", "sample",
+        "filter", "fine-tune", "gate", "evaluate", "checkpoint",
+    }  # fmt: skip
+    assert all(value >= 0 for value in seconds.values())
+    total = sum(sum(json.loads(line)["seconds"].values()) for line in lines)
+    assert summary["seconds"] == pytest.approx(total)
+    assert summary["seconds"] <= summary["seconds_total"]
+
+
+def test_a_profile_shows_phases_and_operators(make, tmp_path):
+    run(make("run.rounds=2"), tmp_path / "run", profile=True)
+    trace = json.loads((tmp_path / "run" / records.TRACE).read_text())
+    names = {event.get("name") for event in trace["traceEvents"]}
+    assert {"local", "critic", "generator", "filter", "evaluate", "fedsyn::critic_step"} <= names
 
 
 def test_rounds_written_after_the_checkpoint_are_computed_again(make, tmp_path):
@@ -177,7 +207,6 @@ def test_one_client_alone_and_a_client_with_nothing(make, tmp_path, caplog):
         (["data.image=picture"], DataError, "picture"),
         (["partition.clients=400"], DataError, "400"),
         (["engine.devices=['cuda:99']"], ConfigError, "cuda:99"),
-        (["engine.devices=['cpu', 'cpu']"], ConfigError, "one device"),
         (["partition.scheme=column", "partition.column=none"], DataError, "none"),
     ],
 )

@@ -55,21 +55,19 @@ def test_clients_train_as_if_alone(kind, warm):
             torch.testing.assert_close(value[0], together[name][client], rtol=1e-4, atol=1e-6)
 
 
-def critic_step_by_autograd(session):
+def critic_step_by_autograd(session, draw):
     """A critic's step as the papers write it: every term differentiated, the penalty twice."""
     settings, adversary = session.config, session.adversary
-    real, noise, prototype = session._draw()
     generator = adversary.generator.layout.views(session.state["generator"])
-    fake = session._generate(generator, noise, prototype)
+    fake = session._generate(generator, draw.noise, draw.prototype)
     leaf = session.state["critic"].clone().requires_grad_()
 
     def score(x):
         return adversary.critic(adversary.critic_layout.views(leaf), x).squeeze(-1)
 
-    loss = score(fake).mean(-1) - score(real).mean(-1)
+    loss = score(fake).mean(-1) - score(draw.real).mean(-1)
     if settings.generator == "wgan-gp":
-        mix = torch.stack([torch.rand(settings.batch, 1, generator=s) for s in session.streams])
-        between = (real + mix * (fake - real)).requires_grad_()
+        between = (draw.real + draw.mix * (fake - draw.real)).requires_grad_()
         (slope,) = torch.autograd.grad(score(between).sum(), between, create_graph=True)
         loss = loss + settings.penalty * (slope.norm(dim=-1) - 1).square().mean(-1)
     (gradient,) = torch.autograd.grad(loss.sum(), leaf)

@@ -1,0 +1,100 @@
+"""What a chunk of clients does in a round, stacked: plain data in, plain data out."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedsyn import streams
+from fedsyn.config import Config
+from fedsyn.core.cohort import Cohort
+from fedsyn.core.payload import Payload, nbytes
+from fedsyn.methods.base import Method, Problem
+from fedsyn.metrics.timing import phase
+from fedsyn.models.retrieval import RetrievalNet
+from fedsyn.objectives.local import local_training
+from fedsyn.synthesis import generators
+
+
+@dataclass(frozen=True)
+class Task:
+    """The clients, what they hold and what they receive."""
+
+    cohort: Cohort
+    problem: Problem  # whose features hold at least the cohort's rows
+    payload: Payload  # [C, ...] of the method
+    known: Tensor  # [C] bool, the clients that kept something from an earlier round
+    kept: Payload  # [known, ...] what they kept
+
+    def to(self, device: torch.device) -> "Task":
+        """The same with all tensors on ``device``."""
+        problem = replace(self.problem, features=self.problem.features.to(device))
+        payload, kept = (_moved(p, device) for p in (self.payload, self.kept))
+        return replace(self, problem=problem, payload=payload, kept=kept)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What they send, and what stays with them."""
+
+    payload: Payload  # [C, ...] of the method
+    kept: Payload  # [C, ...]; of it `generators.upload` goes to the server too
+    losses: dict[str, Tensor]  # [C] by name
+    bytes_up: int
+
+    def to(self, device: torch.device) -> "Reply":
+        """The same with all tensors on ``device``."""
+        payload, kept, losses = (_moved(p, device) for p in (self.payload, self.kept, self.losses))
+        return replace(self, payload=payload, kept=kept, losses=losses)
+
+
+def _moved(payload: Payload, device: torch.device) -> Payload:
+    return {name: value.to(device) for name, value in payload.items()}
+
+
+def initial_model(net: RetrievalNet, seed: int) -> Tensor:
+    """The model ``[P]`` that everybody starts from, private networks included."""
+    return net.init(streams.generator(seed, "model"))
+
+
+def answer(config: Config, method: Method, task: Task) -> Reply:
+    """One round of a chunk of clients."""
+    with phase("local"):
+        payload, loss = method.client(task.problem, task.payload, task.cohort, config.method)
+    losses, bytes_up = {"local": loss}, nbytes(payload)
+    if not config.trains_generators:
+        return Reply(payload, {}, losses, bytes_up)
+    kept = _with_newcomers(config, task)
+    net, objective, features = task.problem.net, task.problem.objective, task.problem.features
+    encoder = task.payload["model"]
+    if config.keeps_private_models:
+        with phase("local"):
+            encoder, _ = local_training(
+                net, objective, kept["private"], features, task.cohort, config.method, "private"
+            )
+        kept["private"] = encoder
+    losses |= generators.train(kept, features, task.cohort, config.synthesis, net, encoder)
+    return Reply(payload, kept, losses, bytes_up + nbytes(generators.upload(kept)))
+
+
+def _with_newcomers(config: Config, task: Task) -> Payload:
+    """What all clients of the chunk have kept; those who take part for the first time, begin."""
+    new = (~task.known).nonzero().squeeze(-1)
+    if not len(new):
+        return task.kept
+    features = task.problem.features
+    newcomers = replace(task.cohort.take(new.tolist()), round=0)
+    with phase("prototypes"):
+        fresh = generators.init(features, newcomers, config.synthesis)
+    if config.keeps_private_models:
+        model = initial_model(task.problem.net, config.run.seed).to(features.device)
+        fresh["private"] = model.repeat(len(new), 1)
+    old = task.known.nonzero().squeeze(-1)
+    whole = {}
+    for name, value in fresh.items():
+        rows = value.new_empty(len(task.known), *value.shape[1:])
+        rows[new.to(value.device)] = value
+        if len(old):
+            rows[old.to(value.device)] = task.kept[name]
+        whole[name] = rows
+    return whole

@@ -1,0 +1,119 @@
+"""What clients keep between rounds: a row each, in memory or, beyond a budget, in a mapped file.
+
+A row appears when its client first takes part. In the file every client has two places: a round
+writes to the one that the last checkpoint does not refer to, so that a crash at any moment leaves
+the checkpoint's rows as they were.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedsyn.core.payload import Payload
+from fedsyn.data.mapped import MappedTensors
+
+FILE = "clients.safetensors"
+NOWHERE = -1  # the place of a client without a row
+
+
+class ClientRows:
+    """Rows of up to ``clients`` clients, by client id.
+
+    Parameters
+    ----------
+    clients : int
+    folder : Path
+        Where the file is made, should the rows of all clients take more than ``budget`` bytes.
+    budget : int
+    device : torch.device
+        Where rows are handed out, and held while in memory.
+    """
+
+    def __init__(self, clients: int, folder: Path, budget: int, device: torch.device) -> None:
+        self._folder, self._budget, self._device = folder, budget, device
+        self._place = torch.full((clients,), NOWHERE, dtype=torch.int8)
+        self._saved = self._place.clone()  # the places that the last checkpoint refers to
+        self._rows: Payload = {}  # [places, clients, ...]
+        self._file: MappedTensors | None = None
+
+    @property
+    def known(self) -> Tensor:
+        """Ids of the clients that have a row, ascending."""
+        return (self._place != NOWHERE).nonzero().squeeze(-1)
+
+    def has(self, ids: Sequence[int]) -> Tensor:
+        """Whether each of these clients has a row, bool ``[C]``."""
+        return self._place[list(ids)] != NOWHERE
+
+    def take(self, ids: Sequence[int], names: Sequence[str] = ()) -> Payload:
+        """The rows of these clients, stacked; of these names, or of all."""
+        at = torch.tensor(ids, dtype=torch.long)
+        place = self._place[at].long()
+        rows = {
+            name: self._rows[name][place.to(device), at.to(device)].to(self._device)
+            for name in names or self._rows
+            for device in [self._rows[name].device]
+        }
+        if self._file is not None:
+            self._file.release()
+        return rows
+
+    def put(self, ids: Sequence[int], rows: Payload) -> None:
+        """Keep the rows of these clients."""
+        if not self._rows:
+            self._allocate(rows)
+        at = torch.tensor(ids, dtype=torch.long)
+        place = torch.zeros(len(at), dtype=torch.long)
+        if self._file is not None:
+            place = (self._saved[at] == 0).long()
+        for name, value in rows.items():
+            held = self._rows[name]
+            held[place.to(held.device), at.to(held.device)] = value.to(held.device)
+        self._place[at] = place.to(torch.int8)
+        if self._file is not None:
+            self._file.release()
+
+    def _allocate(self, rows: Payload) -> None:
+        clients = len(self._place)
+        size = sum(v[0].numel() * v.element_size() for v in rows.values())
+        if clients * size <= self._budget:
+            for name, value in rows.items():
+                shape = (1, clients, *value.shape[1:])
+                self._rows[name] = torch.zeros(shape, dtype=value.dtype, device=self._device)
+            return
+        kinds = {name: (v.dtype, (2, clients, *v.shape[1:])) for name, v in rows.items()}
+        self._file = MappedTensors.create(self._folder / FILE, kinds)
+        self._rows = self._file.tensors
+
+    # ---- Checkpoints -------------------------------------------------------------------------
+
+    def tensors(self) -> Payload:
+        """What a checkpoint holds: the rows that are in memory, and where those in the file are."""
+        if self._file is not None:
+            self._file.flush()
+            return {"place": self._place}
+        return {"place": self._place, **{f"rows/{k}": v[0] for k, v in self._rows.items()}}
+
+    def saved(self) -> None:
+        """The checkpoint is in its place: the rows that it does not refer to may go."""
+        self._saved = self._place.clone()
+
+    def restore(self, tensors: Payload) -> None:
+        """Go on from what `tensors` gave.
+
+        Raises
+        ------
+        KeyError
+            If it is not that.
+        RunError
+            If the file is missing or damaged.
+        """
+        self._place = tensors["place"]
+        rows = {k.removeprefix("rows/"): v for k, v in tensors.items() if k.startswith("rows/")}
+        self._rows = {name: value[None].to(self._device) for name, value in rows.items()}
+        if not rows and len(self.known):
+            self._file = MappedTensors.open(self._folder / FILE)
+            self._rows = self._file.tensors
+        self.saved()
