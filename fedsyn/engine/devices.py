@@ -1,23 +1,28 @@
-"""Chunks of clients on one device, or spread over several: one process each."""
+"""Chunks of clients, one after another or spread over threads or devices."""
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 import torch
 import torch.multiprocessing
 
+from fedsyn import ops
 from fedsyn.config import Config
 from fedsyn.engine.client import Reply, Task, answer
 from fedsyn.errors import ConfigError
 from fedsyn.methods import METHODS
-from fedsyn.metrics.timing import account, phase, stopwatch
+from fedsyn.metrics.timing import account, announce, phase, stopwatch
 
 HOST = torch.device("cpu")
-WAITING = 2  # chunks that a device has been given: one in work, one next
+WAITING = 2  # chunks that a worker has been given: one in work, one next
+
+# A reply, and the seconds of each phase behind it.
+Answer = tuple[Reply, dict[str, float]]
 
 
 class Devices(Protocol):
@@ -31,75 +36,110 @@ class Devices(Protocol):
         """The replies, in the order of the tasks, which are taken as they can be worked on."""
 
 
-class OneDevice:
-    """The one that the server is on, in its process."""
+class Inline:
+    """One chunk after another, on the server's device and in its thread."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self._config, self.device = config, device
 
     def answers(self, tasks: Iterable[Task]) -> Iterator[Reply]:
-        """One after another."""
+        """Each when it is asked for."""
         for task in tasks:
             yield answer(self._config, METHODS[self._config.method.name], task)
 
 
-class SeveralDevices:
-    """A process for each device; tensors go to and fro through shared memory."""
+class Pools:
+    """Chunks given to pools in turn: threads of this process, or one process a device."""
 
-    device = HOST
-
-    def __init__(self, config: Config, pools: list[ProcessPoolExecutor]) -> None:
-        self._config, self._pools = config, pools
+    def __init__(
+        self,
+        pools: Sequence[Executor],
+        workers: int,  # of all pools together
+        device: torch.device,
+        work: Callable[[Task], Answer],
+    ) -> None:
+        self._pools, self._workers, self._work, self.device = pools, workers, work, device
 
     def answers(self, tasks: Iterable[Task]) -> Iterator[Reply]:
-        """Every device gets the next task when it is done with one; replies wait for their turn."""
-        given: deque[Future[tuple[Reply, dict[str, float]]]] = deque()
+        """Workers have a task in work and one that waits; replies wait for their turn."""
+        given: deque[Future[Answer]] = deque()
         for turn, task in enumerate(tasks):
-            if len(given) == WAITING * len(self._pools):
+            if len(given) == WAITING * self._workers:
                 yield self._received(given.popleft())
             pool = self._pools[turn % len(self._pools)]
-            given.append(pool.submit(_work, self._config, task.to(HOST)))
+            given.append(pool.submit(self._work, task))
         while given:
             yield self._received(given.popleft())
 
-    def _received(self, future: Future[tuple[Reply, dict[str, float]]]) -> Reply:
+    def _received(self, future: Future[Answer]) -> Reply:
+        announce("clients")
         reply, seconds = future.result()
-        account({name: value / len(self._pools) for name, value in seconds.items()})
+        account({name: value / self._workers for name, value in seconds.items()})
         return reply
 
 
 @contextmanager
-def devices(config: Config, found: Sequence[torch.device]) -> Iterator[Devices]:
-    """The devices ``found``, as long as the ``with`` statement lasts."""
-    if len(found) == 1:
-        yield OneDevice(config, found[0])
-        return
-    threads = config.engine.threads or max(1, (os.cpu_count() or 1) // len(found))
-    context = torch.multiprocessing.get_context("spawn")
-    pools = [ProcessPoolExecutor(1, context, _begin, (str(one), threads)) for one in found]
+def devices(
+    config: Config, found: Sequence[torch.device], inline: bool = False
+) -> Iterator[Devices]:
+    """The devices ``found``, as long as the ``with`` statement lasts.
+
+    ``inline`` keeps the work on one device in the calling thread, where a profiler sees it.
+
+    Clients on a processor are spread over its threads, a chunk each: torch's own threads would
+    share out the small products inside a chunk, and wait for each other more than they work.
+    """
+    threads = cpu_threads(config)
+    if len(found) > 1:
+        each = max(1, threads // len(found))
+        context = torch.multiprocessing.get_context("spawn")
+        pools = [ProcessPoolExecutor(1, context, _begin, (config, str(one), each)) for one in found]
+        yield from _closing(pools, Pools(pools, len(found), HOST, _work_there))
+    elif found[0].type == "cpu" and threads > 1 and not inline:
+        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        yield from _closing([pool], Pools([pool], threads, HOST, partial(_work_here, config)))
+    else:
+        yield Inline(config, found[0])
+
+
+def _closing(pools: Sequence[Executor], there: Devices) -> Iterator[Devices]:
     try:
-        yield SeveralDevices(config, pools)
+        yield there
     finally:
         for pool in pools:
             pool.shutdown(cancel_futures=True)
 
 
-# ---- In a device's process ---------------------------------------------------------------------
-
-_device = HOST
-
-
-def _begin(device: str, threads: int) -> None:
-    global _device
-    _device = torch.device(device)
-    torch.set_num_threads(threads)
+def cpu_threads(config: Config) -> int:
+    """How many CPU threads a run uses."""
+    return config.engine.threads or len(os.sched_getaffinity(0))
 
 
-def _work(config: Config, task: Task) -> tuple[Reply, dict[str, float]]:
-    watch = stopwatch(_device)
-    with watch.running():
+def _work_here(config: Config, task: Task) -> Answer:
+    watch = stopwatch(HOST)
+    with watch.running(), ops.threads(1):
+        reply = answer(config, METHODS[config.method.name], task)
+    return reply, watch.lap()
+
+
+# ---- In a device's process -----------------------------------------------------------------------
+
+_there: tuple[Config, torch.device, int] | None = None
+
+
+def _begin(config: Config, device: str, threads: int) -> None:
+    global _there
+    _there = config, torch.device(device), threads
+    torch.set_num_threads(1)
+
+
+def _work_there(task: Task) -> Answer:
+    assert _there is not None
+    config, device, threads = _there
+    watch = stopwatch(device)
+    with watch.running(), ops.threads(threads):
         with phase("gather"):
-            task = task.to(_device)
+            task = task.to(device)
         reply = answer(config, METHODS[config.method.name], task)
         with phase("upload"):
             reply = reply.to(HOST)

@@ -19,7 +19,7 @@ from fedsyn.config import Config
 from fedsyn.data import federated
 from fedsyn.engine import local, records, state
 from fedsyn.engine.clients import ClientRows
-from fedsyn.engine.devices import available, devices
+from fedsyn.engine.devices import available, cpu_threads, devices
 from fedsyn.engine.evaluation import embeddings
 from fedsyn.engine.federation import Federation, federation
 from fedsyn.engine.gallery import gallery
@@ -70,7 +70,7 @@ def run(
     observer : Observer, optional
     profile : bool
         Whether ``torch.profiler`` traces the second round of this call, or the only one, and leaves
-        ``trace.json`` (for Perfetto or chrome://tracing).
+        ``trace.json`` (for Perfetto or chrome://tracing). Clients are then computed in one thread.
 
     Returns
     -------
@@ -83,10 +83,19 @@ def run(
         If the data, the configuration or the directory does not allow the run; nothing is written
         then.
     """
-    observer = observer or Silent()
     found = available(config.engine.devices)
-    if config.engine.threads:
-        torch.set_num_threads(config.engine.threads)
+    with _threads(cpu_threads(config)):
+        return _run(config, out, found, resume, observer or Silent(), profile)
+
+
+def _run(
+    config: Config,
+    out: Path,
+    found: list[torch.device],
+    resume: bool,
+    observer: Observer,
+    profile: bool,
+) -> dict[str, Any]:
     started = time.perf_counter()
     clients = ClientRows(0, out / records.CHECKPOINT.parent, 0, found[0])
     done = None
@@ -114,7 +123,7 @@ def run(
         found[0], profiled=profile, entered=lambda name: observer.phase(done.round + 1, name)
     )
     traced = min(done.round + 2, config.run.rounds)
-    with devices(config, found) as everywhere:
+    with devices(config, found, inline=profile) as everywhere:
         while done.round < config.run.rounds:
             tracing = _trace(out) if profile and done.round + 1 == traced else nullcontext()
             with watch.running(), tracing:
@@ -142,6 +151,18 @@ def digest(config: Config) -> str:
     tree = config.model_dump(mode="json")
     del tree["engine"], tree["run"]["rounds"], tree["data"]["cache"]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Threads for the kernels, one for torch, whose own make small products slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ops.threads(count):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _refuse_diverged(config: Config, done: state.State) -> None:

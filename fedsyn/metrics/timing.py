@@ -78,7 +78,7 @@ class Stopwatch:
         entered: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._clock: Clock = clock or HostClock()
-        self._ranges, self._entered = ranges, entered
+        self._ranges, self.entered = ranges, entered
         self._open: list[str] = []
         self._since: Any = None
         self._names: dict[str, None] = {}  # in the order they were first entered
@@ -89,7 +89,7 @@ class Stopwatch:
     def __call__(self, name: str) -> Iterator[None]:
         """Time the body of a ``with`` statement as part of the phase ``name``."""
         if not self._open:
-            self._entered(name)
+            self.entered(name)
         self._mark()
         self._open.append(name)
         self._names[name] = None
@@ -140,6 +140,13 @@ def phase(name: str) -> AbstractContextManager[None]:
     """Time the body of a ``with`` statement, if a stopwatch is running, as the phase ``name``."""
     watch = _running.get()
     return nullcontext() if watch is None else watch(name)
+
+
+def announce(name: str) -> None:
+    """Tell who watches the running stopwatch, if any, what is waited for; without timing it."""
+    watch = _running.get()
+    if watch is not None:
+        watch.entered(name)
 
 
 def account(seconds: Mapping[str, float]) -> None:

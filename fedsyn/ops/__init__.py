@@ -1,6 +1,6 @@
 """Public operators: reference, dispatch, registration, autograd; batched over leading axes."""
 
-from fedsyn.ops.backends import backend, backends, instruction_set
+from fedsyn.ops.backends import backend, backends, instruction_set, threads
 from fedsyn.ops.critic_step import CriticStep, critic_loss, critic_step
 from fedsyn.ops.gradient_penalty import gradient_penalty, gradient_penalty_of
 from fedsyn.ops.info_nce import info_nce
@@ -28,4 +28,5 @@ __all__ = [
     "kmeans",
     "prototype_nce",
     "select_quota",
+    "threads",
 ]

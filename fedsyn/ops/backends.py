@@ -22,6 +22,7 @@ VARIABLE = "FEDSYN_BACKEND"
 
 _logger = logging.getLogger(__name__)
 _forced: ContextVar[str | None] = ContextVar("fedsyn_backend", default=None)
+_threads: ContextVar[int] = ContextVar("fedsyn_threads", default=0)  # 0: as torch
 
 
 @functools.cache
@@ -134,6 +135,32 @@ def choose(operator: str, implemented: tuple[str, ...], device: str) -> str:
             + " and ".join(implemented)
         )
     return name
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let the compiled CPU kernels that this context calls use ``count`` threads of their own.
+
+    Without it they use as many as torch does. They share their work out without OpenMP, so they
+    may be given more threads than torch.
+
+    Raises
+    ------
+    ValueError
+        If ``count`` is not positive.
+    """
+    if count < 1:
+        raise ValueError(f"threads: expected at least 1, got {count}")
+    token = _threads.set(count)
+    try:
+        yield
+    finally:
+        _threads.reset(token)
+
+
+def thread_count() -> int:
+    """How many threads a compiled CPU kernel uses here."""
+    return _threads.get() or torch.get_num_threads()
 
 
 def _check(name: str, source: str) -> str:

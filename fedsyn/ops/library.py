@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedsyn.ops.backends import forced, inherit, native
+from fedsyn.ops.backends import forced, inherit, native, thread_count
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
@@ -113,7 +113,7 @@ def launch(
     kernel = _kernel(operation, backend, like.dtype)
     values = [a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
     if backend == "cpu":
-        kernel(*values, torch.get_num_threads())
+        kernel(*values, thread_count())
         return
     with torch.cuda.device(like.device):
         kernel(*values, torch.cuda.current_stream().cuda_stream)

@@ -42,6 +42,7 @@ def settings(pairs):
         "synthesis.server_steps=4",
         "synthesis.server_batch=32",
         "run.rounds=3",
+        "engine.threads=1",
     ]
 
 

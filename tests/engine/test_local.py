@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from fedsyn.data import federated
 from fedsyn.engine import local
 from fedsyn.engine.clients import FILE, ClientRows
-from fedsyn.engine.devices import HOST, OneDevice
+from fedsyn.engine.devices import HOST, Inline
 from fedsyn.engine.federation import federation, round_half_up, sampled
 
 
@@ -28,7 +28,7 @@ def begun(settings, folder):
     """A federation in its first state, on this machine's processor."""
     fed = federation(settings, federated.load(settings), HOST)
     rows = ClientRows(len(fed.silos), folder, settings.engine.memory << 20, HOST)
-    return fed, local.begin(fed, rows), OneDevice(settings, HOST)
+    return fed, local.begin(fed, rows), Inline(settings, HOST)
 
 
 def test_bytes_are_what_the_payloads_weigh(make, tmp_path):
