@@ -152,7 +152,7 @@ class EngineConfig(Section):
     stack: Whole = 0  # most clients in one stacked computation; 0: 8 on a CPU, 128 on a GPU
     devices: Annotated[tuple[str, ...], Field(min_length=1)] = ("auto",)  # clients spread over them
     threads: Whole = 0  # CPU threads, each with clients of its own; 0: one a core
-    memory: Whole = 1024  # MiB of client state, and of features, held in memory; more is mapped
+    memory: Whole = 1024  # MiB of clients' state, and of features, in memory; more lies in files
     checkpoint_every: Count = 1  # rounds from one checkpoint to the next
 
 

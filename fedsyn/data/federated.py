@@ -13,7 +13,7 @@ from fedsyn.config import Config, DataConfig
 from fedsyn.data import cache
 from fedsyn.data.features import VERSION, hashed_counts, hog
 from fedsyn.data.glyphs import glyphs
-from fedsyn.data.mapped import MappedTensors
+from fedsyn.data.mapped import MappedTensor
 from fedsyn.data.pairs import Pairs
 from fedsyn.data.partition import partition
 from fedsyn.data.preprocessing import (
@@ -48,7 +48,7 @@ class FederatedData:
     preprocessing: dict[str, Tensor]  # what `transform_image` and `transform_text` need
     bytes_up: int  # of the preprocessing rounds, over all clients
     bytes_down: int
-    mapped: MappedTensors | None = None  # the file that holds the features, where memory does not
+    mapped: MappedTensor | None = None  # the file that holds the features, where memory does not
 
     @property
     def image(self) -> Tensor:
@@ -99,8 +99,8 @@ def load(config: Config, folder: Path | None = None) -> FederatedData:
     shape = (len(pairs), image_dim + len(preprocessing["text.scale"]))
     mapped = None
     if folder is not None and math.prod(shape) * 4 > config.engine.memory << 20:
-        mapped = MappedTensors.anonymous(folder, {"features": (torch.float32, shape)})
-    features = torch.empty(shape) if mapped is None else mapped.tensors["features"]
+        mapped = MappedTensor(folder, shape)
+    features = torch.empty(shape) if mapped is None else mapped.tensor
     let_go = (lambda: None) if mapped is None else mapped.release
     project("image", image.descriptors, preprocessing, features[:, :image_dim], let_go)
     project("text", text.descriptors, preprocessing, features[:, image_dim:], let_go)

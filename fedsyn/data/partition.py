@@ -7,6 +7,7 @@ Test rows follow the same shares, so a client is tested on the distribution it t
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -75,11 +76,12 @@ def partition(
     """
     groups = _groups(pairs, descriptors, train, test, config, seed)
     if config.scheme == "column":
-        shares = np.eye(groups.number)
-        mine = _divide(train, groups.train, shares, numpy_generator(seed, "partition"))
-    else:
-        _check_sizes(len(train), config)
-        mine, shares = _draw(train, groups, config, seed)
+        return Division(
+            train=_members(train, groups.train, groups.number),
+            test=_members(test, groups.test, groups.number),
+        )
+    _check_sizes(len(train), config)
+    mine, shares = _draw(train, groups, config, seed)
     stream = numpy_generator(seed, "partition.test")
     if config.scheme == "lineage" and config.variant == "code":
         shares = _shares(groups.number, config, stream)
@@ -224,6 +226,14 @@ def _even_shares_of_few(
         order = np.lexsort((stream.random(groups), owns.sum(axis=1)))
         owns[order[: config.classes], client] = 1.0
     return np.asarray(owns / owns.sum(axis=1, keepdims=True))
+
+
+def _members(rows: np.ndarray, groups: np.ndarray, number: int) -> tuple[np.ndarray, ...]:
+    """The rows of each group, ascending; those of no group (-1) are left out."""
+    order = np.lexsort((rows, groups))
+    bounds = np.searchsorted(groups[order], np.arange(number + 1))
+    members = rows[order].astype(np.int64)
+    return tuple(members[begin:end] for begin, end in pairwise(bounds))
 
 
 def _divide(

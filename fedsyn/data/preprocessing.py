@@ -79,9 +79,8 @@ def fit(modality: Modality, clients: Sequence[np.ndarray], standardize: bool) ->
     if modality.form == "pixels":
         derived["image.size"] = torch.tensor(modality.size)
     if modality.form == "strings":
-        sent = [document_frequencies(modality.descriptors[rows]) for rows in clients]
-        derived["text.idf"] = inverse_document_frequencies(sent)
-        up += sum(map(payload_bytes, sent))
+        total, up = add(document_frequencies(modality.descriptors[rows]) for rows in clients)
+        derived["text.idf"] = inverse_document_frequencies(total)
         down += payload_bytes({"idf": derived["text.idf"]}) * len(clients)
 
     def batches(rows: np.ndarray) -> Iterator[Descriptors]:
@@ -91,14 +90,13 @@ def fit(modality: Modality, clients: Sequence[np.ndarray], standardize: bool) ->
             yield tfidf(part, derived["text.idf"]) if modality.form == "strings" else part
 
     width, cross = modality.descriptors.shape[1], modality.form != "features"
-    sent = [moments(batches(rows), width, cross) for rows in clients]
-    total = add(sent)
+    total, more = add(moments(batches(rows), width, cross) for rows in clients)
     if modality.form == "features":
         projection = scaling(total, standardize)
     else:
         projection = components(total, modality.dim, modality.form == "pixels", standardize)
     derived |= {f"{modality.name}.{key}": value for key, value in projection.items()}
-    up += sum(map(payload_bytes, sent))
+    up += more
     down += payload_bytes(projection) * len(clients)
     return Fit(derived, up, down)
 
@@ -201,9 +199,8 @@ def document_frequencies(counts: csr_array) -> Payload:
     }
 
 
-def inverse_document_frequencies(payloads: Sequence[Payload]) -> Tensor:
+def inverse_document_frequencies(total: Payload) -> Tensor:
     """The server's smoothed ``log((1 + n) / (1 + df)) + 1`` [buckets]."""
-    total = add(payloads)
     return torch.log((1.0 + total["documents"]) / (1.0 + total["frequency"])) + 1.0
 
 
@@ -307,13 +304,18 @@ def _signed(vectors: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(vectors * signs)
 
 
-def add(payloads: Sequence[Payload]) -> Payload:
-    """Sum of the payloads, key by key, in client order."""
-    total = {key: value.clone() for key, value in payloads[0].items()}
-    for payload in payloads[1:]:
+def add(payloads: Iterable[Payload]) -> tuple[Payload, int]:
+    """Sum of the payloads, key by key, in client order, as they come; and the bytes of all."""
+    total: Payload = {}
+    sent = 0
+    for payload in payloads:
+        sent += payload_bytes(payload)
         for key, value in payload.items():
-            total[key] += value
-    return total
+            if key in total:
+                total[key] += value
+            else:
+                total[key] = value.clone()
+    return total, sent
 
 
 def payload_bytes(payload: Mapping[str, Tensor]) -> int:

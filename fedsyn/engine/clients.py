@@ -1,4 +1,4 @@
-"""What clients keep between rounds: a row each, in memory or, beyond a budget, in a mapped file.
+"""What clients keep between rounds: a row each, in memory or, beyond a budget, in a file.
 
 A row appears when its client first takes part. In the file every client has two places: a round
 writes to the one that the last checkpoint does not refer to, so that a crash at any moment leaves
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedsyn.core.payload import Payload
-from fedsyn.data.mapped import MappedTensors
+from fedsyn.engine.rowfile import RowFile
 
 FILE = "clients.safetensors"
 NOWHERE = -1  # the place of a client without a row
@@ -35,8 +35,8 @@ class ClientRows:
         self._folder, self._budget, self._device = folder, budget, device
         self._place = torch.full((clients,), NOWHERE, dtype=torch.int8)
         self._saved = self._place.clone()  # the places that the last checkpoint refers to
-        self._rows: Payload = {}  # [places, clients, ...]
-        self._file: MappedTensors | None = None
+        self._memory: Payload = {}  # [clients, ...]
+        self._file: RowFile | None = None
 
     @property
     def known(self) -> Tensor:
@@ -49,43 +49,37 @@ class ClientRows:
 
     def take(self, ids: Sequence[int], names: Sequence[str] = ()) -> Payload:
         """The rows of these clients, stacked; of these names, or of all."""
-        at = torch.tensor(ids, dtype=torch.long)
-        place = self._place[at].long()
-        rows = {
-            name: self._rows[name][place.to(device), at.to(device)].to(self._device)
-            for name in names or self._rows
-            for device in [self._rows[name].device]
-        }
         if self._file is not None:
-            self._file.release()
-        return rows
+            file, places = self._file, self._place[list(ids)].tolist()
+            names = names or list(file.kinds)
+            return {name: file.read(name, places, ids).to(self._device) for name in names}
+        at = torch.tensor(ids, dtype=torch.long, device=self._device)
+        return {name: self._memory[name][at] for name in names or self._memory}
 
     def put(self, ids: Sequence[int], rows: Payload) -> None:
         """Keep the rows of these clients."""
-        if not self._rows:
+        if not self._memory and self._file is None:
             self._allocate(rows)
         at = torch.tensor(ids, dtype=torch.long)
-        place = torch.zeros(len(at), dtype=torch.long)
+        place = torch.zeros(len(at), dtype=torch.int8)
         if self._file is not None:
-            place = (self._saved[at] == 0).long()
-        for name, value in rows.items():
-            held = self._rows[name]
-            held[place.to(held.device), at.to(held.device)] = value.to(held.device)
-        self._place[at] = place.to(torch.int8)
-        if self._file is not None:
-            self._file.release()
+            place = (self._saved[at] == 0).to(torch.int8)
+            for name, value in rows.items():
+                self._file.write(name, place.tolist(), ids, value.cpu())
+        for name, held in self._memory.items():
+            held[at.to(self._device)] = rows[name].to(self._device)
+        self._place[at] = place
 
     def _allocate(self, rows: Payload) -> None:
         clients = len(self._place)
         size = sum(v[0].numel() * v.element_size() for v in rows.values())
-        if clients * size <= self._budget:
-            for name, value in rows.items():
-                shape = (1, clients, *value.shape[1:])
-                self._rows[name] = torch.zeros(shape, dtype=value.dtype, device=self._device)
+        if clients * size > self._budget:
+            kinds = {name: (v.dtype, (2, clients, *v.shape[1:])) for name, v in rows.items()}
+            self._file = RowFile.create(self._folder / FILE, kinds)
             return
-        kinds = {name: (v.dtype, (2, clients, *v.shape[1:])) for name, v in rows.items()}
-        self._file = MappedTensors.create(self._folder / FILE, kinds)
-        self._rows = self._file.tensors
+        for name, value in rows.items():
+            shape = (clients, *value.shape[1:])
+            self._memory[name] = torch.zeros(shape, dtype=value.dtype, device=self._device)
 
     # ---- Checkpoints -------------------------------------------------------------------------
 
@@ -93,8 +87,7 @@ class ClientRows:
         """What a checkpoint holds: the rows that are in memory, and where those in the file are."""
         if self._file is not None:
             self._file.flush()
-            return {"place": self._place}
-        return {"place": self._place, **{f"rows/{k}": v[0] for k, v in self._rows.items()}}
+        return {"place": self._place, **{f"rows/{k}": v for k, v in self._memory.items()}}
 
     def saved(self) -> None:
         """The checkpoint is in its place: the rows that it does not refer to may go."""
@@ -111,9 +104,11 @@ class ClientRows:
             If the file is missing or damaged.
         """
         self._place = tensors["place"]
-        rows = {k.removeprefix("rows/"): v for k, v in tensors.items() if k.startswith("rows/")}
-        self._rows = {name: value[None].to(self._device) for name, value in rows.items()}
-        if not rows and len(self.known):
-            self._file = MappedTensors.open(self._folder / FILE)
-            self._rows = self._file.tensors
+        self._memory = {
+            name.removeprefix("rows/"): value.to(self._device)
+            for name, value in tensors.items()
+            if name.startswith("rows/")
+        }
+        if not self._memory and len(self.known):
+            self._file = RowFile(self._folder / FILE)
         self.saved()
