@@ -175,6 +175,38 @@ inline double sum(double x) {
     return x;
 }
 
+// Alternately the lanes of the lower halves of a and b, or of their upper halves.
+template <bool kUpper>
+inline Floats interleave(Floats a, Floats b) {
+    constexpr int n = kLanes<float>, from = kUpper ? n / 2 : 0;
+#if defined(__AVX512F__)
+    return __builtin_shufflevector(a, b, from, from + n, from + 1, from + 1 + n, from + 2,
+                                   from + 2 + n, from + 3, from + 3 + n, from + 4, from + 4 + n,
+                                   from + 5, from + 5 + n, from + 6, from + 6 + n, from + 7,
+                                   from + 7 + n);
+#elif defined(__AVX2__)
+    return __builtin_shufflevector(a, b, from, from + n, from + 1, from + 1 + n, from + 2,
+                                   from + 2 + n, from + 3, from + 3 + n);
+#else
+    return __builtin_shufflevector(a, b, from, from + n, from + 1, from + 1 + n);
+#endif
+}
+
+// Lane j of vector i becomes lane i of vector j.
+inline void transpose(Floats (&square)[kLanes<float>]) {
+    constexpr int kHalf = kLanes<float> / 2;
+    for (int done = 1; done < kLanes<float>; done *= 2) {
+        Floats next[kLanes<float>];
+#pragma GCC unroll 16
+        for (int i = 0; i < kHalf; ++i) {
+            next[2 * i] = interleave<false>(square[i], square[i + kHalf]);
+            next[2 * i + 1] = interleave<true>(square[i], square[i + kHalf]);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes<float>; ++i) square[i] = next[i];
+    }
+}
+
 // Natural logarithm of positive normal numbers, to 1e-7 of max(|log x|, |x - 1|).
 //
 // x = 2^e m with m in [sqrt(1/2), sqrt(2)); log(m) by the polynomial of Cephes' logf (Moshier
@@ -221,6 +253,21 @@ inline Floats exp(Floats x) {
     y = y * r * r + r + 1.0f;
     const Ints scaled = __builtin_bit_cast(Ints, y) + (__builtin_convertvector(n, Ints) << 23);
     return x < kLeast ? Floats{} : __builtin_bit_cast(Floats, scaled);
+}
+
+// tanh x, to 3e-7 of itself; NaN gives NaN.
+//
+// By the polynomial of Cephes' tanhf (Moshier 1992) near zero, where 1 - 2 / (e^2x + 1) cancels.
+inline Floats tanh(Floats x) {
+    const Floats length = x < 0.0f ? -x : x;
+    const Floats x2 = x * x;
+    Floats y = 2.06390887954e-2f - 5.70498872745e-3f * x2;
+    y = y * x2 - 5.37397155531e-2f;
+    y = y * x2 + 1.33314422036e-1f;
+    y = y * x2 - 3.33332819422e-1f;
+    const Floats near = y * x2 * x + x;
+    const Floats far = 1.0f - 2.0f / (exp(2.0f * length) + 1.0f);
+    return length < 0.625f ? near : (x < 0.0f ? -far : far);
 }
 
 // 2^x for |x| <= 125, to 2e-7 of itself; NaN gives NaN.
