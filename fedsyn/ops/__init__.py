@@ -8,6 +8,7 @@ from fedsyn.ops.js_divergence import js_divergence
 from fedsyn.ops.js_filter import js_assign, js_filter
 from fedsyn.ops.js_nearest import js_nearest
 from fedsyn.ops.kmeans import kmeans
+from fedsyn.ops.mlp import mlp
 from fedsyn.ops.prototype_nce import prototype_nce
 from fedsyn.ops.quota import select_quota
 
@@ -26,6 +27,7 @@ __all__ = [
     "js_filter",
     "js_nearest",
     "kmeans",
+    "mlp",
     "prototype_nce",
     "select_quota",
     "threads",

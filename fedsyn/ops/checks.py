@@ -28,3 +28,11 @@ def check_scale(op: str, scale: float | Tensor) -> None:
     # A comparison, as torch.compile traces it also where it does not know the value.
     if not isinstance(scale, Tensor) and not abs(scale) < math.inf:
         raise ValueError(f"{op}: expected a finite scale, got {scale}")
+
+
+def check_number(op: str, name: str, value: float) -> None:
+    """Refuse what is not a finite number."""
+    if not isinstance(value, int | float):
+        raise TypeError(f"{op}: expected {name} a number, got {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{op}: expected a finite {name}, got {value}")

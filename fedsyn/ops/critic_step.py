@@ -15,7 +15,6 @@ passes of the three terms have, one a layer for the weights of all three. (Gulra
 arXiv 1704.00028, eq. 3.)
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fedsyn.ops.backends import choose
+from fedsyn.ops.checks import check_number
 from fedsyn.ops.library import below_autograd, launch, register, register_autograd_kernel
 
 # Best first.
@@ -246,14 +246,6 @@ def check(
     check_number(op, "slope", slope)
     if slope < 0:
         raise ValueError(f"{op}: expected slope >= 0, got {slope}")
-
-
-def check_number(op: str, name: str, value: float) -> None:
-    """Refuse what is not a finite number."""
-    if not isinstance(value, int | float):
-        raise TypeError(f"{op}: expected {name} a number, got {type(value).__name__}")
-    if not math.isfinite(value):
-        raise ValueError(f"{op}: expected a finite {name}, got {value}")
 
 
 # ---- The operator behind it, of `gradient_penalty` too -------------------------------------------

@@ -103,12 +103,13 @@ def launch(
     operation: str,
     backend: str,
     like: Tensor,
-    *arguments: Tensor | float | Sequence[int] | None,
+    *arguments: Tensor | float | str | Sequence[int] | None,
 ) -> None:
     """Call ``_C.<operation>_<backend>_<dtype of like>`` with addresses and numbers.
 
-    Tensors must be contiguous and are passed as addresses (``None`` as 0). The last argument of
-    every kernel is added here: the number of threads (``cpu``) or the current stream (``cuda``).
+    Tensors are passed as addresses (``None`` as 0): contiguous ones, or else with their strides.
+    The last argument of every kernel is added here: the number of threads (``cpu``) or the current
+    stream (``cuda``).
     """
     kernel = _kernel(operation, backend, like.dtype)
     values = [a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
