@@ -1,0 +1,144 @@
+"""Stacked perceptrons on the CPU: kernel, baddbmm and autograd, a loop of nn.Sequential.
+
+Run with ``pytest bench/test_mlp.py``. Every contender gives the output and the gradient to
+what the size says. On one core and on two. Read the minimum or the median.
+"""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from fedsyn.ops import backend, backends, mlp
+from fedsyn.ops.mlp import mlp_reference
+
+RETRIEVAL = ((128, 256, 64), (128, 256, 64))
+# Clients, rows, towers, slope, head, what the gradient is taken of.
+SIZES = {
+    "retrieval, 8 clients": (8, 64, RETRIEVAL, 0.0, "unit", "params"),
+    "retrieval, 50 clients": (50, 64, RETRIEVAL, 0.0, "unit", "params"),
+    "critic to x, 32 clients": (32, 64, ((256, 256, 256, 1),), 0.2, "linear", "x"),
+    "generator, 32 clients": (32, 64, ((384, 256, 256),), 0.0, "linear", "params"),
+    "evaluation, 8192 rows": (1, 8192, RETRIEVAL, 0.0, "unit", None),
+}
+compiled_reference = torch.compile(mlp_reference, dynamic=False)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Case:
+    """Operands of a size, the wanted one a leaf, and the networks as modules."""
+
+    def __init__(self, clients, rows, towers, slope, head, of):
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(*shape):
+            return torch.randn(clients, *shape, generator=generator)
+
+        self.network, self.of = (towers, slope, head), of
+        layers = [layer for tower in towers for layer in pairwise(tower)]
+        parts = [part for a, b in layers for part in (draw(a * b) * 1.5 / a**0.5, 0.1 * draw(b))]
+        self.sizes = [part.shape[1] for part in parts]
+        self.params = torch.cat(parts, -1)
+        self.x = draw(rows, sum(tower[0] for tower in towers))
+        self.grad = draw(rows, sum(tower[-1] for tower in towers))
+        if of is not None:
+            getattr(self, of).requires_grad_()
+        self.modules = [self.module(row.split(self.sizes)) for row in self.params.detach()]
+
+    def module(self, parts):
+        """One client's towers."""
+        towers, slope, _ = self.network
+        parts, built = iter(parts), []
+        for tower in towers:
+            layers = []
+            for a, b in pairwise(tower):
+                layer = nn.Linear(a, b)
+                layer.weight.data, layer.bias.data = next(parts).view(a, b).T.clone(), next(parts)
+                layers += [layer, nn.LeakyReLU(slope) if slope else nn.ReLU()]
+            built.append(nn.Sequential(*layers[:-1]).requires_grad_(self.of == "params"))
+        return built
+
+    def double(self):
+        """The same in float64."""
+        other = object.__new__(Case)
+        other.__dict__.update(self.__dict__)
+        for name in ("x", "params", "grad"):
+            value = getattr(self, name)
+            setattr(other, name, value.detach().double().requires_grad_(value.requires_grad))
+        return other
+
+
+def differentiate(case, out):
+    """The output, and the gradient that the size asks for."""
+    if case.of is None:
+        return out, None
+    return out.detach(), torch.autograd.grad(out, getattr(case, case.of), case.grad)[0]
+
+
+# ---- Contenders: case -> output [C, B, out], gradient ------------------------------------------
+
+
+def kernel(case):
+    with backend("cpu"):
+        return differentiate(case, mlp(case.x, case.params, *case.network))
+
+
+def stacked(case, function=mlp_reference):
+    return differentiate(case, function(case.x, case.params, *case.network))
+
+
+def compiled(case):
+    return stacked(case, compiled_reference)
+
+
+def loop(case):
+    towers, _, head = case.network
+    outputs = []
+    for x, client in zip(case.x, case.modules, strict=True):
+        parts = zip(client, x.split([tower[0] for tower in towers], -1), strict=True)
+        parts = [module(part) for module, part in parts]
+        if head == "unit":
+            parts = [normalize(u, dim=-1) for u in parts]
+        outputs.append(torch.cat(parts, -1))
+    out = torch.stack(outputs)
+    if case.of != "params":
+        return differentiate(case, out)
+    leaves = [p for client in case.modules for module in client for p in module.parameters()]
+    return out.detach(), torch.autograd.grad(out, leaves, case.grad)
+
+
+CONTENDERS = {
+    "kernel": kernel,
+    "baddbmm, autograd": stacked,
+    "torch.compile of it": compiled,
+    "a loop of nn.Sequential": loop,
+}
+
+
+def check(case, found):
+    """Both within 1e-4 of the largest number expected (a ReLU may go either way by rounding)."""
+    out, gradient = found
+    if isinstance(gradient, tuple):  # of every client's modules
+        rows = torch.cat([g.T.reshape(-1) for g in gradient])
+        gradient = rows.view(case.params.shape)
+    for got, expected in zip((out, gradient), stacked(case.double()), strict=True):
+        if expected is not None:
+            error = (got.double() - expected).norm() / expected.norm()
+            assert error < 1e-4, error
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.parametrize("size", SIZES)
+def test_mlp(benchmark, size, name, threads):
+    if name == "kernel" and "cpu" not in backends():
+        pytest.skip("the compiled module is absent")
+    torch.set_num_threads(threads)
+    benchmark.group = f"mlp {size}, {threads} thread{'s' * (threads > 1)}"
+    case, contender = Case(*SIZES[size]), CONTENDERS[name]
+    with torch.set_grad_enabled(case.of is not None):
+        check(case, contender(case))
+        benchmark.pedantic(contender, (case,), rounds=30, warmup_rounds=3)
