@@ -15,13 +15,12 @@ BLOCK = 8192  # pairs embedded at a time
 
 def embeddings(fed: Federation, model: Tensor) -> tuple[Tensor, Tensor]:  # [N_test, d] each
     """Both embeddings of all test pairs under one model ``[P]``."""
-    params = fed.problem.net.layout.views(model[None])
     found = []
     for start in range(0, len(fed.data.test), BLOCK):
         problem, (places,) = fed.near([fed.data.test[start : start + BLOCK]])
         pairs = problem.features[torch.from_numpy(places).to(fed.device)]
         with torch.no_grad():
-            found.append(fed.problem.net.embed(params, pairs[None]))
+            found.append(fed.problem.net.embed(model[None], pairs[None]))
     image, text = (torch.cat(parts, 1)[0] for parts in zip(*found, strict=True))
     return image, text
 

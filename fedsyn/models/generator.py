@@ -9,7 +9,6 @@ standard deviations: with the MLP's last layer at zero, ``x`` is the closed-form
 Gaussian model. Without a warm start ``B`` is zero and the MLP starts at random.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +37,7 @@ class Generator:
     @property
     def layout(self) -> Layout:
         """Where each trainable parameter lies in the flat row."""
-        return Layout(self.mlp.shapes)
+        return self.mlp.layout
 
     def init(self, generator: torch.Generator, warm: bool) -> Tensor:
         """A fresh flat row ``[P]``; ``warm`` puts the last layer at zero."""
@@ -51,7 +50,7 @@ class Generator:
 
     def __call__(
         self,
-        params: Mapping[str, Tensor] | None,  # None: the Gaussian alone
+        params: Tensor | None,  # [C, P]; None: the Gaussian alone
         noise: Tensor,  # [C, B, noise]
         prototype: Tensor,  # [C, B, pair_dim], the prototype of each row
         basis: Tensor,  # [C, noise, pair_dim]

@@ -8,6 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from fedsyn import ops
+from fedsyn.models.layout import Layout
+
 
 @dataclass(frozen=True)
 class MLP:
@@ -30,6 +33,11 @@ class MLP:
             shapes[f"{self.prefix}.{layer}.bias"] = (1, fan_out)
         return shapes
 
+    @property
+    def layout(self) -> Layout:
+        """Where each parameter lies in the flat row."""
+        return Layout(self.shapes)
+
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         """One client's parameters, uniform in ±1/√fan_in (torch's default for linear layers)."""
         named = {}
@@ -48,10 +56,6 @@ class MLP:
             [params[f"{self.prefix}.{layer}.bias"] for layer in depth],
         )
 
-    def __call__(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Apply to ``x [C, B, in]``; returns ``[C, B, out]``."""
-        weights, biases = self.layers(params)
-        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            x = torch.baddbmm(bias, x, weight)
-            x = torch.nn.functional.leaky_relu(x, self.slope) if self.slope else torch.relu(x)
-        return torch.baddbmm(biases[-1], x, weights[-1])
+    def __call__(self, params: Tensor, x: Tensor) -> Tensor:
+        """Apply rows of parameters ``[C, P]`` to ``x [C, B, in]``; returns ``[C, B, out]``."""
+        return ops.mlp(x, params, (self.widths,), self.slope)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fedsyn import ops
 from fedsyn.config import ModelConfig
 from fedsyn.models.layout import Layout
 from fedsyn.models.mlp import MLP
@@ -37,21 +38,27 @@ class RetrievalNet:
         named = {**self.image.init(generator), **self.text.init(generator), **self.extra}
         return self.layout.flatten(named)
 
-    def embed_image(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Embeddings ``[C, B, dim]`` of image features ``[C, B, d_v]``."""
-        return self._head(self.image(params, x))
+    def embed(self, params: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
+        """Both embeddings ``[C, B, dim]`` of concatenated pairs ``[C, B, d_v + d_t]``.
 
-    def embed_text(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Embeddings ``[C, B, dim]`` of text features ``[C, B, d_t]``."""
-        return self._head(self.text(params, x))
+        ``params [C, P]`` are models as flat rows.
+        """
+        towers = (self.image.widths, self.text.widths)
+        kind = "tanh_unit" if self.bits else "unit"
+        own = params[:, : self.layout.size - self._extra_size] if self.extra else params
+        image, text = ops.mlp(pair, own, towers, head=kind).chunk(2, -1)
+        return image, text
 
-    def embed(self, params: Mapping[str, Tensor], pair: Tensor) -> tuple[Tensor, Tensor]:
-        """Both embeddings of concatenated pairs ``[C, B, d_v + d_t]``."""
-        image, text = pair.split([self.image.widths[0], self.text.widths[0]], dim=-1)
-        return self.embed_image(params, image), self.embed_text(params, text)
+    def extras(self, params: Tensor) -> dict[str, Tensor]:
+        """Views ``[C, ...]`` of the parameters that belong to the objective."""
+        if not self.extra:
+            return {}
+        views = self.layout.views(params)
+        return {name: views[name] for name in self.extra}
 
-    def _head(self, hidden: Tensor) -> Tensor:
-        return normalize(torch.tanh(hidden) if self.bits else hidden, dim=-1)
+    @property
+    def _extra_size(self) -> int:
+        return sum(value.numel() for value in self.extra.values())
 
 
 def fuse(image: Tensor, text: Tensor) -> Tensor:

@@ -35,8 +35,7 @@ def local_training(
     """``config.epochs`` passes over each client's pairs from its row of ``start``."""
 
     def loss(params: Tensor, _: Tensor, index: Tensor, valid: Tensor) -> Tensor:
-        named = net.layout.views(params)
-        return objective(named, *net.embed(named, features[index]), valid)
+        return objective(net.extras(params), *net.embed(params, features[index]), valid)
 
     with phase("gather"):
         batches = epochs(cohort.rows, config.batch, config.epochs, cohort.streams(purpose))
@@ -58,11 +57,11 @@ def held_out(
     """
     plan = in_order(rows, batch)
     total = torch.zeros(len(rows), dtype=torch.float64, device=features.device)
-    named = net.layout.views(models)
+    extras = net.extras(models)
     for index, valid in zip(plan.index, plan.valid, strict=True):
         pairs, taken = features[index.to(features.device)], valid.to(features.device)
         with torch.no_grad():
-            losses = objective(named, *net.embed(named, pairs), taken)
+            losses = objective(extras, *net.embed(models, pairs), taken)
         total += losses.double() * taken.sum(-1)
     counts = plan.valid.sum((0, 2)).to(features.device)
     return total / counts.clamp(min=1), counts

@@ -20,7 +20,6 @@ from fedsyn.core.optim import Optimizer
 from fedsyn.core.payload import Payload
 from fedsyn.metrics.timing import phase
 from fedsyn.models.generator import SLOPE, Generator, critic
-from fedsyn.models.layout import Layout
 from fedsyn.models.mlp import MLP
 from fedsyn.models.retrieval import RetrievalNet, fuse
 from fedsyn.ops.prototype_nce import prototype_logits
@@ -39,11 +38,6 @@ class Adversary:
     critic: MLP
     generator_optimizer: Optimizer
     critic_optimizer: Optimizer
-
-    @property
-    def critic_layout(self) -> Layout:
-        """Where each parameter of the critic lies in its flat row."""
-        return Layout(self.critic.shapes)
 
 
 def build(config: SynthesisConfig, pair_dim: int) -> Adversary:
@@ -74,7 +68,7 @@ def init(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
     rows = [
         (
             adversary.generator.init(stream, config.warm_start),
-            adversary.critic_layout.flatten(adversary.critic.init(stream)),
+            adversary.critic.layout.flatten(adversary.critic.init(stream)),
         )
         for stream in streams
     ]
@@ -149,7 +143,7 @@ class _Session:
         self.streams = self.cohort.streams(purpose)
         self.alive = self.state["counts"] > 0
         self.owner = self._owners()
-        self.encoder = net.layout.views(encoder[self.positions])
+        self.encoder = encoder[self.positions]
         self.prototype_embedding = fuse(*net.embed(self.encoder, self.state["prototypes"]))
 
     def run(self, critic_steps: int, generator_steps: int = 0) -> dict[str, Tensor]:
@@ -203,18 +197,17 @@ class _Session:
                 prototype = self.state["prototypes"].take_along_dim(kind[..., None], 1)
                 yield _Draw(self.features[at], prototype, *rest)
 
-    def _generate(self, params: Mapping[str, Tensor], noise: Tensor, prototype: Tensor) -> Tensor:
+    def _generate(self, params: Tensor, noise: Tensor, prototype: Tensor) -> Tensor:
         return self.adversary.generator(params, noise, prototype, self.state["basis"])
 
     def _critic_step(self, draw: _Draw) -> Tensor:
         config, adversary = self.config, self.adversary
         with torch.no_grad():
-            generator = adversary.generator.layout.views(self.state["generator"])
-            fake = self._generate(generator, draw.noise, draw.prototype)
+            fake = self._generate(self.state["generator"], draw.noise, draw.prototype)
         between = None
         if config.generator == "wgan-gp":
             between = torch.lerp(draw.real, fake, draw.mix)
-        params = adversary.critic_layout.views(self.state["critic"])
+        params = adversary.critic.layout.views(self.state["critic"])
         layers = adversary.critic.layers(params)
         step = ops.critic_step(draw.real, fake, between, *layers, SLOPE, config.penalty)
         self._step("critic", adversary.critic_optimizer, step.gradient)
@@ -225,9 +218,8 @@ class _Session:
     def _generator_step(self, draw: _Draw) -> Tensor:
         adversary = self.adversary
         leaf = self.state["generator"].detach().requires_grad_()
-        params = adversary.generator.layout.views(leaf)
-        fake = self._generate(params, draw.noise, draw.prototype)
-        score = adversary.critic(adversary.critic_layout.views(self.state["critic"]), fake)
+        fake = self._generate(leaf, draw.noise, draw.prototype)
+        score = adversary.critic(self.state["critic"], fake)
         loss = -score.squeeze(-1).mean(-1) + self._constraints(fake)
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         self._step("generator", adversary.generator_optimizer, gradient)

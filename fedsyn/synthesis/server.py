@@ -124,9 +124,8 @@ class Sampler:
         where = sent["prototypes"].device
         prototype = sent["prototypes"].take_along_dim(owner.to(where)[..., None], 1)
         generator = Generator(config.noise, prototype.shape[-1], config.hidden)
-        params = generator.layout.views(sent["generator"]) if "generator" in sent else None
         noise = config.truncation * noise.to(where)
-        made = generator(params, noise, prototype, sent["basis"])
+        made = generator(sent.get("generator"), noise, prototype, sent["basis"])
         return torch.cat([pairs[: len(c)] for pairs, c in zip(made, rows, strict=True)])
 
 
@@ -165,7 +164,7 @@ def synthesise(
         with phase("filter"):
             good = pairs.isfinite().all(-1).cpu().nonzero().squeeze(-1)
             chosen = pairs[good.to(pairs.device)]
-            image, text = (u[0] for u in net.embed(net.layout.views(model), chosen[None]))
+            image, text = (u[0] for u in net.embed(model, chosen[None]))
             scale = 1 / config.temperature
             scores = score(
                 image, text, maker[good], embedded, counts, world, scale,
@@ -190,12 +189,11 @@ def _embedded_prototypes(
     """All clients' prototypes under one model, and the pairs behind each."""
     if not library.ids:
         return model.new_zeros(0, 1, 1), model.new_zeros(0, 1)
-    params = net.layout.views(model)
     embedded, counts = [], []
     for start in range(0, len(library.ids), stack):
         sent = library.take(library.ids[start : start + stack], ("prototypes", "counts"))
         pairs = sent["prototypes"]
-        flat = fuse(*net.embed(params, pairs.flatten(0, 1)[None]))[0]
+        flat = fuse(*net.embed(model, pairs.flatten(0, 1)[None]))[0]
         embedded.append(flat.unflatten(0, pairs.shape[:2]))
         counts.append(sent["counts"])
     return torch.cat(embedded), torch.cat(counts)
@@ -222,8 +220,7 @@ def fine_tune(
     for steps in index.split(max(1, AT_ONCE // config.server_batch)):
         for batch in pool.take(steps.flatten()).split(config.server_batch):
             leaf = tuned.detach().requires_grad_()
-            params = net.layout.views(leaf)
-            loss = objective(params, *net.embed(params, batch[None]), None).sum()
+            loss = objective(net.extras(leaf), *net.embed(leaf, batch[None]), None).sum()
             if config.proximal:
                 loss = loss + config.proximal / 2 * (leaf - model).square().sum()
             (gradient,) = torch.autograd.grad(loss, leaf)

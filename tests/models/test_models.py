@@ -37,7 +37,7 @@ def test_a_stacked_mlp_is_one_torch_network_a_client():
     mlp = MLP("m", (4, 5, 2), slope=0.1)
     named = [mlp.init(torch.Generator().manual_seed(c)) for c in range(3)]
     x = torch.randn(3, 6, 4)
-    out = mlp({name: torch.stack([n[name] for n in named]) for name in mlp.shapes}, x)
+    out = mlp(torch.stack([mlp.layout.flatten(n) for n in named]), x)
     for client, params in enumerate(named):
         hidden = x[client] @ params["m.0.weight"] + params["m.0.bias"]
         hidden = torch.nn.functional.leaky_relu(hidden, 0.1)
@@ -48,7 +48,7 @@ def test_a_stacked_mlp_is_one_torch_network_a_client():
 @pytest.mark.parametrize("bits", [0, 16])
 def test_embeddings_are_unit_rows_of_the_configured_size(bits):
     net = build(config.ModelConfig(dim=8, bits=bits), 5, 4, {})
-    image, text = net.embed(net.layout.views(stacked(net)), torch.randn(3, 7, 9))
+    image, text = net.embed(stacked(net), torch.randn(3, 7, 9))
     assert image.shape == text.shape == (3, 7, bits or 8)
     torch.testing.assert_close(image.norm(dim=-1), torch.ones(3, 7))
     torch.testing.assert_close(fuse(image, text).norm(dim=-1), torch.ones(3, 7))
@@ -58,8 +58,7 @@ def test_a_warm_generator_is_the_gaussian():
     generator = Generator(noise=4, pair_dim=6, hidden=(8,))
     flat = generator.init(torch.Generator().manual_seed(0), warm=True)[None]
     noise, prototype, basis = torch.randn(1, 9, 4), torch.randn(1, 9, 6), torch.randn(1, 4, 6)
-    params = generator.layout.views(flat)
     assert torch.equal(
-        generator(params, noise, prototype, basis), generator(None, noise, prototype, basis)
+        generator(flat, noise, prototype, basis), generator(None, noise, prototype, basis)
     )
     torch.testing.assert_close(generator(None, noise, prototype, basis), prototype + noise @ basis)
