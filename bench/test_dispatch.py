@@ -45,10 +45,27 @@ def js_nearest_directly(p, q):
     return divergence
 
 
+PARAMS = torch.rand(1, 2 * (WIDTH + 1) * WIDTH)
+TOWERS = ((WIDTH, WIDTH, WIDTH),)
+
+
+def mlp(x, _):
+    return ops.mlp(x, PARAMS, TOWERS, head="unit")
+
+
+def mlp_directly(x, _):
+    out = x.new_empty(1, ROWS, WIDTH)
+    addresses = [t.data_ptr() for t in (x, PARAMS, out)]
+    sizes = ([WIDTH] * 3, [3], 1, ROWS, PARAMS.stride(0))
+    native().mlp_cpu_float32(*addresses, 0, *sizes, 0.0, "unit", 1)
+    return out
+
+
 OPERATORS = {
     "info_nce": (info_nce, info_nce_directly),
     "js_divergence": (ops.js_divergence, js_divergence_directly),
     "js_nearest": (js_nearest, js_nearest_directly),
+    "mlp": (mlp, mlp_directly),
 }
 
 

@@ -27,8 +27,8 @@ constexpr std::int64_t kChunkRows = 192;
 constexpr std::int64_t kGradientRows = 1024;
 constexpr std::int64_t kMostGradients = 8;  // each has memory of its own
 
-// Fewest multiplications worth a thread: what takes a core three times as long as starting one.
-constexpr std::int64_t kThreadGrain = std::int64_t{1} << 22;
+// Fewest multiplications worth a thread: about seventy microseconds of a core.
+constexpr std::int64_t kThreadGrain = std::int64_t{1} << 23;
 
 Kernels kernels_of(Isa isa) {
 #ifdef FEDSYN_X86
