@@ -74,6 +74,7 @@ void define_gradient_penalty(py::module_& m);
 void define_js_divergence(py::module_& m);
 void define_kmeans(py::module_& m);
 void define_mlp(py::module_& m);
+void define_local_training(py::module_& m);
 void define_prototype_nce(py::module_& m);
 void define_js_filter(py::module_& m);
 void define_js_nearest(py::module_& m);

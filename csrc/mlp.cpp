@@ -1,51 +1,9 @@
 #include "kernels/mlp/cpu.h"
 
-#include <pybind11/stl.h>
-
-#include <utility>
-#include <vector>
-
-#include "csrc/binding.h"
+#include "csrc/network.h"
 
 namespace fedsyn::binding {
 namespace {
-
-using Sizes = std::vector<std::int64_t>;
-
-constexpr std::pair<const char*, mlp::Head> kHeads[] = {
-    {"linear", mlp::Head::linear},
-    {"unit", mlp::Head::unit},
-    {"tanh_unit", mlp::Head::tanh_unit},
-};
-
-mlp::Head head_of(const std::string& head) {
-    for (const auto& [name, value] : kHeads) {
-        if (head == name) return value;
-    }
-    throw std::invalid_argument("head '" + head + "' is not linear, unit or tanh_unit");
-}
-
-// Holds no sizes of its own: they must live as long.
-mlp::Network network_of(Address params, std::int64_t stride, const Sizes& widths,
-                        const Sizes& lengths, float slope, const std::string& head) {
-    std::int64_t total = 0;
-    for (const std::int64_t length : lengths) {
-        check_least("length", length, 2);
-        total += length;
-    }
-    check_least("towers", static_cast<std::int64_t>(lengths.size()), 1);
-    if (total != static_cast<std::int64_t>(widths.size())) {
-        throw std::invalid_argument("expected as many widths as the lengths of the towers say");
-    }
-    for (const std::int64_t width : widths) check_least("width", width, 1);
-    return {static_cast<std::int64_t>(lengths.size()),
-            lengths.data(),
-            widths.data(),
-            at<const float>(params),
-            stride,
-            slope,
-            head_of(head)};
-}
 
 void mlp_cpu(Address x, Address params, Address out, Address kept, const Sizes& widths,
              const Sizes& lengths, std::int64_t clients, std::int64_t rows, std::int64_t stride,

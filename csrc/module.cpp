@@ -31,6 +31,7 @@ PYBIND11_MODULE(_C, m) {
     fedsyn::binding::define_js_divergence(m);
     fedsyn::binding::define_kmeans(m);
     fedsyn::binding::define_mlp(m);
+    fedsyn::binding::define_local_training(m);
     fedsyn::binding::define_prototype_nce(m);
     fedsyn::binding::define_js_filter(m);
     fedsyn::binding::define_js_nearest(m);

@@ -142,6 +142,26 @@ def mlp_backward_cpu_float32(
     threads: int = 1,
     isa: str = "",
 ) -> None: ...
+def train_info_nce_cpu_float32(
+    params: int,
+    features: int,
+    index: int,
+    sizes: int,
+    trained: int,
+    loss: int,
+    widths: list[int],
+    lengths: list[int],
+    clients: int,
+    stride: int,
+    steps: int,
+    batch: int,
+    head: str,
+    scale: float,
+    rule: str,
+    numbers: list[float],
+    threads: int = 1,
+    isa: str = "",
+) -> None: ...
 def prototype_nce_cpu_float32(
     x: int,
     prototypes: int,

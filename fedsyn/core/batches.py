@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NOTHING = torch.zeros(0, dtype=torch.long)
-
 
 @dataclass(frozen=True)
 class Batches:
@@ -34,43 +32,43 @@ def epochs(
     A pass over n rows is cut into ceil(n / batch) batches of nearly equal size, so that no pass
     ends on a remnant too small to contrast. A client with fewer than two rows takes no steps.
     """
-    return _pad(
-        [
-            _pieces(torch.from_numpy(held), batch, generator, count)
-            for held, generator in zip(rows, generators, strict=True)
-        ],
-        batch,
-    )
+    orders = []
+    for held, generator in zip(rows, generators, strict=True):
+        passes = count if len(held) > 1 else 0
+        orders.append([torch.randperm(len(held), generator=generator) for _ in range(passes)])
+    return _cut(rows, orders, batch)
 
 
 def in_order(rows: Sequence[np.ndarray], batch: int) -> Batches:
     """One pass over each client's rows as they come, for evaluation."""
-    return _pad([_pieces(torch.from_numpy(held), batch) for held in rows], batch)
+    return _cut(rows, [[torch.arange(len(held))] if len(held) > 1 else [] for held in rows], batch)
 
 
-def _pieces(
-    rows: Tensor, batch: int, generator: torch.Generator | None = None, count: int = 1
-) -> list[Tensor]:
-    if len(rows) < 2:
-        return []
-    pieces: list[Tensor] = []
-    for _ in range(count):
-        order = torch.arange(len(rows))
-        if generator is not None:
-            order = torch.randperm(len(rows), generator=generator)
-        pieces.extend(rows[order].tensor_split(math.ceil(len(rows) / batch)))
-    return pieces
-
-
-def _pad(plans: Sequence[Sequence[Tensor]], batch: int) -> Batches:
-    steps = torch.tensor([len(plan) for plan in plans])
-    longest = int(steps.max()) if len(plans) else 0
-    index = torch.zeros(longest, len(plans), batch, dtype=torch.long)
-    valid = torch.zeros(longest, len(plans), batch, dtype=torch.bool)
-    for step in range(longest):
-        taken = [plan[step] if step < len(plan) else NOTHING for plan in plans]
-        index[step], valid[step] = padded(taken, batch)
-    return Batches(index, valid, steps)
+def _cut(
+    rows: Sequence[np.ndarray],
+    orders: Sequence[Sequence[Tensor]],  # of each client, of each pass, the order of its rows
+    batch: int,
+) -> Batches:
+    steps = [len(o) * math.ceil(len(held) / batch) for held, o in zip(rows, orders, strict=True)]
+    index = torch.zeros(max(steps, default=0), len(rows), batch, dtype=torch.long)
+    valid = torch.zeros(index.shape, dtype=torch.bool)
+    for client, (held, passes) in enumerate(zip(rows, orders, strict=True)):
+        if not passes:
+            continue
+        # The first few batches of a pass are longer by one, as torch.tensor_split has it.
+        short, longer = divmod(len(held), steps[client] // len(passes))
+        position = torch.arange(len(held))
+        step = torch.where(
+            position < longer * (short + 1), position // (short + 1),
+            (position - longer) // max(short, 1),
+        )  # fmt: skip
+        place = position - step * short - step.clamp(max=longer)
+        mine = torch.from_numpy(held)
+        for number, order in enumerate(passes):
+            at = step + number * (steps[client] // len(passes))
+            index[at, client, place] = mine[order]
+            valid[at, client, place] = True
+    return Batches(index, valid, torch.tensor(steps, dtype=torch.long))
 
 
 def padded(rows: Sequence[Tensor], width: int) -> tuple[Tensor, Tensor]:

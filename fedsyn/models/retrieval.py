@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -43,11 +44,19 @@ class RetrievalNet:
 
         ``params [C, P]`` are models as flat rows.
         """
-        towers = (self.image.widths, self.text.widths)
-        kind = "tanh_unit" if self.bits else "unit"
         own = params[:, : self.layout.size - self._extra_size] if self.extra else params
-        image, text = ops.mlp(pair, own, towers, head=kind).chunk(2, -1)
+        image, text = ops.mlp(pair, own, self.towers, head=self.head).chunk(2, -1)
         return image, text
+
+    @property
+    def towers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Widths of both MLPs."""
+        return self.image.widths, self.text.widths
+
+    @property
+    def head(self) -> Literal["unit", "tanh_unit"]:
+        """What becomes of their outputs."""
+        return "tanh_unit" if self.bits else "unit"
 
     def extras(self, params: Tensor) -> dict[str, Tensor]:
         """Views ``[C, ...]`` of the parameters that belong to the objective."""

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsyn import ops
 from fedsyn.config import MethodConfig
 from fedsyn.core.batches import epochs, in_order
 from fedsyn.core.cohort import Cohort
@@ -14,6 +15,7 @@ from fedsyn.core.training import train
 from fedsyn.metrics.timing import phase
 from fedsyn.models.retrieval import RetrievalNet
 from fedsyn.objectives import Objective
+from fedsyn.objectives.info_nce import InfoNCE
 
 
 def optimizer(config: MethodConfig) -> Optimizer:
@@ -32,14 +34,25 @@ def local_training(
     config: MethodConfig,
     purpose: str = "local",
 ) -> tuple[Tensor, Tensor]:  # [C, P], [C]
-    """``config.epochs`` passes over each client's pairs from its row of ``start``."""
+    """``config.epochs`` passes over each client's pairs from its row of ``start``.
+
+    InfoNCE at a fixed temperature has an operator of its own on a CPU; whatever else is minimised,
+    or wherever, is differentiated step by step.
+    """
+    with phase("gather"):
+        batches = epochs(cohort.rows, config.batch, config.epochs, cohort.streams(purpose))
+    rule = optimizer(config)
+    if isinstance(objective, InfoNCE) and not objective.learnable and features.device.type == "cpu":
+        return ops.train_info_nce(
+            start, features, batches.index, batches.valid.sum(-1), net.towers,
+            1 / objective.temperature, head=net.head, optimizer=rule.name, lr=rule.lr,
+            betas=rule.betas, momentum=rule.momentum, weight_decay=rule.weight_decay, eps=rule.eps,
+        )  # fmt: skip
 
     def loss(params: Tensor, _: Tensor, index: Tensor, valid: Tensor) -> Tensor:
         return objective(net.extras(params), *net.embed(params, features[index]), valid)
 
-    with phase("gather"):
-        batches = epochs(cohort.rows, config.batch, config.epochs, cohort.streams(purpose))
-    return train(start, loss, batches, optimizer(config))
+    return train(start, loss, batches, rule)
 
 
 def held_out(

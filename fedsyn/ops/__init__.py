@@ -8,6 +8,7 @@ from fedsyn.ops.js_divergence import js_divergence
 from fedsyn.ops.js_filter import js_assign, js_filter
 from fedsyn.ops.js_nearest import js_nearest
 from fedsyn.ops.kmeans import kmeans
+from fedsyn.ops.local_training import train_info_nce
 from fedsyn.ops.mlp import mlp
 from fedsyn.ops.prototype_nce import prototype_nce
 from fedsyn.ops.quota import select_quota
@@ -31,4 +32,5 @@ __all__ = [
     "prototype_nce",
     "select_quota",
     "threads",
+    "train_info_nce",
 ]

@@ -103,7 +103,7 @@ def launch(
     operation: str,
     backend: str,
     like: Tensor,
-    *arguments: Tensor | float | str | Sequence[int] | None,
+    *arguments: Tensor | float | str | Sequence[int] | Sequence[float] | None,
 ) -> None:
     """Call ``_C.<operation>_<backend>_<dtype of like>`` with addresses and numbers.
 

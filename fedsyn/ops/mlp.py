@@ -117,7 +117,7 @@ def mlp_reference(
 # ---- The operators behind it ----------------------------------------------------------------
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """What the widths say."""
 
     towers: list[tuple[int, ...]]
@@ -128,7 +128,8 @@ class _Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(widths: tuple[int, ...], lengths: tuple[int, ...]) -> _Plan:
+def plan_of(widths: tuple[int, ...], lengths: tuple[int, ...]) -> Plan:
+    """The towers of widths that lie one tower's behind the other's; `ValueError` if they do not."""
     if not lengths or sum(lengths) != len(widths):
         raise ValueError(f"mlp: expected one tower or more, got widths {widths} of {lengths}")
     towers = [
@@ -137,7 +138,7 @@ def _plan(widths: tuple[int, ...], lengths: tuple[int, ...]) -> _Plan:
     for tower in towers:
         if len(tower) < 2 or min(tower) < 1:
             raise ValueError(f"mlp: expected towers of two or more widths >= 1, got {tower}")
-    return _Plan(
+    return Plan(
         towers,
         sum(tower[0] for tower in towers),
         sum(tower[-1] for tower in towers),
@@ -148,7 +149,7 @@ def _plan(widths: tuple[int, ...], lengths: tuple[int, ...]) -> _Plan:
 
 def _check(
     x: Tensor, params: Tensor, widths: list[int], lengths: list[int], slope: float, head: str
-) -> _Plan:
+) -> Plan:
     """Refuse what does not fit."""
     if x.dtype != params.dtype or not x.is_floating_point():
         raise TypeError(
@@ -158,7 +159,7 @@ def _check(
         raise ValueError(
             f"mlp: expected one device, got x on {x.device} and params on {params.device}"
         )
-    plan = _plan(tuple(widths), tuple(lengths))
+    plan = plan_of(tuple(widths), tuple(lengths))
     shape = x.shape
     if len(shape) != 3 or shape[2] != plan.ins:
         raise ValueError(f"mlp: expected x [C, B, {plan.ins}], got {tuple(shape)}")
@@ -225,7 +226,7 @@ def _forward_fake(
     return out, x.new_empty((clients, rows * _kept(plan, head)))
 
 
-def _kept(plan: _Plan, head: str) -> int:
+def _kept(plan: Plan, head: str) -> int:
     """Floats kept of each row: the hidden activations, and the norms that a head divides by."""
     return plan.hidden + (0 if head == "linear" else len(plan.towers))
 

@@ -1,0 +1,258 @@
+"""Local training by InfoNCE: all steps of all clients in one call.
+
+w ← w_0;  every step:  u, v = towers(w, features[index]),  L = InfoNCE(u, v),  w ← step(w, dL/dw)
+
+The compiled kernel takes one client after another through all its steps, so that parameters,
+moments and gradient stay in the cache, where steps of all clients in turn would stream them from
+memory. It is made of the kernels of `fedsyn.ops.mlp` and `fedsyn.ops.info_nce`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
+from torch.optim.sgd import sgd
+
+from fedsyn.ops.backends import choose
+from fedsyn.ops.checks import check_number
+from fedsyn.ops.info_nce import info_nce
+from fedsyn.ops.library import launch, register
+from fedsyn.ops.mlp import HEADS, mlp, plan_of
+
+OPTIMIZERS = ("adam", "sgd", "rmsprop")
+SMOOTHING = 0.99  # of rmsprop, as torch has it
+
+# Best first.
+_IMPLEMENTED = {("cpu", torch.float32): ("cpu", "reference")}
+
+
+def train_info_nce(
+    params: Tensor,  # [C, P]
+    features: Tensor,  # [N, in]
+    index: Tensor,  # [S, C, B] long
+    sizes: Tensor,  # [S, C] long
+    towers: Sequence[Sequence[int]],  # widths of both
+    scale: float,
+    *,
+    head: str = "unit",
+    optimizer: str = "adam",
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    eps: float = 1e-8,
+) -> tuple[Tensor, Tensor]:  # [C, P], [C]
+    """Train every client's two towers on its own batches by symmetric InfoNCE.
+
+    Parameters
+    ----------
+    params : Tensor [C, P]
+        Where each client starts, in the order of `fedsyn.ops.mlp`; left unchanged. Rows may lie any
+        distance apart, as those of one ``expand``-ed model do.
+    features : Tensor [N, in]
+        The inputs of both towers side by side.
+    index, sizes : Tensor [S, C, B] and [S, C], int64
+        Client ``c`` looks at the rows ``index[s, c, :sizes[s, c]]`` in step ``s``; a step of size
+        0 is none.
+    towers : sequence of two sequences of int
+        Their last widths are equal.
+    scale : float
+        The inverse temperature.
+    head : {"linear", "unit", "tanh_unit"}
+        As in `fedsyn.ops.mlp`.
+    optimizer : {"adam", "sgd", "rmsprop"}
+        As ``torch.optim`` has them, with fresh moments.
+    lr, betas, momentum, weight_decay, eps : float
+        Of the optimiser.
+
+    Returns
+    -------
+    trained : Tensor [C, P]
+    loss : Tensor [C]
+        Mean over a client's steps; 0 without any.
+
+    Raises
+    ------
+    TypeError
+        If ``params`` and ``features`` are not of one floating dtype, or ``index`` and ``sizes`` not
+        int64.
+    ValueError
+        If shapes or devices do not fit, an index is not a row of ``features``, a size is more than
+        ``B``, there are not two towers of one output width, a number is not finite, or a name is
+        unknown.
+    """
+    check_number("train_info_nce", "scale", scale)
+    numbers = [lr, *betas, momentum, weight_decay, eps]
+    for name, value in zip(
+        ("lr", "beta1", "beta2", "momentum", "weight_decay", "eps"), numbers, strict=True
+    ):
+        check_number("train_info_nce", name, value)
+    widths = [width for tower in towers for width in tower]
+    lengths = [len(tower) for tower in towers]
+    with torch.no_grad():
+        trained, loss = _train(
+            params, features, index, sizes, widths, lengths, head, scale, optimizer, numbers
+        )
+    return trained, loss
+
+
+def train_info_nce_reference(
+    params: Tensor,
+    features: Tensor,
+    index: Tensor,
+    sizes: Tensor,
+    towers: Sequence[Sequence[int]],
+    head: str,
+    scale: float,
+    optimizer: str,
+    numbers: Sequence[float],  # lr, betas, momentum, weight decay, eps
+) -> tuple[Tensor, Tensor]:
+    """`train_info_nce` as its formula reads, in PyTorch, one client after another."""
+    trained = params.clone(memory_format=torch.contiguous_format)
+    losses = params.new_zeros(len(params))
+    for client, row in enumerate(trained):
+        slots = [torch.zeros_like(row), torch.zeros_like(row)]
+        step, total = torch.zeros(()), 0.0
+        for chosen, size in zip(index[:, client], sizes[:, client].tolist(), strict=True):
+            if not size:
+                continue
+            leaf = row.clone().requires_grad_()
+            with torch.enable_grad():
+                pair = mlp(features[chosen[None, :size]], leaf[None], towers, head=head)
+                image, text = pair.chunk(2, -1)
+                loss = info_nce(image, text, scale)[0]
+                (gradient,) = torch.autograd.grad(loss, leaf)
+            _step(optimizer, numbers, row, gradient, slots, step)
+            total += float(loss)
+        losses[client] = total / max(float(step), 1.0)
+    return trained, losses
+
+
+def _step(
+    optimizer: str,
+    numbers: Sequence[float],
+    row: Tensor,
+    gradient: Tensor,
+    slots: list[Tensor],
+    step: Tensor,
+) -> None:
+    lr, beta1, beta2, momentum, decay, eps = numbers
+    first, second = slots
+    if optimizer == "adam":
+        adam(
+            [row], [gradient], [first], [second], [], [step], foreach=False, amsgrad=False,
+            beta1=beta1, beta2=beta2, lr=lr, weight_decay=decay, eps=eps, maximize=False,
+        )  # fmt: skip
+        return
+    if optimizer == "rmsprop":
+        rmsprop(
+            [row], [gradient], [second], [], [], [step], foreach=False, lr=lr, alpha=SMOOTHING,
+            eps=eps, weight_decay=decay, momentum=0.0, centered=False,
+        )  # fmt: skip
+        return
+    sgd(
+        [row], [gradient], [first if momentum else None], foreach=False, weight_decay=decay,
+        momentum=momentum, lr=lr, dampening=0.0, nesterov=False, maximize=False,
+    )  # fmt: skip
+    step += 1
+
+
+def _run(
+    params: Tensor,
+    features: Tensor,
+    index: Tensor,
+    sizes: Tensor,
+    widths: list[int],
+    lengths: list[int],
+    head: str,
+    scale: float,
+    optimizer: str,
+    numbers: list[float],
+) -> tuple[Tensor, Tensor]:
+    operands = (params, features, index, sizes)
+    trained, loss = _fake(*operands, widths, lengths, head, scale, optimizer, numbers)
+    _check_index(features, index, sizes)
+    device = params.device.type
+    implemented = _IMPLEMENTED.get((device, params.dtype), ("reference",))
+    chosen = choose("train_info_nce", implemented, f"{device} {params.dtype}")
+    if chosen == "reference":
+        towers = plan_of(tuple(widths), tuple(lengths)).towers
+        return train_info_nce_reference(*operands, towers, head, scale, optimizer, numbers)
+    start = params if params.stride(1) == 1 else params.contiguous()
+    steps, clients, batch = index.shape
+    shape = (widths, lengths, clients, start.stride(0), steps, batch)
+    given = (start, *(value.contiguous() for value in operands[1:]))
+    launch(
+        "train_info_nce", chosen, start, *given, trained, loss, *shape, head, scale, optimizer,
+        numbers,
+    )  # fmt: skip
+    return trained, loss
+
+
+def _fake(
+    params: Tensor,
+    features: Tensor,
+    index: Tensor,
+    sizes: Tensor,
+    widths: list[int],
+    lengths: list[int],
+    head: str,
+    scale: float,
+    optimizer: str,
+    numbers: list[float],
+) -> tuple[Tensor, Tensor]:
+    plan = plan_of(tuple(widths), tuple(lengths))
+    if len(plan.towers) != 2 or plan.towers[0][-1] != plan.towers[1][-1]:
+        raise ValueError(
+            f"train_info_nce: expected two towers of one output width, got {plan.towers}"
+        )
+    for name, word, known in (("head", head, HEADS), ("optimizer", optimizer, OPTIMIZERS)):
+        if word not in known:
+            expected = ", ".join(known)
+            raise ValueError(f"train_info_nce: expected {name} one of {expected}, got {word!r}")
+    if params.dtype != features.dtype or not params.is_floating_point():
+        raise TypeError(
+            "train_info_nce: expected one floating dtype, "
+            f"got params {params.dtype} and features {features.dtype}"
+        )
+    for name, value in (("index", index), ("sizes", sizes)):
+        if value.dtype != torch.int64:
+            raise TypeError(f"train_info_nce: expected {name} of int64, got {value.dtype}")
+    for name, value in (("features", features), ("index", index), ("sizes", sizes)):
+        if value.device != params.device:
+            raise ValueError(
+                f"train_info_nce: expected one device, got params on {params.device} "
+                f"and {name} on {value.device}"
+            )
+    if index.ndim != 3:
+        raise ValueError(f"train_info_nce: expected index [S, C, B], got {tuple(index.shape)}")
+    steps, clients, _ = index.shape
+    shapes = {
+        "params": (params, (clients, plan.params)),
+        "features": (features, (len(features), plan.ins)),
+        "sizes": (sizes, (steps, clients)),
+    }
+    for name, (value, shape) in shapes.items():
+        if value.shape != shape:
+            raise ValueError(f"train_info_nce: expected {name} {shape}, got {tuple(value.shape)}")
+    return params.new_empty((clients, plan.params)), params.new_empty((clients,))
+
+
+def _check_index(features: Tensor, index: Tensor, sizes: Tensor) -> None:
+    batch = index.shape[2]
+    if sizes.numel() and not 0 <= int(sizes.min()) <= int(sizes.max()) <= batch:
+        raise ValueError(f"train_info_nce: expected sizes from 0 to {batch}, the batch")
+    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < len(features):
+        raise ValueError(
+            f"train_info_nce: expected index of rows below {len(features)}, "
+            f"got {int(index.min())} to {int(index.max())}"
+        )
+
+
+_train = register(
+    "train_info_nce(Tensor params, Tensor features, Tensor index, Tensor sizes, int[] widths, "
+    "int[] lengths, str head, float scale, str optimizer, float[] numbers) -> (Tensor, Tensor)",
+    *(_run, _fake),
+)
