@@ -78,6 +78,7 @@ void define_local_training(py::module_& m);
 void define_prototype_nce(py::module_& m);
 void define_js_filter(py::module_& m);
 void define_js_nearest(py::module_& m);
+void define_ranking(py::module_& m);
 #ifdef FEDSYN_WITH_CUDA
 void define_gradient_penalty_cuda(py::module_& m);
 void define_kmeans_cuda(py::module_& m);

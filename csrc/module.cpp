@@ -35,6 +35,7 @@ PYBIND11_MODULE(_C, m) {
     fedsyn::binding::define_prototype_nce(m);
     fedsyn::binding::define_js_filter(m);
     fedsyn::binding::define_js_nearest(m);
+    fedsyn::binding::define_ranking(m);
 #ifdef FEDSYN_WITH_CUDA
     fedsyn::binding::define_gradient_penalty_cuda(m);
     fedsyn::binding::define_kmeans_cuda(m);

@@ -180,6 +180,84 @@ def prototype_nce_cpu_float32(
     threads: int = 1,
     isa: str = "",
 ) -> None: ...
+def top_k_cpu_float32(
+    query: int,
+    gallery: int,
+    score: int,
+    index: int,
+    queries: int,
+    items: int,
+    width: int,
+    k: int,
+    threads: int = 1,
+    isa: str = "",
+) -> None: ...
+def partner_rank_cpu_float32(
+    query: int,
+    gallery: int,
+    partner: int,
+    rank: int,
+    queries: int,
+    items: int,
+    width: int,
+    tied_behind: bool,
+    threads: int = 1,
+    isa: str = "",
+) -> None: ...
+def average_precision_cpu_float32(
+    query: int,
+    gallery: int,
+    query_label: int,
+    gallery_label: int,
+    precision: int,
+    queries: int,
+    items: int,
+    width: int,
+    label_words: int,
+    sets: bool,
+    top: int,
+    threads: int = 1,
+    isa: str = "",
+) -> None: ...
+def top_k_cpu_int64(
+    query: int,
+    gallery: int,
+    score: int,
+    index: int,
+    queries: int,
+    items: int,
+    width: int,
+    k: int,
+    threads: int = 1,
+    isa: str = "",
+) -> None: ...
+def partner_rank_cpu_int64(
+    query: int,
+    gallery: int,
+    partner: int,
+    rank: int,
+    queries: int,
+    items: int,
+    width: int,
+    tied_behind: bool,
+    threads: int = 1,
+    isa: str = "",
+) -> None: ...
+def average_precision_cpu_int64(
+    query: int,
+    gallery: int,
+    query_label: int,
+    gallery_label: int,
+    precision: int,
+    queries: int,
+    items: int,
+    width: int,
+    label_words: int,
+    sets: bool,
+    top: int,
+    threads: int = 1,
+    isa: str = "",
+) -> None: ...
 
 # Only where cuda_compiled().
 def js_divergence_cuda_float32(

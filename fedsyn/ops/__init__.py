@@ -12,9 +12,11 @@ from fedsyn.ops.local_training import train_info_nce
 from fedsyn.ops.mlp import mlp
 from fedsyn.ops.prototype_nce import prototype_nce
 from fedsyn.ops.quota import select_quota
+from fedsyn.ops.ranking import average_precision, pack_bits, partner_rank, top_k
 
 __all__ = [
     "CriticStep",
+    "average_precision",
     "backend",
     "backends",
     "critic_loss",
@@ -33,4 +35,9 @@ __all__ = [
     "select_quota",
     "threads",
     "train_info_nce",
+    "pack_bits",
+    "partner_rank",
+    "prototype_nce",
+    "select_quota",
+    "top_k",
 ]

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from fedsyn.ops.backends import forced, inherit, native, thread_count
 
-_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+_NAMES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.bfloat16: "bfloat16",
+    torch.int64: "int64",
+}
 
 _library = torch.library.Library("fedsyn", "FRAGMENT")
 

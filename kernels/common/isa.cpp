@@ -41,6 +41,18 @@ bool has_bfloat16() {
 #endif
 }
 
+bool has_popcount() {
+#ifdef FEDSYN_X86
+    static const bool has = [] {
+        __builtin_cpu_init();
+        return __builtin_cpu_supports("avx512vpopcntdq") != 0;
+    }();
+    return has;
+#else
+    return false;
+#endif
+}
+
 std::optional<Isa> find_isa(std::string_view isa_name) {
     if (isa_name.empty()) return available_isas().front();
     for (const Isa isa : available_isas()) {

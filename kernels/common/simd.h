@@ -125,6 +125,36 @@ inline Ints lane_numbers() {
     return numbers;
 }
 
+// Bit i is whether lane i of a comparison's result is true.
+inline unsigned true_lanes(Ints truth) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask(__builtin_bit_cast(__m512i, truth),
+                                  __builtin_bit_cast(__m512i, truth));
+#elif defined(__AVX2__)
+    return static_cast<unsigned>(_mm256_movemask_ps(__builtin_bit_cast(__m256, truth)));
+#else
+    unsigned bits = 0;
+    for (int lane = 0; lane < kLanes<float>; ++lane) bits |= (truth[lane] & 1u) << lane;
+    return bits;
+#endif
+}
+
+// How many bits of each lane are set.
+inline Ints popcount(Ints x) {
+#ifdef __AVX512VPOPCNTDQ__
+    return __builtin_bit_cast(Ints, _mm512_popcnt_epi32(__builtin_bit_cast(__m512i, x)));
+#else
+    // Sums of ever wider fields, within the lanes.
+    using Fields = unsigned __attribute__((vector_size(kRegisterBytes)));
+    Fields bits = __builtin_bit_cast(Fields, x);
+    bits = bits - ((bits >> 1) & 0x55555555u);
+    bits = (bits & 0x33333333u) + ((bits >> 2) & 0x33333333u);
+    bits = (bits + (bits >> 4)) & 0x0f0f0f0fu;
+    bits = bits + (bits >> 8);
+    return __builtin_bit_cast(Ints, (bits + (bits >> 16)) & 0x3fu);
+#endif
+}
+
 inline Floats multiply_add(Floats a, Floats b, Floats sum) {
     return a * b + sum;
 }
