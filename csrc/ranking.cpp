@@ -25,8 +25,12 @@ void check_problem(std::int64_t queries, std::int64_t items, std::int64_t width)
 template <bool kCodes>
 Operands operands(Address query, Address gallery, std::int64_t queries, std::int64_t items,
                   std::int64_t width) {
-    return {at<const void>(query), at<const void>(gallery), queries, items,
-            kCodes ? 2 * width : width, kCodes};
+    return {at<const void>(query),
+            at<const void>(gallery),
+            queries,
+            items,
+            kCodes ? 2 * width : width,
+            kCodes};
 }
 
 template <bool kCodes>
@@ -74,11 +78,10 @@ void average_precision(Address query, Address gallery, Address query_label, Addr
     const Isa chosen = check_cpu(threads, isa);
     if (queries == 0) return;
     const py::gil_scoped_release release;
-    ranking::average_precision(
-        operands<kCodes>(query, gallery, queries, items, width),
-        {at<const std::int32_t>(query_label), at<const std::int32_t>(gallery_label), label_words,
-         sets},
-        top, at<double>(precision), threads, chosen);
+    ranking::average_precision(operands<kCodes>(query, gallery, queries, items, width),
+                               {at<const std::int32_t>(query_label),
+                                at<const std::int32_t>(gallery_label), label_words, sets},
+                               top, at<double>(precision), threads, chosen);
 }
 
 // For rows of floats, or of codes in words of 64 bits.

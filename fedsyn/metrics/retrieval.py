@@ -10,10 +10,10 @@ ties with it: there, ties mean duplicates or a collapsed model, and neither may 
 Among hash codes ties are the rule, and the partner's rank is the one a search in gallery order
 would give. Similarities that are not finite rank last.
 
-Queries are scored a tile at a time, so memory does not grow with the number of queries.
+The rankings are those of `fedsyn.ops.ranking`: exact, and never of the size of queries times items.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,10 +21,18 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from fedsyn.ops.chunks import chunks
+from fedsyn.ops.ranking import (
+    average_precision,
+    pack_bits,
+    partner_rank,
+    precision_of_hits,
+    shares_label,
+    top_k,
+)
+
 TOP = 50  # of map50: the cut-off of the federated hashing papers
 RECALLS = (1, 5, 10)
-TILE_BYTES = 1 << 24  # the largest temporaries of one tile
-_BYTES_PER_SCORE = 40  # score, sort key, relevance and precision of one query and item, copies
 
 
 class PairSet(NamedTuple):
@@ -41,6 +49,7 @@ def evaluate(
     label: Tensor | None,  # [N] or [N, L]
     *,
     bits: int = 0,
+    depth: int | None = None,
 ) -> dict[str, float]:
     """Retrieval metrics of ``N`` test pairs that are queries and gallery at once.
 
@@ -55,6 +64,9 @@ def evaluate(
     bits : int
         If positive, the embeddings are codes of so many bits, ranked by the Hamming distance of
         their signs (zero counts as positive).
+    depth : int, optional
+        50: look at the first 50 ranks only and leave ``map`` out, which takes most of the time
+        where the gallery is large.
 
     Returns
     -------
@@ -69,11 +81,12 @@ def evaluate(
     Raises
     ------
     ValueError
-        If there are no pairs, the shapes disagree, or ``bits`` is not the embeddings' width.
+        If there are no pairs, the shapes disagree, ``bits`` is not the embeddings' width, or
+        ``depth`` is neither None nor 50.
     """
     pairs = PairSet(image, text, label)
     own = torch.arange(len(image), device=image.device)
-    return evaluate_between(pairs, pairs, partner=own, bits=bits)
+    return evaluate_between(pairs, pairs, partner=own, bits=bits, depth=depth)
 
 
 def evaluate_between(
@@ -82,6 +95,7 @@ def evaluate_between(
     *,
     partner: Tensor | None = None,  # [Q] long
     bits: int = 0,
+    depth: int | None = None,
 ) -> dict[str, float]:
     """Retrieval metrics of queries against a separate gallery; see `evaluate` for the keys.
 
@@ -92,18 +106,19 @@ def evaluate_between(
     partner : Tensor of shape [Q], optional
         Gallery index of each query's own pair. Without it the pair-identity keys are left out, as
         in the protocol of the hashing papers, whose queries are not in the database.
-    bits : int
+    bits, depth
         As in `evaluate`.
 
     Raises
     ------
     ValueError
-        As `evaluate`; also if neither labels nor partners say what is relevant.
+        As `evaluate`; also if neither labels nor partners say what is relevant, or a partner is not
+        in the gallery.
     """
-    _check(query, gallery, partner, bits)
+    _check(query, gallery, partner, bits, depth)
     directions = {
-        "i2t": _direction(query.image, gallery.text, query, gallery, partner, bits),
-        "t2i": _direction(query.text, gallery.image, query, gallery, partner, bits),
+        "i2t": _direction(query.image, gallery.text, query, gallery, partner, bits, depth),
+        "t2i": _direction(query.text, gallery.image, query, gallery, partner, bits, depth),
     }
     metrics = {
         f"{name}_{direction}": value
@@ -122,6 +137,7 @@ def evaluate_clients(
     rows: Sequence[ArrayLike | Tensor],
     *,
     bits: int = 0,
+    depth: int | None = None,
 ) -> list[dict[str, float]]:
     """`evaluate` on each client's own test pairs, which rank only against each other.
 
@@ -130,6 +146,8 @@ def evaluate_clients(
     rows : sequence of integer arrays
         Row numbers of each client's test pairs. A client with fewer than two has no ranking to
         judge and gets an empty dict.
+    bits, depth
+        As in `evaluate`.
     """
     results: list[dict[str, float]] = []
     for indices in rows:
@@ -138,7 +156,7 @@ def evaluate_clients(
             results.append({})
             continue
         part = label[row] if label is not None else None
-        results.append(evaluate(image[row], text[row], part, bits=bits))
+        results.append(evaluate(image[row], text[row], part, bits=bits, depth=depth))
     return results
 
 
@@ -153,7 +171,9 @@ def mean_over_clients(metrics: Sequence[Mapping[str, float]]) -> dict[str, float
     return means
 
 
-def _check(query: PairSet, gallery: PairSet, partner: Tensor | None, bits: int) -> None:
+def _check(
+    query: PairSet, gallery: PairSet, partner: Tensor | None, bits: int, depth: int | None
+) -> None:
     shape = query.image.shape
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"image embeddings are {tuple(shape)}; expected [N, D], neither zero")
@@ -182,6 +202,8 @@ def _check(query: PairSet, gallery: PairSet, partner: Tensor | None, bits: int) 
         )
     if bits and bits != shape[1]:
         raise ValueError(f"codes are {shape[1]} wide but bits = {bits}; expected the same number")
+    if depth not in (None, TOP):
+        raise ValueError(f"depth is {depth}; expected None or {TOP}")
 
 
 def _direction(
@@ -191,67 +213,32 @@ def _direction(
     items: PairSet,
     partner: Tensor | None,
     bits: int,
+    depth: int | None,
 ) -> dict[str, float]:
     """All metrics of one direction, without suffix."""
     query, gallery = _comparable(query, bits), _comparable(gallery, bits)
     identity: dict[str, float] = {}
     if partner is not None:
-        rank = _partner_ranks(query, gallery, partner.to(query.device), tied_behind=not bits)
+        rank = partner_rank(query, gallery, partner.long().to(query.device), tied_behind=not bits)
         identity = {f"recall@{k}": (rank <= k).double().mean().item() for k in RECALLS}
         identity["median_rank"] = rank.double().quantile(0.5).item()
         if queries.label is None:
-            return _single_answer_map(rank) | identity
+            return _single_answer_map(rank, depth) | identity
     assert queries.label is not None and items.label is not None  # _check has seen to it
-    return _class_map(query, gallery, queries.label, items.label) | identity
+    return _class_map(query, gallery, queries.label, items.label, depth) | identity
 
 
 def _comparable(x: Tensor, bits: int) -> Tensor:
-    """Rows whose inner products order as the similarity does; for codes ``bits - 2 * distance``."""
-    if bits:
-        return (x >= 0).float() * 2 - 1
-    return x.detach().float()
+    """Rows that `fedsyn.ops.ranking` compares: floats, or packed signs."""
+    return pack_bits(x >= 0) if bits else x.detach().float()
 
 
-def _tiles(queries: int, items: int) -> Iterator[slice]:
-    """Slices over the queries whose temporaries stay within `TILE_BYTES`."""
-    step = max(1, TILE_BYTES // (_BYTES_PER_SCORE * items))
-    for start in range(0, queries, step):
-        yield slice(start, start + step)
-
-
-def _scores(query: Tensor, gallery: Tensor) -> Tensor:
-    """Similarities [T, G]; what is not finite is lowest, and adding zero unites -0.0 with 0.0."""
-    lowest = -torch.inf
-    score = query @ gallery.T
-    return score.nan_to_num_(nan=lowest, posinf=lowest, neginf=lowest).add_(0.0)
-
-
-def _partner_ranks(
-    query: Tensor,  # [Q, D]
-    gallery: Tensor,  # [G, D]
-    partner: Tensor,  # [Q]
-    tied_behind: bool,
-) -> Tensor:
-    """Rank, from 1, of each query's partner -> [Q] long; ties count against it or go by index."""
-    index = torch.arange(len(gallery), device=query.device)
-    ranks = []
-    for tile in _tiles(len(query), len(gallery)):
-        score = _scores(query[tile], gallery)  # [T, G]
-        mine = partner[tile, None]  # [T, 1]
-        own = score.gather(1, mine)
-        tied = score == own
-        if not tied_behind:
-            tied &= index <= mine
-        # The partner ties with itself, which starts the count at 1.
-        ranks.append((score > own).sum(1) + tied.sum(1))
-    return torch.cat(ranks)
-
-
-def _single_answer_map(rank: Tensor) -> dict[str, float]:
+def _single_answer_map(rank: Tensor, depth: int | None) -> dict[str, float]:
     """The mAP keys where the partner is the only relevant item: precision at its rank."""
     precision = rank.double().reciprocal()
     at_top = torch.where(rank <= TOP, precision, 0.0).mean().item()
-    return {"map": precision.mean().item(), "map50": at_top, "map50_min": at_top}
+    whole = {} if depth else {"map": precision.mean().item()}
+    return whole | {"map50": at_top, "map50_min": at_top}
 
 
 def _class_map(
@@ -259,67 +246,56 @@ def _class_map(
     gallery: Tensor,  # [G, D]
     query_label: Tensor,
     gallery_label: Tensor,
+    depth: int | None,
 ) -> dict[str, float]:
     """The mAP keys by shared label, over the labelled queries and items only."""
-    judged, candidates = _labelled(query_label), _labelled(gallery_label)
-    query, query_label = query[judged], query_label[judged]
-    gallery, gallery_label = gallery[candidates], gallery_label[candidates]
+    names = ("map50", "map50_min") if depth else ("map", "map50", "map50_min")
+    query, query_label = _labelled(query, query_label)
+    gallery, gallery_label = _labelled(gallery, gallery_label)
     if not len(query) or not len(gallery):
-        return dict.fromkeys(("map", "map50", "map50_min"), float("nan"))
-    share = _sharing(query_label, gallery_label)
-    total = torch.zeros(3, dtype=torch.float64, device=query.device)
-    for tile in _tiles(len(query), len(gallery)):
-        ranked = _by_rank(share(tile), _scores(query[tile], gallery))
-        total += _average_precisions(ranked).sum(0)
-    mean, top, top_min = (total / len(query)).tolist()
-    return {"map": mean, "map50": top, "map50_min": top_min}
-
-
-def _labelled(label: Tensor) -> Tensor:
-    return label.any(dim=1) if label.ndim == 2 else label >= 0
-
-
-def _sharing(query_label: Tensor, gallery_label: Tensor) -> Callable[[slice], Tensor]:
-    """A function from a tile of queries to whether they share a label with each item [T, G]."""
-    if query_label.ndim == 1:
-        return lambda tile: query_label[tile, None] == gallery_label
-    left, right = query_label.float(), gallery_label.float().T
-    return lambda tile: left[tile] @ right > 0
-
-
-def _by_rank(
-    relevant: Tensor,  # [T, G] bool
-    score: Tensor,  # [T, G] float32
-) -> Tensor:
-    """Relevance in ranked order -> [T, G] float: falling score, ties by gallery index.
-
-    Sorting one integer that holds score, index and relevance is stable by construction and spares
-    the permutation and its gather; NumPy's vectorised sort makes it several times faster on a CPU.
-    """
-    word = score.view(torch.int32)
-    ascending = word ^ ((word >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
-    index = torch.arange(score.shape[1], device=score.device)
-    key = ((~ascending).long() << 32).add_(index << 1).add_(relevant)
-    if key.device.type == "cpu":
-        key.numpy().sort(axis=1)
+        return dict.fromkeys(names, float("nan"))
+    if depth:
+        index = top_k(query, gallery, min(depth, len(gallery)))[1]
+        precision = _precision_at_top(index, query_label, gallery_label)
     else:
-        key = key.sort(dim=1).values
-    return (key & 1).float()
+        precision = average_precision(query, gallery, query_label, gallery_label, TOP)
+    return dict(zip(names, precision.mean(0).tolist(), strict=True))
 
 
-def _average_precisions(
-    hit: Tensor,  # [T, G] float, 1 where the item at that rank is relevant
+def _labelled(embedding: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """What can be judged by class: rows with a label, and their labels as long or bool."""
+    known = label.any(dim=1) if label.ndim == 2 else label >= 0
+    label = label.bool() if label.ndim == 2 else label.long()
+    return (embedding, label) if bool(known.all()) else (embedding[known], label[known])
+
+
+def _precision_at_top(
+    index: Tensor,  # [Q, k] items of the first ranks
+    query_label: Tensor,
+    gallery_label: Tensor,
 ) -> Tensor:
-    """AP over all ranks, AP@50 per relevant in the top 50, and per relevant attainable -> [T, 3].
+    """Average precision of the first ranks, by relevant items found and attainable -> [Q, 2]."""
+    queries, depth = index.shape
+    hit = torch.empty(queries, depth, dtype=torch.float64, device=index.device)
+    for rows in chunks(queries, depth * query_label[0].numel(), index.device.type):
+        hit[rows] = shares_label(query_label[rows, None], gallery_label[index[rows]])
+    gain, found = (total[:, -1] for total in precision_of_hits(hit))
+    attainable = _relevant_items(query_label, gallery_label, TOP)
+    return gain[:, None] / torch.stack([found, attainable], dim=1).clamp(min=1)
 
-    ``AP = sum over relevant ranks r of (relevant items up to r) / r``, divided by their number; 0
-    for a query without relevant items.
-    """
-    found = hit.cumsum(1)
-    rank = torch.arange(1, hit.shape[1] + 1, device=hit.device, dtype=hit.dtype)
-    gain = (found / rank).mul_(hit)
-    at_top = gain[:, :TOP].sum(1, dtype=torch.float64)
-    everywhere = gain.sum(1, dtype=torch.float64)
-    count, count_top = found[:, -1].double(), found[:, :TOP][:, -1].double()
-    normaliser = torch.stack([count, count_top, count.clamp(max=TOP)], dim=1)
-    return torch.stack([everywhere, at_top, at_top], dim=1) / normaliser.clamp(min=1)
+
+def _relevant_items(query_label: Tensor, gallery_label: Tensor, most: int) -> Tensor:
+    """How many items are relevant to each query -> [Q] long, but no more than ``most``."""
+    if query_label.ndim == 1:
+        classes, counts = gallery_label.unique(return_counts=True)
+        place = torch.searchsorted(classes, query_label).clamp(max=len(classes) - 1)
+        return torch.where(classes[place] == query_label, counts[place], 0).clamp(max=most)
+    rare = gallery_label.sum(0) < most
+    # One frequent label is enough; only the few items of rare ones remain to be counted.
+    few = (~(query_label & ~rare).any(1)).nonzero().flatten()
+    items = gallery_label[gallery_label[:, rare].any(1)]
+    count = torch.full((len(query_label),), most, device=query_label.device)
+    for part in chunks(len(few), items.numel(), items.device.type):
+        rows = few[part]
+        count[rows] = shares_label(query_label[rows, None], items).sum(1).clamp(max=most)
+    return count

@@ -282,7 +282,9 @@ def _check_k(op: str, k: int, gallery: Tensor) -> None:
 
 def _check_partner(query: Tensor, partner: Tensor) -> None:
     if not isinstance(partner, Tensor) or partner.dtype != torch.int64:
-        raise TypeError(f"partner_rank: expected partner to be a tensor of long, got {_kind(partner)}")
+        raise TypeError(
+            f"partner_rank: expected partner to be a tensor of long, got {_kind(partner)}"
+        )
     if partner.shape != query.shape[:1] or partner.device != query.device:
         raise ValueError(
             f"partner_rank: expected partner ({len(query)},) on {query.device}, got "
@@ -365,9 +367,7 @@ def _partner_rank_kernel(
         return partner_rank_reference(query, gallery, partner, tied_behind)
     rank = _partner_rank_fake(query, gallery, partner, tied_behind)
     operands = query.contiguous(), gallery.contiguous(), partner.contiguous()
-    launch(
-        "partner_rank", chosen, query, *operands, rank, len(query), *gallery.shape, tied_behind
-    )
+    launch("partner_rank", chosen, query, *operands, rank, len(query), *gallery.shape, tied_behind)
     return rank
 
 

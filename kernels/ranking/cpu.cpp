@@ -115,12 +115,14 @@ Tally tally(const float* scores, std::int64_t count, float value) {
     return {total(greater), total(equal)};
 }
 
-void widen(const float* scores, std::int64_t count, float& least, float& most) {
+void settle(float* scores, std::int64_t count, float& least, float& most) {
     Floats low = broadcast(least), high = broadcast(most);
     for (std::int64_t i = 0; i < count; i += kVector) {
         const int some = at_most_vector(count - i);
         const Floats x = load(scores + i, some);
-        const Ints live = is_finite(x) & (lane_numbers() < some);
+        const Ints finite = is_finite(x);
+        store(scores + i, finite ? x : broadcast(-kInfinity), some);
+        const Ints live = finite & (lane_numbers() < some);
         low = (x < low) & live ? x : low;
         high = (x > high) & live ? x : high;
     }
@@ -132,25 +134,24 @@ void buckets(const float* scores, std::int64_t count, float most, float scale, i
              std::int32_t* bucket) {
     const Floats end = broadcast(static_cast<float>(last));
     for (std::int64_t i = 0; i < count; i += kVector) {
-        const int some = at_most_vector(count - i);
-        // Rounding is monotone. What is not finite, or not a number by then, goes to the end.
-        const Floats place = (most - ranked(load(scores + i, some))) * scale;
+        // Rounding is monotone. What is lowest, or not a number by then, goes to the end.
+        const Floats place = (most - load(scores + i, at_most_vector(count - i))) * scale;
         const Ints number = __builtin_convertvector(place < end ? place : end, Ints);
         __builtin_memcpy(bucket + i, &number, sizeof number);
     }
 }
 
 std::int64_t before(const float* scores, std::int64_t count, std::int64_t position) {
-    const Floats value = ranked(broadcast(scores[position]));
-    Ints better{};
+    const Floats value = broadcast(scores[position]);
+    std::int64_t better = 0;
     for (std::int64_t i = 0; i < count; i += kVector) {
         const int some = at_most_vector(count - i);
-        const Floats x = ranked(load(scores + i, some));
+        const Floats x = load(scores + i, some);
         const auto ahead = static_cast<int>(position - i < kVector ? position - i : kVector);
-        better -= ((x > value) & (lane_numbers() < some)) |
-                  ((x == value) & (lane_numbers() < ahead));
+        better += __builtin_popcount(true_lanes(((x > value) & (lane_numbers() < some)) |
+                                                ((x == value) & (lane_numbers() < ahead))));
     }
-    return total(better);
+    return better;
 }
 
 void relevant(const Labels& labels, std::int64_t query, std::int64_t items, std::int64_t first,
@@ -178,7 +179,7 @@ void relevant(const Labels& labels, std::int64_t query, std::int64_t items, std:
 }  // namespace
 
 ranking::Kernels ranking_kernels() {
-    return {pack, score, above, tally, widen, buckets, before, relevant};
+    return {pack, score, above, tally, settle, buckets, before, relevant};
 }
 
 }  // namespace fedsyn::FEDSYN_ISA

@@ -60,8 +60,9 @@ struct Kernels {
     std::int64_t (*above)(const float* scores, std::int64_t count, float threshold,
                           std::int32_t* where);
     Tally (*tally)(const float* scores, std::int64_t count, float value);
-    // Widens [least, most] to the finite scores.
-    void (*widen)(const float* scores, std::int64_t count, float& least, float& most);
+    // Puts minus infinity in the place of scores that are not finite, and widens [least, most] to
+    // the others. What follows takes scores that are settled, or those of codes.
+    void (*settle)(float* scores, std::int64_t count, float& least, float& most);
     // bucket [count rounded up to whole vectors]: the greater the score the lower, in [0, last].
     // Equals are in the same.
     void (*buckets)(const float* scores, std::int64_t count, float most, float scale, int last,

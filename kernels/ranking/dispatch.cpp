@@ -48,7 +48,6 @@ float ranked(float score) {
     return std::isfinite(score) ? score + 0.0f : -kInfinity;
 }
 
-
 // ---- Passing the gallery by the queries --------------------------------------------------------
 
 // Queries of one task: as many as a strip of the gallery is worth loading for, fewer if threads
@@ -186,21 +185,22 @@ void top_k(const Operands& o, std::int64_t k, float* score, std::int64_t* index,
     for (std::int64_t query = 0; query < o.queries; ++query) {
         best.emplace_back(k, room.data() + query * capacity, capacity);
     }
-    each_strip(o, kernels, threads,
-               [&](std::int64_t query, const float* scores, std::int64_t first, std::int64_t items) {
-                   Best& mine = best[query];
-                   std::int64_t begin = 0;
-                   for (; begin < items && !mine.full(); ++begin) {
-                       mine.offer({ranked(scores[begin]), static_cast<std::int32_t>(first + begin)});
-                   }
-                   std::int32_t where[kStrip];
-                   const std::int64_t found =
-                       kernels.above(scores + begin, items - begin, mine.threshold(), where);
-                   for (std::int64_t i = 0; i < found; ++i) {
-                       const std::int64_t at = begin + where[i];
-                       mine.offer({ranked(scores[at]), static_cast<std::int32_t>(first + at)});
-                   }
-               });
+    each_strip(
+        o, kernels, threads,
+        [&](std::int64_t query, const float* scores, std::int64_t first, std::int64_t items) {
+            Best& mine = best[query];
+            std::int64_t begin = 0;
+            for (; begin < items && !mine.full(); ++begin) {
+                mine.offer({ranked(scores[begin]), static_cast<std::int32_t>(first + begin)});
+            }
+            std::int32_t where[kStrip];
+            const std::int64_t found =
+                kernels.above(scores + begin, items - begin, mine.threshold(), where);
+            for (std::int64_t i = 0; i < found; ++i) {
+                const std::int64_t at = begin + where[i];
+                mine.offer({ranked(scores[at]), static_cast<std::int32_t>(first + at)});
+            }
+        });
     parallel_rows(o.queries, k * 16, threads, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t query = begin; query < end; ++query) {
             best[query].write(score + query * k, index + query * k);
@@ -222,16 +222,16 @@ void partner_rank(const Operands& o, const std::int64_t* partner, bool tied_behi
         own[query] = ranked(own[query]);
         rank[query] = tied_behind ? 0 : 1;
     }
-    each_strip(o, kernels, threads,
-               [&](std::int64_t query, const float* scores, std::int64_t first, std::int64_t items) {
-                   // Items that only a greater score puts before the partner begin here.
-                   const std::int64_t begin =
-                       tied_behind ? items
-                                   : std::clamp<std::int64_t>(partner[query] - first, 0, items);
-                   const Tally left = kernels.tally(scores, begin, own[query]);
-                   const Tally right = kernels.tally(scores + begin, items - begin, own[query]);
-                   rank[query] += left.greater + left.equal + right.greater;
-               });
+    each_strip(
+        o, kernels, threads,
+        [&](std::int64_t query, const float* scores, std::int64_t first, std::int64_t items) {
+            // Items that only a greater score puts before the partner begin here.
+            const std::int64_t begin =
+                tied_behind ? items : std::clamp<std::int64_t>(partner[query] - first, 0, items);
+            const Tally left = kernels.tally(scores, begin, own[query]);
+            const Tally right = kernels.tally(scores + begin, items - begin, own[query]);
+            rank[query] += left.greater + left.equal + right.greater;
+        });
 }
 
 // ---- Average precision over all ranks ----------------------------------------------------------
@@ -240,7 +240,7 @@ namespace {
 
 constexpr int kBuckets = 1 << 16;             // their counts fit the second cache
 constexpr std::int64_t kFew = 1024;           // scores that are compared rather than sorted
-constexpr std::int64_t kRows = 48;            // queries of one task
+constexpr std::int64_t kRows = 96;            // queries of one task
 constexpr std::int64_t kRowFloats = 3 << 26;  // scores that are kept at a time
 
 // Ranks the relevant items of one query after the other, in memory of its own.
@@ -338,10 +338,9 @@ class Ranker {
             const int bucket = first->bucket;
             sort(bucket);
             for (; first != crowded_.end() && first->bucket == bucket; ++first) {
-                const Candidate own{ranked(scores_[start_[bucket] + first->position]),
-                                    first->position};
-                hit(*first, std::lower_bound(sorted_.begin(), sorted_.end(), own) -
-                                sorted_.begin());
+                const Candidate own{scores_[start_[bucket] + first->position], first->position};
+                hit(*first,
+                    std::lower_bound(sorted_.begin(), sorted_.end(), own) - sorted_.begin());
             }
         }
     }
@@ -350,7 +349,7 @@ class Ranker {
     void sort(int bucket) {
         sorted_.resize(size_[bucket]);
         for (std::int32_t i = 0; i < size_[bucket]; ++i) {
-            sorted_[i] = {ranked(scores_[start_[bucket] + i]), i};
+            sorted_[i] = {scores_[start_[bucket] + i], i};
         }
         if (!std::is_sorted(sorted_.begin(), sorted_.end())) {
             std::sort(sorted_.begin(), sorted_.end());
@@ -396,8 +395,8 @@ class Ranker {
 
 }  // namespace
 
-void average_precision(const Operands& o, const Labels& labels, std::int64_t top,
-                       double* precision, int threads, Isa isa) {
+void average_precision(const Operands& o, const Labels& labels, std::int64_t top, double* precision,
+                       int threads, Isa isa) {
     const Kernels kernels = kernels_of(isa);
     const std::int64_t rows = std::clamp<std::int64_t>(kRowFloats / (o.items * threads), 1,
                                                        std::min(kRows, tile_rows(o, threads)));
@@ -422,7 +421,7 @@ void average_precision(const Operands& o, const Labels& labels, std::int64_t top
                         for (std::int64_t i = 0; i < queries; ++i) {
                             const std::int64_t row = query - begin + i;
                             if (!o.codes) {
-                                kernels.widen(part + i * o.items, items, least[row], most[row]);
+                                kernels.settle(part + i * o.items, items, least[row], most[row]);
                             }
                             kernels.relevant(labels, query + i, o.items, first, items,
                                              &relevant[row * words + first / 64]);

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsyn.metrics import retrieval
 from fedsyn.metrics.retrieval import (
     PairSet,
     evaluate,
@@ -18,8 +17,10 @@ from fedsyn.metrics.retrieval import (
     evaluate_clients,
     mean_over_clients,
 )
+from fedsyn.ops import backend, backends
 
 Array = NDArray[np.float64]
+cpu_backends = [name for name in ("reference", "cpu") if name in backends()]
 NAMES = ("map", "map50", "map50_min", "recall@1", "recall@5", "recall@10", "median_rank")
 
 
@@ -293,9 +294,10 @@ def test_the_size_of_tiles_does_not_matter(
     image, text = image.round(), text.round()
     label = torch.arange(61) % 4 if labelled else None
     whole = evaluate(image, text, label, bits=bits)
-    for tile_bytes in (1, 61 * 40 * 7, 61 * 40 * 60):
-        monkeypatch.setattr(retrieval, "TILE_BYTES", tile_bytes)
-        assert evaluate(image, text, label, bits=bits) == pytest.approx(whole, abs=1e-12)
+    for elements in (1, 61 * 7, 61 * 60):
+        monkeypatch.setattr("fedsyn.ops.chunks.CHUNK", {"cpu": elements})
+        with backend("reference"):
+            assert evaluate(image, text, label, bits=bits) == pytest.approx(whole, abs=1e-12)
 
 
 def test_the_order_of_pairs_does_not_matter_without_ties() -> None:
@@ -333,6 +335,46 @@ def test_inputs_are_left_as_they_are() -> None:
     before = image.clone(), text.clone()
     evaluate(image, text, torch.arange(10) % 2)
     assert torch.equal(image, before[0]) and torch.equal(text, before[1])
+
+
+# --- the first ranks only -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", cpu_backends)
+@settings(deadline=None, max_examples=25)
+@given(
+    count=st.integers(1, 150),
+    classes=st.integers(1, 60),
+    kind=st.sampled_from(["classes", "sets", "none"]),
+    bits=st.sampled_from([0, 5]),
+    seed=st.integers(0, 2**16),
+)
+def test_a_depth_of_50_leaves_out_map_and_changes_no_other_key(
+    name: str, count: int, classes: int, kind: str, bits: int, seed: int
+) -> None:
+    draw = np.random.default_rng(seed)
+    image, text = torch.from_numpy(draw.integers(-3, 4, (2, count, 5))).float()
+    label = None
+    if kind == "classes":
+        label = torch.from_numpy(draw.integers(-1, classes, count))
+    if kind == "sets":
+        label = torch.from_numpy(draw.random((count, classes)) < draw.random(classes) ** 4)
+    with backend(name):
+        whole = evaluate(image, text, label, bits=bits)
+        first = evaluate(image, text, label, bits=bits, depth=50)
+    expected = {key: value for key, value in whole.items() if key.split("_")[0] != "map"}
+    assert first == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert first.keys() == expected.keys()
+
+
+def test_clients_and_separate_galleries_have_a_depth_too() -> None:
+    image, text = _random_pairs(40, 8, seed=6)
+    label = torch.arange(40) % 3
+    whole = evaluate(image, text, label, depth=50)
+    (client,) = evaluate_clients(image, text, label, [range(40)], depth=50)
+    pairs = PairSet(image, text, label)
+    assert client == evaluate_between(pairs, pairs, partner=torch.arange(40), depth=50) == whole
+    assert "map" not in whole and whole["map50"] == evaluate(image, text, label)["map50"]
 
 
 # --- separate galleries and clients ------------------------------------------------------------
@@ -401,3 +443,11 @@ def test_something_must_say_what_is_relevant() -> None:
         evaluate_between(pairs, pairs._replace(label=torch.arange(3)))
     with pytest.raises(ValueError, match="2 partners for 3 queries"):
         evaluate_between(pairs, pairs, partner=torch.arange(2))
+
+
+def test_a_partner_outside_the_gallery_and_another_depth_are_refused() -> None:
+    pairs = PairSet(torch.eye(3), torch.eye(3))
+    with pytest.raises(ValueError, match="partners from 0 to 2, got 1 to 3"):
+        evaluate_between(pairs, pairs, partner=torch.arange(1, 4))
+    with pytest.raises(ValueError, match="depth is 10; expected None or 50"):
+        evaluate(torch.eye(3), torch.eye(3), None, depth=10)
