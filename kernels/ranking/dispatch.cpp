@@ -238,10 +238,11 @@ void partner_rank(const Operands& o, const std::int64_t* partner, bool tied_behi
 
 namespace {
 
-constexpr int kBuckets = 1 << 16;             // their counts fit the second cache
-constexpr std::int64_t kFew = 1024;           // scores that are compared rather than sorted
-constexpr std::int64_t kRows = 96;            // queries of one task
-constexpr std::int64_t kRowFloats = 3 << 26;  // scores that are kept at a time
+constexpr std::int64_t kMostBuckets = 1 << 16;  // their counts fit the second cache
+constexpr std::int64_t kPerBucket = 16;         // scores, where they are spread evenly
+constexpr std::int64_t kFew = 1024;             // scores that are compared rather than sorted
+constexpr std::int64_t kRows = 96;              // queries of one task
+constexpr std::int64_t kRowFloats = 3 << 26;    // scores that are kept at a time
 
 // Ranks the relevant items of one query after the other, in memory of its own.
 //
@@ -256,7 +257,9 @@ class Ranker {
     // [least, most]; of codes they are whole numbers, and each has a bucket of its own.
     void run(const float* scores, const std::uint64_t* relevant, std::int64_t count, float least,
              float most, bool codes, std::int64_t top, double* precision) {
-        last_ = codes ? static_cast<int>(most - least) : kBuckets - 1;
+        last_ = codes ? static_cast<int>(most - least)
+                      : static_cast<int>(
+                            std::clamp(count / kPerBucket, std::int64_t{1}, kMostBuckets) - 1);
         most_ = most;
         scale_ = codes ? 1.0f : static_cast<float>(last_) / (most - least);
         count_items(scores, relevant, count);
