@@ -180,19 +180,19 @@ def average_precision(
 
 
 def scores(query: Tensor, gallery: Tensor) -> Tensor:
-    """Similarities [Q, G]; what is not finite is lowest, and adding zero unites -0.0 with 0.0."""
-    if query.dtype == torch.int64:
-        product = _signs(query) @ _signs(gallery).T
-        return (product - WORD * query.shape[1]) / 2
+    """Inner products [Q, G]; what is not finite is lowest, and adding zero unites -0.0 with 0.0."""
     lowest = -torch.inf
     score = query @ gallery.T
     return score.nan_to_num_(nan=lowest, posinf=lowest, neginf=lowest).add_(0.0)
 
 
-def _signs(codes: Tensor) -> Tensor:
-    """The bits of codes as rows of +1 and -1."""
-    bits = codes[:, :, None] >> torch.arange(WORD, device=codes.device) & 1
-    return (bits * 2 - 1).flatten(1).float()
+def rows_of(operand: Tensor) -> Tensor:
+    """Rows whose inner products order as the similarity does: codes become +1 and -1."""
+    if operand.dtype != torch.int64:
+        return operand
+    places = torch.arange(8, dtype=torch.uint8, device=operand.device)
+    bits = operand.contiguous().view(torch.uint8)[:, :, None] >> places & 1
+    return bits.flatten(1).float().mul_(2).sub_(1)
 
 
 def shares_label(one: Tensor, other: Tensor) -> Tensor:
@@ -214,9 +214,13 @@ def precision_of_hits(
 def top_k_reference(query: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """`top_k` by sorting whole rows."""
     score, index = found = _top_k_fake(query, gallery, k)
+    codes, bits = query.dtype == torch.int64, WORD * query.shape[1]
+    query, gallery = rows_of(query), rows_of(gallery)
     for rows in chunks(len(query), len(gallery), query.device.type):
         ranked = scores(query[rows], gallery).sort(dim=1, descending=True, stable=True)
         score[rows], index[rows] = ranked.values[:, :k], ranked.indices[:, :k]
+    if codes:
+        score.sub_(bits).div_(2)  # bits - 2 distances were their products
     return found
 
 
@@ -226,6 +230,7 @@ def partner_rank_reference(
     """`partner_rank` by counting."""
     rank = torch.empty_like(partner)
     item = torch.arange(len(gallery), device=query.device)
+    query, gallery = rows_of(query), rows_of(gallery)
     for rows in chunks(len(query), len(gallery), query.device.type):
         score, mine = scores(query[rows], gallery), partner[rows, None]
         own = score.gather(1, mine)
@@ -242,6 +247,7 @@ def average_precision_reference(
 ) -> Tensor:
     """`average_precision` by sorting whole rows."""
     precision = _average_precision_fake(query, gallery, query_label, gallery_label, top)
+    query, gallery = rows_of(query), rows_of(gallery)
     for rows in chunks(len(query), len(gallery), query.device.type):
         order = scores(query[rows], gallery).argsort(dim=1, descending=True, stable=True)
         relevant = shares_label(query_label[rows, None], gallery_label)
