@@ -39,13 +39,13 @@ def evaluate(fed: Federation, models: Tensor) -> tuple[dict[str, float], dict[st
     one = len(models) == 1
     clients = fed.panel if one else range(len(models))
     own = [np.searchsorted(data.test, fed.silos[client].test) for client in clients]
-    depth = {"depth": retrieval.TOP} if fed.config.run.ranking == "top" else {}
+    depth = retrieval.TOP if fed.config.run.ranking == "top" else None
     everyone, each = [], []
     for position, model in enumerate(models):
         image, text = embeddings(fed, model)
-        everyone.append(retrieval.evaluate(image, text, label, bits=bits, **depth))
+        everyone.append(retrieval.evaluate(image, text, label, bits=bits, depth=depth))
         mine = own if one else [own[position]]
-        found = retrieval.evaluate_clients(image, text, label, mine, bits=bits, **depth)
+        found = retrieval.evaluate_clients(image, text, label, mine, bits=bits, depth=depth)
         each.extend(found)
     return retrieval.mean_over_clients(everyone), retrieval.mean_over_clients(each)
 
