@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedsyn import ops
 from fedsyn.models.layout import Layout
 from fedsyn.models.mlp import MLP
 
@@ -53,13 +54,18 @@ class Generator:
         params: Tensor | None,  # [C, P]; None: the Gaussian alone
         noise: Tensor,  # [C, B, noise]
         prototype: Tensor,  # [C, B, pair_dim], the prototype of each row
-        basis: Tensor,  # [C, noise, pair_dim]
+        directions: Tensor,  # [C, (noise + 1) · pair_dim], from `directions`
     ) -> Tensor:  # [C, B, pair_dim]
-        """Synthetic pairs of concatenated features."""
-        pair = torch.baddbmm(prototype, noise, basis)
+        """Synthetic pairs of concatenated features; each depends on its row of the inputs alone."""
+        pair = prototype + ops.mlp(noise, directions, ((self.noise, self.pair_dim),))
         if params is None:
             return pair
         return pair + self.mlp(params, torch.cat([noise, prototype], -1))
+
+
+def directions(basis: Tensor) -> Tensor:
+    """The client's directions ``B [C, noise, pair_dim]`` as a linear layer without a bias."""
+    return torch.nn.functional.pad(basis, (0, 0, 0, 1)).flatten(1)
 
 
 def critic(pair_dim: int, hidden: tuple[int, ...]) -> MLP:

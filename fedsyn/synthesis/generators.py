@@ -19,7 +19,7 @@ from fedsyn.core.cohort import Cohort
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.payload import Payload
 from fedsyn.metrics.timing import phase
-from fedsyn.models.generator import SLOPE, Generator, critic
+from fedsyn.models.generator import SLOPE, Generator, critic, directions
 from fedsyn.models.mlp import MLP
 from fedsyn.models.retrieval import RetrievalNet, fuse
 from fedsyn.ops.prototype_nce import prototype_logits
@@ -143,6 +143,7 @@ class _Session:
         self.streams = self.cohort.streams(purpose)
         self.alive = self.state["counts"] > 0
         self.owner = self._owners()
+        self.directions = directions(self.state["basis"])
         self.encoder = encoder[self.positions]
         self.prototype_embedding = fuse(*net.embed(self.encoder, self.state["prototypes"]))
 
@@ -179,26 +180,25 @@ class _Session:
     def _draws(self, steps: int) -> Iterator[_Draw]:
         """What ``steps`` steps look at, prepared a few steps at a time."""
         batch, config = self.config.batch, self.config
+        clusters, every = self.alive.shape[1], self.state["prototypes"].flatten(0, 1)
         for first in range(0, steps, PREPARED):
             count = min(PREPARED, steps - first)
             with phase("gather"):
                 index, owner, noise, mix = [], [], [], []
-                for rows, owners, stream in zip(
-                    self.cohort.rows, self.owner, self.streams, strict=True
-                ):
+                mine = zip(self.cohort.rows, self.owner, self.streams, strict=True)
+                for client, (rows, owners, stream) in enumerate(mine):
                     chosen = torch.randint(len(rows), (count, batch), generator=stream)
                     index.append(torch.from_numpy(rows)[chosen])
-                    owner.append(owners[chosen])
+                    owner.append(owners[chosen] + client * clusters)
                     noise.append(torch.randn(count, batch, config.noise, generator=stream))
                     mix.append(torch.rand(count, batch, 1, generator=stream))
                 device = self.features.device
                 drawn = [torch.stack(parts, 1).to(device) for parts in (index, owner, noise, mix)]
             for at, kind, *rest in zip(*drawn, strict=True):
-                prototype = self.state["prototypes"].take_along_dim(kind[..., None], 1)
-                yield _Draw(self.features[at], prototype, *rest)
+                yield _Draw(self.features[at], every[kind], *rest)
 
     def _generate(self, params: Tensor, noise: Tensor, prototype: Tensor) -> Tensor:
-        return self.adversary.generator(params, noise, prototype, self.state["basis"])
+        return self.adversary.generator(params, noise, prototype, self.directions)
 
     def _critic_step(self, draw: _Draw) -> Tensor:
         config, adversary = self.config, self.adversary

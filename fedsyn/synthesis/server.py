@@ -17,7 +17,7 @@ from fedsyn.core.batches import draws
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.payload import Payload
 from fedsyn.metrics.timing import phase
-from fedsyn.models.generator import Generator
+from fedsyn.models.generator import Generator, directions
 from fedsyn.models.retrieval import RetrievalNet, fuse
 from fedsyn.objectives import Objective
 from fedsyn.synthesis.filtering import Scores, global_prototypes, score, select
@@ -125,7 +125,7 @@ class Sampler:
         prototype = sent["prototypes"].take_along_dim(owner.to(where)[..., None], 1)
         generator = Generator(config.noise, prototype.shape[-1], config.hidden)
         noise = config.truncation * noise.to(where)
-        made = generator(sent.get("generator"), noise, prototype, sent["basis"])
+        made = generator(sent.get("generator"), noise, prototype, directions(sent["basis"]))
         return torch.cat([pairs[: len(c)] for pairs, c in zip(made, rows, strict=True)])
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsyn import config
-from fedsyn.models.generator import Generator
+from fedsyn.models.generator import Generator, directions
 from fedsyn.models.layout import Layout
 from fedsyn.models.mlp import MLP
 from fedsyn.models.retrieval import build, fuse
@@ -58,7 +58,8 @@ def test_a_warm_generator_is_the_gaussian():
     generator = Generator(noise=4, pair_dim=6, hidden=(8,))
     flat = generator.init(torch.Generator().manual_seed(0), warm=True)[None]
     noise, prototype, basis = torch.randn(1, 9, 4), torch.randn(1, 9, 6), torch.randn(1, 4, 6)
+    layer = directions(basis)
     assert torch.equal(
-        generator(flat, noise, prototype, basis), generator(None, noise, prototype, basis)
+        generator(flat, noise, prototype, layer), generator(None, noise, prototype, layer)
     )
-    torch.testing.assert_close(generator(None, noise, prototype, basis), prototype + noise @ basis)
+    torch.testing.assert_close(generator(None, noise, prototype, layer), prototype + noise @ basis)
