@@ -4,13 +4,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SIMULATORS := $(VENV)/simulator-peers
 # torch is pinned here, not in the package: a plain `torch` brings gigabytes of CUDA to a machine
 # that has no GPU.
 TORCH := $(if $(shell command -v nvidia-smi),torch,torch==2.13.0)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/* kernels/*/*.cpp kernels/*/*.h kernels/*/*.cu kernels/*/*.cuh)
 
-.PHONY: run test test-slow lint cuda-check bench evidence clean
+.PHONY: run test test-slow lint cuda-check bench bench-simulator evidence clean
 
 run: $(VENV)/installed
 	$(BIN)/fedsyn run
@@ -40,6 +41,21 @@ bench: $(VENV)/peers
 # Without their dependencies, which would bring another torch.
 $(VENV)/peers: $(VENV)/installed
 	$(PIP) --no-deps open_clip_torch inf-cl liger-kernel
+	touch $@
+
+# The same federated rounds in fedsyn, a plain loop, pfl-research and Flower (docs/simulator.md);
+# `make bench-simulator ARGS=--quick` tries all of them in a minute and keeps nothing.
+bench-simulator: $(SIMULATORS)/installed
+	PYTHONPATH=bench $(BIN)/python -m simulator --peers $(SIMULATORS)/bin/python $(ARGS)
+
+# An environment of their own, because they pin typer, rich and packaging below what .venv has. It
+# finds torch and the rest in .venv; neither framework asks for torch itself.
+$(SIMULATORS)/installed: $(VENV)/installed
+	$(BIN)/python -m venv --clear $(SIMULATORS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(SIMULATORS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	$(SIMULATORS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		pfl==0.6.0 "flwr[simulation]==1.41.0"
 	touch $@
 
 clean:

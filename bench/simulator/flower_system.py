@@ -1,0 +1,169 @@
+"""The workload in Flower's simulation engine (Ray), by its message API.
+
+Two workers of one core each; all clients in every round, no federated evaluation. A round ends
+where the strategy evaluates, which is right after aggregation. With synthesis, which Flower has
+not, clients run the plain loop's function; what a client keeps lies in its context, as Flower asks
+for, and what it uploads travels in its reply, both as bytes. The gate's held-out pairs are read by
+the server, which spares Flower the second exchange that a real federation needs.
+"""
+
+import io
+import logging
+import os
+import platform
+import warnings
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+# Before Flower is imported: nothing is sent anywhere.
+os.environ |= {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # (silences a warning about absent GPUs)
+}
+
+import flwr
+import ray
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+from flwr.simulation import run_simulation
+
+from simulator import synthesis_loop
+from simulator.workload import Clock, Net, Pairs, Task, adam, parse, read, recall, report, train
+
+WORKERS = 2
+
+
+def main() -> None:
+    """Run the task on the command line."""
+    task = parse()
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    torch.set_num_threads(task.threads)
+    clock = Clock()
+    torch.manual_seed(task.seed)
+    net = Net()
+    run_simulation(
+        server_app=server(task, net, clock),
+        client_app=client(task),
+        num_supernodes=task.clients,
+        backend_config={
+            "init_args": {"num_cpus": WORKERS, "include_dashboard": False},
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        },
+    )
+    if len(clock.ends) < task.rounds:
+        raise RuntimeError(f"Flower ended after {len(clock.ends)} of {task.rounds} rounds")
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions |= {"flwr": flwr.__version__, "ray": ray.__version__}
+    report(task, clock, recall(net, read(task.data, task.pairs)[1]), versions)
+
+
+def server(task: Task, net: Net, clock: Clock) -> ServerApp:
+    """FedAvg over all clients; leaves the final model in ``net``."""
+    app = ServerApp()
+    everyone = {"min_train_nodes": task.clients, "min_available_nodes": task.clients}
+
+    def evaluate(round: int, arrays: ArrayRecord) -> None:
+        if round:  # it is also called before the first
+            clock.lap()
+
+    @app.main()
+    def _(grid: Grid, context: Context) -> None:
+        kind = FedAvg if task.workload == "local" else WithSynthesis
+        strategy = kind(fraction_train=1.0, fraction_evaluate=0.0, **everyone)
+        if isinstance(strategy, WithSynthesis):
+            strategy.held_out = held_out(task)
+        arrays = ArrayRecord(net.state_dict())
+        found = strategy.start(grid, arrays, task.rounds, evaluate_fn=evaluate)
+        net.load_state_dict(found.arrays.to_torch_state_dict())
+
+    return app
+
+
+def client(task: Task) -> ClientApp:
+    """Local training, or the whole of the plain loop's client."""
+    app = ClientApp()
+
+    @app.train()
+    def _(message: Message, context: Context) -> Message:
+        number = int(context.node_config["partition-id"])
+        clients, net, optimizer = worker(task.data, task.pairs)
+        net.load_state_dict(message.content["arrays"].to_torch_state_dict())
+        records: dict[str, Any] = {}
+        if task.workload == "local":
+            held = clients[number]
+            train(net, optimizer, held)
+        else:
+            state = recall_state(context)
+            state = state or synthesis_loop.client(number, clients[number], net)
+            upload = synthesis_loop.local_round(net, optimizer, state)
+            context.state["client"] = packed(state)
+            records["upload"] = packed(upload)
+            held = state.pairs
+        records["arrays"] = ArrayRecord(net.state_dict())
+        records["metrics"] = MetricRecord({"num-examples": len(held[0])})
+        return Message(content=RecordDict(records), reply_to=message)
+
+    return app
+
+
+@cache
+def worker(data: str, pairs: int) -> tuple[list[Pairs], Net, torch.optim.Optimizer]:
+    """What a worker process needs for every message, made once."""
+    torch.set_num_threads(1)
+    net = Net()
+    return read(data, pairs)[0], net, adam(net.parameters())
+
+
+class WithSynthesis(FedAvg):
+    """FedAvg whose server also does what synthesis adds."""
+
+    held_out: list[Pairs]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The plain loop's server, on the aggregated model."""
+        replies = list(replies)
+        uploads = [unpacked(reply.content.pop("upload")) for reply in replies]
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        net = Net()
+        net.load_state_dict(arrays.to_torch_state_dict())
+        synthesis_loop.server_round(net, uploads, self.held_out)
+        return ArrayRecord(net.state_dict()), metrics
+
+
+def held_out(task: Task) -> list[Pairs]:
+    """The pairs that clients keep from training."""
+    clients, _ = read(task.data, task.pairs)
+    return [synthesis_loop.divide(number, held)[1] for number, held in enumerate(clients)]
+
+
+def packed(value: Any) -> ConfigRecord:
+    """Any object as a record."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return ConfigRecord({"bytes": buffer.getvalue()})
+
+
+def unpacked(record: ConfigRecord) -> Any:
+    """The object in a record, of our own making."""
+    return torch.load(io.BytesIO(record["bytes"]), weights_only=False)
+
+
+def recall_state(context: Context) -> synthesis_loop.Client | None:
+    """What this client kept from the last round."""
+    return unpacked(context.state["client"]) if "client" in context.state else None
+
+
+if __name__ == "__main__":
+    # By its name, not as __main__: Ray's workers, whose __main__ is another, import the app so.
+    from simulator import flower_system
+
+    flower_system.main()

@@ -1,0 +1,326 @@
+"""A round with synthesis written plainly: the same algorithm, steps and sizes as fedsyn's defaults.
+
+One client after another, ordinary modules and optimisers, the gradient penalty by differentiating
+twice, k-means from scikit-learn. docs/synthesis.md says what is done and why; the numbers here are
+those of ``[synthesis]`` and ``[method]`` in fedsyn/config.py.
+
+What it does not do is what the algorithm has no use for: scores that the chosen filter does not
+read, the held-out objective of a model that the gate has just judged.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from simulator.workload import BATCH, FEATURES, Clock, Net, Pairs, adam, info_nce, train
+
+PAIR = 2 * FEATURES
+EPOCHS, HOLDOUT = 2, 0.1
+PROTOTYPES, MIN_CLUSTER, ITERATIONS = 32, 3, 25
+RANK, WIDTH, SLOPE = 128, 256, 0.2  # of the noise, of hidden layers, of the leaky ReLU
+STEPS, DRAWN, CRITIC_STEPS, CRITIC_WARMUP = 20, 64, 2, 100
+GENERATOR_LR, CRITIC_LR, BETAS, PENALTY = 1e-4, 1e-3, (0.0, 0.9), 10.0
+DIRECT, INDIRECT, JSD, SCALE = 0.1, 0.1, 0.1, 1 / 0.3
+GLOBAL_PROTOTYPES, CANDIDATES, TRUNCATION = 24, 8192, 0.6
+QUANTILE, KEEP, BALANCE = 0.01, 0.75, 0.75
+SERVER_STEPS, SERVER_BATCH, SERVER_LR, TOLERANCE = 20, 256, 1e-3, 0.01
+
+
+# ---- A client -------------------------------------------------------------------------------
+
+
+class Generator(nn.Module):
+    """Pairs from noise and a prototype: a Gaussian, corrected by an MLP that starts at zero."""
+
+    def __init__(self, basis: Tensor) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(RANK + PAIR, WIDTH), nn.LeakyReLU(SLOPE, inplace=True), nn.Linear(WIDTH, PAIR)
+        )
+        nn.init.zeros_(self.mlp[-1].weight)
+        nn.init.zeros_(self.mlp[-1].bias)
+        self.register_buffer("basis", basis)
+
+    def forward(self, noise: Tensor, prototype: Tensor) -> Tensor:
+        """Synthetic pairs ``[B, 256]``."""
+        return torch.addmm(prototype, noise, self.basis) + self.mlp(
+            torch.cat([noise, prototype], 1)
+        )
+
+
+def critic() -> nn.Sequential:
+    """The critic: one score a pair."""
+    return nn.Sequential(
+        nn.Linear(PAIR, WIDTH), nn.LeakyReLU(SLOPE),
+        nn.Linear(WIDTH, WIDTH), nn.LeakyReLU(SLOPE), nn.Linear(WIDTH, 1),
+    )  # fmt: skip
+
+
+@dataclass
+class Upload:
+    """What leaves a client besides its model."""
+
+    generator: Generator
+    prototypes: Tensor  # [M, 256]
+    counts: Tensor  # [M] pairs behind each
+
+
+@dataclass
+class Client:
+    """What a client holds and keeps between rounds."""
+
+    pairs: Pairs  # it trains on these
+    held_out: Pairs  # the gate asks for these
+    private: Net
+    ready: bool = False
+    upload: Upload = field(init=False)
+    optimizers: tuple[torch.optim.Optimizer, ...] = field(init=False)
+    critic: nn.Sequential = field(init=False)
+    joined: Tensor = field(init=False)  # [N, 256] image beside text
+    owner: Tensor = field(init=False)  # [N] prototype of each pair
+
+
+def client(number: int, held: Pairs, initial: Net) -> Client:
+    """A client before its first round."""
+    private = Net()
+    private.load_state_dict(initial.state_dict())
+    return Client(*divide(number, held), private)
+
+
+def divide(number: int, held: Pairs) -> tuple[Pairs, Pairs]:
+    """A client's pairs for training, and the tenth that it keeps aside (always the same)."""
+    size = len(held[0])
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(number))
+    kept = round(HOLDOUT * size) if size >= 10 else 0
+    aside, used = order[:kept], order[kept:]
+    return (held[0][used], held[1][used]), (held[0][aside], held[1][aside])
+
+
+def local_round(net: Net, optimizer: torch.optim.Optimizer, state: Client) -> Upload:
+    """A client's round: ``net`` is trained in place; generator and critic stay in ``state``."""
+    train(net, optimizer, state.pairs, EPOCHS)
+    train(state.private, adam(state.private.parameters()), state.pairs, EPOCHS)
+    if not state.ready:
+        prepare(state)
+        for _ in range(CRITIC_WARMUP):
+            critic_step(state)
+        state.ready = True
+    with torch.no_grad():
+        prototype = fused(state.private, state.upload.prototypes)
+    for _ in range(STEPS):
+        for _ in range(CRITIC_STEPS):
+            critic_step(state)
+        generator_step(state, prototype)
+    return state.upload
+
+
+def prepare(state: Client) -> None:
+    """Prototypes, closed-form generator, critic and optimisers."""
+    state.joined = torch.cat(state.pairs, 1)
+    prototypes, counts, state.owner = find_prototypes(state.joined)
+    basis = directions(state.joined, prototypes[state.owner], len(prototypes))
+    state.upload = Upload(Generator(basis), prototypes, counts)
+    state.critic = critic()
+    state.optimizers = (
+        adam(state.upload.generator.parameters(), GENERATOR_LR, BETAS),
+        adam(state.critic.parameters(), CRITIC_LR, BETAS),
+    )
+
+
+def find_prototypes(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Means of k-means clusters of at least three pairs, their counts, and each pair's own."""
+    k = min(PROTOTYPES, len(points))
+    found = KMeans(k, n_init=1, max_iter=ITERATIONS, tol=0.0).fit(points.numpy())
+    counts = torch.from_numpy(np.bincount(found.labels_, minlength=k))
+    alive = counts >= MIN_CLUSTER
+    if not alive.any():
+        alive[counts.argmax()] = True
+    centres = torch.from_numpy(found.cluster_centers_)[alive]
+    owner = torch.cdist(points, centres).argmin(1)
+    counts = owner.bincount(minlength=len(centres))
+    sums = torch.zeros_like(centres).index_add_(0, owner, points)
+    return sums / counts.clamp(min=1)[:, None], counts, owner
+
+
+def directions(points: Tensor, means: Tensor, clusters: int) -> Tensor:
+    """Pooled principal directions within clusters, times their standard deviations."""
+    freedom = max(1, len(points) - clusters)
+    _, scale, rows = torch.linalg.svd((points - means).double(), full_matrices=False)
+    kept = min(RANK, freedom, len(scale))
+    basis = torch.zeros(RANK, PAIR)
+    basis[:kept] = rows[:kept] * (scale[:kept, None] / math.sqrt(freedom))
+    return basis
+
+
+def draw(state: Client) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of real pairs, noise, and the prototypes of those pairs."""
+    rows = torch.randint(len(state.joined), (DRAWN,))
+    return rows, torch.randn(DRAWN, RANK), state.upload.prototypes[state.owner[rows]]
+
+
+def critic_step(state: Client) -> None:
+    """One step of WGAN-GP's critic (Gulrajani et al. 2017, algorithm 1)."""
+    rows, noise, prototype = draw(state)
+    with torch.no_grad():
+        fake = state.upload.generator(noise, prototype)
+    real = state.joined[rows]
+    between = torch.lerp(real, fake, torch.rand(DRAWN, 1)).requires_grad_()
+    scores = state.critic(torch.cat([fake, real]))
+    (slope,) = torch.autograd.grad(state.critic(between).sum(), between, create_graph=True)
+    loss = scores[:DRAWN].mean() - scores[DRAWN:].mean()
+    loss = loss + PENALTY * (slope.norm(dim=1) - 1).square().mean()
+    optimizer = state.optimizers[1]
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def generator_step(state: Client, prototype: Tensor) -> None:
+    """One step of the generator: against the critic, and its constraints."""
+    _, noise, condition = draw(state)
+    fake = state.upload.generator(noise, condition)
+    loss = constraints(*state.private(*fake.split(FEATURES, 1)), prototype)
+    loss = loss - state.critic(fake).mean()
+    # Only these gradients are wanted: the critic and the private network stand still.
+    parameters = list(state.upload.generator.parameters())
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    state.optimizers[0].step()
+
+
+def constraints(image: Tensor, text: Tensor, prototype: Tensor) -> Tensor:
+    """Direct contrast, contrast with prototypes, and divergence of the assignments to them."""
+    to_image, to_text = SCALE * (image @ prototype.T), SCALE * (text @ prototype.T)
+    nearest = (to_image + to_text).detach().argmax(1)
+    indirect = (cross_entropy(to_image, nearest) + cross_entropy(to_text, nearest)) / 2
+    divergence = jensen_shannon(to_image, to_text).mean()
+    return DIRECT * info_nce(image, text, SCALE) + INDIRECT * indirect + JSD * divergence
+
+
+def jensen_shannon(one: Tensor, other: Tensor) -> Tensor:
+    """Divergence in nats between the softmax of two rows of logits."""
+    p, q = one.log_softmax(1), other.log_softmax(1)
+    middle = torch.logaddexp(p, q) - math.log(2)
+    return ((p.exp() * (p - middle)).sum(1) + (q.exp() * (q - middle)).sum(1)) / 2
+
+
+def fused(net: Net, joined: Tensor) -> Tensor:
+    """Normalised mean of both embeddings of pairs ``[N, 256]``."""
+    image, text = net(*joined.split(FEATURES, 1))
+    return normalize(image + text, dim=1)
+
+
+# ---- The server -----------------------------------------------------------------------------
+
+
+def server_round(net: Net, uploads: Sequence[Upload], held_out: Sequence[Pairs]) -> None:
+    """Fine-tune the aggregated ``net`` on filtered synthetic pairs, unless clients object."""
+    with torch.no_grad():
+        pairs = synthesise(net, uploads)
+    before = objective(net, held_out)
+    aggregated = {name: value.clone() for name, value in net.state_dict().items()}
+    optimizer = adam(net.parameters(), SERVER_LR)
+    for rows in torch.randint(len(pairs), (SERVER_STEPS, SERVER_BATCH)):
+        optimizer.zero_grad()
+        net.loss(*pairs[rows].split(FEATURES, 1)).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    if objective(net, held_out) > (1 + TOLERANCE) * before:
+        net.load_state_dict(aggregated)
+
+
+def synthesise(net: Net, uploads: Sequence[Upload]) -> Tensor:
+    """Candidates from all generators that pass the filter."""
+    counts = torch.stack([upload.counts.sum() for upload in uploads])
+    made = [
+        candidates(upload, size)
+        for upload, size in zip(uploads, shares(counts, CANDIDATES), strict=True)
+    ]
+    pairs = torch.cat(made)
+    image, text = net(*pairs.split(FEATURES, 1))
+    known = [fused(net, upload.prototypes) for upload in uploads]
+    world, mass = global_prototypes(torch.cat(known), torch.cat([u.counts for u in uploads]))
+    to_image, to_text = SCALE * (image @ world.T), SCALE * (text @ world.T)
+    divergence, nearest = jensen_shannon(to_image, to_text), (to_image + to_text).argmax(1)
+    own = normalize(image + text, dim=1).split([len(rows) for rows in made])
+    # (A client whose share rounds to no candidate has nothing to compare.)
+    realism = torch.cat(
+        [(rows @ mine.T).amax(1) for rows, mine in zip(own, known, strict=True) if len(rows)]
+    )
+    plausible = (divergence <= divergence.quantile(1 - QUANTILE)) & (
+        realism >= realism.quantile(QUANTILE)
+    )
+    rows = plausible.nonzero().squeeze(1)
+    rows = rows[torch.randperm(len(rows))]
+    places = shares(mass ** (1 - BALANCE), round(KEEP * len(pairs)))
+    chosen = [rows[nearest[rows] == g][:place] for g, place in enumerate(places)]
+    return pairs[torch.cat(chosen)]
+
+
+def candidates(upload: Upload, size: int) -> Tensor:
+    """Typical pairs of one generator."""
+    owner = torch.multinomial(upload.counts.float(), max(size, 1), replacement=True)[:size]
+    return upload.generator(TRUNCATION * torch.randn(size, RANK), upload.prototypes[owner])
+
+
+def global_prototypes(embedded: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine clusters of all clients' prototypes, and the pairs behind each.
+
+    Lloyd's iterations on unit rows, normalised at the end rather than in every iteration.
+    """
+    k, weight = min(GLOBAL_PROTOTYPES, len(embedded)), counts.numpy().astype(np.float32)
+    found = KMeans(k, n_init=1, max_iter=ITERATIONS, tol=0.0)
+    found.fit(embedded.numpy(), sample_weight=weight)
+    mass = torch.from_numpy(np.bincount(found.labels_, weight, minlength=k))
+    return normalize(torch.from_numpy(found.cluster_centers_), dim=1), mass
+
+
+def shares(weights: Tensor, budget: int) -> list[int]:
+    """Split ``budget`` in proportion to the weights, by largest remainder."""
+    exact = budget * weights.double() / weights.sum()
+    whole = exact.long()
+    whole[(exact - whole).topk(budget - int(whole.sum())).indices] += 1
+    return whole.tolist()
+
+
+@torch.no_grad()
+def objective(net: Net, held_out: Sequence[Pairs]) -> float:
+    """Mean objective over all held-out pairs, in batches as in training."""
+    total = pairs = 0.0
+    for image, text in held_out:
+        steps = -(-len(image) // BATCH)
+        for batch in zip(image.tensor_split(steps), text.tensor_split(steps), strict=True):
+            total += float(net.loss(*batch)) * len(batch[0])
+            pairs += len(batch[0])
+    return total / pairs
+
+
+# ---- Together -------------------------------------------------------------------------------
+
+
+def run(net: Net, held: Sequence[Pairs], rounds: int, clock: Clock) -> None:
+    """Federated averaging with synthesis, all clients in every round."""
+    states = [client(number, pairs, net) for number, pairs in enumerate(held)]
+    parameters = list(net.parameters())
+    optimizer = adam(parameters)
+    pairs = sum(len(state.pairs[0]) for state in states)
+    for _ in range(rounds):
+        received = [parameter.detach().clone() for parameter in parameters]
+        total = [torch.zeros_like(value) for value in received]
+        uploads = []
+        for state in states:
+            with torch.no_grad():
+                torch._foreach_copy_(parameters, received)
+            uploads.append(local_round(net, optimizer, state))
+            with torch.no_grad():
+                torch._foreach_add_(total, parameters, alpha=len(state.pairs[0]) / pairs)
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, total)
+        server_round(net, uploads, [state.held_out for state in states])
+        clock.lap()
