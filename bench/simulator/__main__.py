@@ -54,7 +54,7 @@ CASES = (
 ONLY_FEDSYN = CASES[-1]  # the others would take most of an hour
 QUICK = (Case("local", 4, 320, 2), Case("synthesis", 4, 320, 2))
 AGREEMENT = 0.05  # largest difference of the metric that two seeds may make
-WIDE = 120  # columns of the table
+WIDE = 120  # columns where the output is a file
 # Sampled clients of many: the cost of a round against their number, and what the others weigh.
 CROWD, CROWD_PAIRS, CROWD_ROUNDS, CROWD_STACK = 10_000, 50, 5, 32
 SAMPLED = (100, 250, 500, 1000)
@@ -66,7 +66,8 @@ def main() -> None:
     systems, workloads = arguments.systems.split(","), arguments.workloads.split(",")
     # Not resolved: a virtual environment's python is a link, and known by where the link lies.
     peers = str(Path(arguments.peers).absolute())
-    console, failures = Console(), []
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
+    failures = []
     result: Result = {"rows": []}
     if RESULTS.exists() and not arguments.quick:
         result |= json.loads(RESULTS.read_text())
@@ -216,7 +217,7 @@ def show(result: Result, console: Console) -> None:
             f"{row['peak_mib']:.0f}",
             f"{row['metric']:.3f}",
         )
-    console.print(table, width=max(console.width, WIDE))  # also where the output is a file
+    console.print(table)
 
 
 def disagreements(rows: list[Result]) -> list[str]:
