@@ -56,7 +56,7 @@ QUICK = (Case("local", 4, 320, 2), Case("synthesis", 4, 320, 2))
 AGREEMENT = 0.05  # largest difference of the metric that two seeds may make
 WIDE = 120  # columns where the output is a file
 # Sampled clients of many: the cost of a round against their number, and what the others weigh.
-CROWD, CROWD_PAIRS, CROWD_ROUNDS, CROWD_STACK = 10_000, 50, 5, 32
+CROWD, CROWD_PAIRS, CROWD_ROUNDS, CROWD_STACK = 10_000, 50, 5, 8
 SAMPLED = (100, 250, 500, 1000)
 
 
@@ -172,23 +172,27 @@ def crowd(folder: Path) -> Result:
     ``memory`` compares as many clients in a round, once sampled out of many and once all there are,
     at the same ``engine.stack``; ``data_mib`` is what the features of all pairs take by themselves.
     """
-    found: Result = {"linearity": [], "memory": []}
-    for clients, sampled in [(CROWD, number) for number in SAMPLED] + [(SAMPLED[0], SAMPLED[0])]:
-        stack = f"engine.stack={CROWD_STACK}"
-        extra = (f"run.fraction={sampled / clients}", stack)
-        case = Case("local", clients, CROWD_PAIRS, CROWD_ROUNDS, extra=extra)
-        data = made(folder, clients, CROWD_PAIRS)
-        row = measure("fedsyn", case, Layout(1, 2), sys.executable, data)
-        row |= {"sampled": sampled, "stack": CROWD_STACK}
-        names = ["clients", "sampled", "pairs", "stack", "seconds_round", "first_round_s"]
-        if clients == CROWD:
-            found["linearity"].append({name: row[name] for name in names})
-        if sampled == SAMPLED[0]:
-            size = sum((data / f"{part}.npy").stat().st_size for part in ("image", "text"))
-            row["data_mib"] = size / 2**20
-            names += ["peak_mib", "data_mib"]
-            found["memory"].append({name: row[name] for name in names})
-    return found
+    few = SAMPLED[0]
+    return {
+        "linearity": [sampled(folder, "local", CROWD, number) for number in SAMPLED],
+        "memory": [
+            sampled(folder, workload, clients, few)
+            for workload in ("local", "synthesis")
+            for clients in (few, CROWD)
+        ],
+    }
+
+
+def sampled(folder: Path, workload: str, clients: int, number: int) -> Result:
+    """Rounds of ``number`` clients, sampled out of ``clients``."""
+    extra = (f"run.fraction={number / clients}", f"engine.stack={CROWD_STACK}")
+    case = Case(workload, clients, CROWD_PAIRS, CROWD_ROUNDS, extra=extra)
+    data = made(folder, clients, CROWD_PAIRS)
+    row = measure("fedsyn", case, Layout(1, 2), sys.executable, data)
+    size = sum((data / f"{part}.npy").stat().st_size for part in ("image", "text"))
+    row |= {"sampled": number, "stack": CROWD_STACK, "data_mib": size / 2**20}
+    names = ("workload", "clients", "sampled", "pairs", "stack", "seconds_round", "first_round_s")
+    return {name: row[name] for name in (*names, "peak_mib", "data_mib")}
 
 
 def show(result: Result, console: Console) -> None:

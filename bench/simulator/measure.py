@@ -65,13 +65,10 @@ def measure(system: str, case: Case, layout: Layout, python: str, data: Path) ->
             case.workload, case.clients, case.pairs, case.rounds, layout.threads, case.seed,
             str(data), str(result), list(case.extra),
         )  # fmt: skip
-        # The workers of Ray and of torch find this package by the path, and BLAS its threads.
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(BENCH),
-            "OMP_NUM_THREADS": str(layout.threads),
-            "FLWR_HOME": folder,
-        }
+        # The workers of Ray and of torch find this package by the path.
+        environment = {**os.environ, "PYTHONPATH": str(BENCH), "FLWR_HOME": folder}
+        if system != "fedsyn":  # which divides the cores itself
+            environment["OMP_NUM_THREADS"] = str(layout.threads)
         with said.open("wb") as output:
             process = subprocess.Popen(
                 command(system, task, layout, python),
