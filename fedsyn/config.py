@@ -153,7 +153,7 @@ class EngineConfig(Section):
     devices: Annotated[tuple[str, ...], Field(min_length=1)] = ("auto",)  # clients spread over them
     threads: Whole = 0  # CPU threads, each with clients of its own; 0: one a core
     memory: Whole = 1024  # MiB of clients' state, and of features, in memory; more lies in files
-    checkpoint_every: Count = 1  # rounds from one checkpoint to the next
+    checkpoint_seconds: NonNegative = 30.0  # least time between checkpoints; the last round has one
 
 
 class RunConfig(Section):

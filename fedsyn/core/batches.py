@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -49,26 +50,32 @@ def _cut(
     orders: Sequence[Sequence[Tensor]],  # of each client, of each pass, the order of its rows
     batch: int,
 ) -> Batches:
-    steps = [len(o) * math.ceil(len(held) / batch) for held, o in zip(rows, orders, strict=True)]
-    index = torch.zeros(max(steps, default=0), len(rows), batch, dtype=torch.long)
-    valid = torch.zeros(index.shape, dtype=torch.bool)
-    for client, (held, passes) in enumerate(zip(rows, orders, strict=True)):
-        if not passes:
-            continue
-        # The first few batches of a pass are longer by one, as torch.tensor_split has it.
-        short, longer = divmod(len(held), steps[client] // len(passes))
-        position = torch.arange(len(held))
-        step = torch.where(
-            position < longer * (short + 1), position // (short + 1),
-            (position - longer) // max(short, 1),
-        )  # fmt: skip
-        place = position - step * short - step.clamp(max=longer)
-        mine = torch.from_numpy(held)
+    cuts = [_places(len(held), batch) for held in rows]
+    steps = [len(order) * pieces for order, (pieces, _, _) in zip(orders, cuts, strict=True)]
+    index = np.zeros((max(steps, default=0), len(rows), batch), dtype=np.int64)
+    valid = np.zeros(index.shape, dtype=bool)
+    for client, (held, passes, (pieces, step, place)) in enumerate(
+        zip(rows, orders, cuts, strict=True)
+    ):
         for number, order in enumerate(passes):
-            at = step + number * (steps[client] // len(passes))
-            index[at, client, place] = mine[order]
-            valid[at, client, place] = True
-    return Batches(index, valid, torch.tensor(steps, dtype=torch.long))
+            at = (step + number * pieces, client, place)
+            index[at] = held[order.numpy()]
+            valid[at] = True
+    return Batches(torch.from_numpy(index), torch.from_numpy(valid), torch.tensor(steps))
+
+
+@lru_cache(maxsize=1024)
+def _places(rows: int, batch: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """Into how many batches a pass is cut, and each row's batch and its place there.
+
+    The first few are longer by one, as ``torch.tensor_split`` has it.
+    """
+    pieces = math.ceil(rows / batch)
+    short, longer = divmod(rows, max(pieces, 1))
+    lengths = np.full(pieces, short)
+    lengths[:longer] += 1
+    step = np.repeat(np.arange(pieces), lengths)
+    return pieces, step, np.arange(rows) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def padded(rows: Sequence[Tensor], width: int) -> tuple[Tensor, Tensor]:

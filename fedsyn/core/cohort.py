@@ -37,7 +37,11 @@ class Cohort:
         )
 
 
-def chunks(cohort: Cohort, stack: int) -> list[Cohort]:
-    """The cohort in consecutive pieces of at most ``stack`` clients."""
-    positions = range(len(cohort.ids))
-    return [cohort.take(positions[start : start + stack]) for start in positions[::stack]]
+def chunks(cohort: Cohort, stack: int, workers: int = 1) -> list[Cohort]:
+    """The cohort in consecutive pieces of at most ``stack`` clients, as equal as can be.
+
+    There are as many for each of ``workers``, so that none waits for the others.
+    """
+    turns = -(-len(cohort.ids) // (stack * workers))
+    pieces = np.array_split(np.arange(len(cohort.ids)), max(turns * workers, 1))
+    return [cohort.take(piece.tolist()) for piece in pieces if len(piece)]

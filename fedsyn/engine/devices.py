@@ -33,12 +33,18 @@ class Devices(Protocol):
     def device(self) -> torch.device:
         """Where tasks are to lie."""
 
+    @property
+    def workers(self) -> int:
+        """How many tasks are in work at a time."""
+
     def answers(self, tasks: Iterable[Task]) -> Iterator[Reply]:
         """The replies, in the order of the tasks, which are taken as they can be worked on."""
 
 
 class Inline:
     """One chunk after another, on the server's device and in its thread."""
+
+    workers = 1
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self._config, self.device = config, device
@@ -59,13 +65,13 @@ class Pools:
         device: torch.device,
         work: Callable[[Task], Answer],
     ) -> None:
-        self._pools, self._workers, self._work, self.device = pools, workers, work, device
+        self._pools, self.workers, self._work, self.device = pools, workers, work, device
 
     def answers(self, tasks: Iterable[Task]) -> Iterator[Reply]:
         """Workers have a task in work and one that waits; replies wait for their turn."""
         given: deque[Future[Answer]] = deque()
         for turn, task in enumerate(tasks):
-            if len(given) == WAITING * self._workers:
+            if len(given) == WAITING * self.workers:
                 yield self._received(given.popleft())
             pool = self._pools[turn % len(self._pools)]
             given.append(pool.submit(self._work, task))
@@ -75,7 +81,7 @@ class Pools:
     def _received(self, future: Future[Answer]) -> Reply:
         announce("clients")
         reply, seconds = future.result()
-        account({name: value / self._workers for name, value in seconds.items()})
+        account({name: value / self.workers for name, value in seconds.items()})
         return reply
 
 

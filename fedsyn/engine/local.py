@@ -75,7 +75,7 @@ def step(fed: Federation, state: State, devices: Devices) -> Row:
 
 def _tasks(fed: Federation, state: State, cohort: Cohort, devices: Devices) -> Iterator[Task]:
     """The chunks of a cohort, each made when it can be worked on."""
-    for chunk in chunks(cohort, fed.stack):
+    for chunk in chunks(cohort, fed.stack, devices.workers):
         problem, places = fed.near(chunk.rows, devices.device)
         with phase("gather"):
             known = state.clients.has(chunk.ids)

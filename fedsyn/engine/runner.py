@@ -119,6 +119,7 @@ def _run(
     records.write_text(out / records.CONFIG, configuration.dump(config))
     state.prepare(done, out / records.CHECKPOINT, digest(config))
     state.commit(done, out / records.CHECKPOINT)
+    saved = time.perf_counter()
     watch = stopwatch(
         found[0], profiled=profile, entered=lambda name: observer.phase(done.round + 1, name)
     )
@@ -132,8 +133,8 @@ def _run(
                 rows.append(row)
                 if "metrics" in row and records.chosen_rounds(rows)["selected"] is row:
                     done.selected = {"model": done.server["model"].clone()}
-                last = done.round == config.run.rounds
-                kept = last or done.round % config.engine.checkpoint_every == 0
+                due = time.perf_counter() - saved >= config.engine.checkpoint_seconds
+                kept = due or done.round == config.run.rounds
                 if kept:
                     with phase("checkpoint"):
                         state.prepare(done, out / records.CHECKPOINT, digest(config))
@@ -142,6 +143,7 @@ def _run(
             records.append_row(out, row)
             if kept:
                 state.commit(done, out / records.CHECKPOINT)
+                saved = time.perf_counter()
             observer.row(row)
     return _finish(fed, done, rows, out, time.perf_counter() - started)
 

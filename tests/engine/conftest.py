@@ -43,6 +43,7 @@ def settings(pairs):
         "synthesis.server_batch=32",
         "run.rounds=3",
         "engine.threads=1",
+        "engine.checkpoint_seconds=0",
     ]
 
 

@@ -71,7 +71,7 @@ def test_stacking_changes_nothing(make, tmp_path, generator):
 
 @pytest.mark.parametrize("at", [(1, "local"), (2, "generator"), (3, "evaluate")])
 @pytest.mark.parametrize("mode", ["on", "off"])
-@pytest.mark.parametrize("engine", [(), ("engine.memory=0",), ("engine.checkpoint_every=2",)])
+@pytest.mark.parametrize("engine", [(), ("engine.memory=0",), ("engine.checkpoint_seconds=1e9",)])
 def test_an_interrupted_run_resumes_to_the_same_rounds(make, tmp_path, at, mode, engine):
     if mode == "off" and (at[1] == "generator" or engine):
         pytest.skip("no such phase, or nothing that clients keep")
