@@ -59,6 +59,9 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its checkpoint.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Trace a round with torch.profiler: trace.json.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -77,7 +80,7 @@ def run(
     with _progress(quiet or as_json) as bars:
         observer = _RunProgress(bars, config.run.rounds)
         try:
-            summary = train(config, out, resume=resume, observer=observer)
+            summary = train(config, out, resume=resume, observer=observer, profile=profile)
         except KeyboardInterrupt:
             if not (out / "checkpoint").exists():
                 raise
@@ -89,7 +92,7 @@ def run(
     elif not quiet:
         found = report.read_run(out)
         _show(tables.results(found), tables.costs(found))
-        _say_where(page)
+        _say_where(page, *([out / "trace.json"] if profile else []))
 
 
 @app.command()

@@ -136,7 +136,9 @@ class _Session:
         encoder: Tensor,
     ) -> None:
         self.whole, self.positions = state, chosen.nonzero().squeeze(-1)
-        self.state = {name: value[self.positions] for name, value in state.items()}
+        # Where all clients train, what they keep is changed where it lies.
+        everyone = bool(chosen.all())
+        self.state = state if everyone else {k: v[self.positions] for k, v in state.items()}
         self.features, self.config, self.net = features, config, net
         self.adversary = build(config, features.shape[-1])
         self.cohort = cohort.take(self.positions.tolist())
@@ -162,8 +164,9 @@ class _Session:
                 with phase("generator"):
                     loss = self._generator_step(next(draws))
                 total["generator"] = total.get("generator", 0) + loss
-        for name, value in self.state.items():
-            self.whole[name][self.positions] = value
+        if self.state is not self.whole:
+            for name, value in self.state.items():
+                self.whole[name][self.positions] = value
         return {name: value / turns for name, value in total.items()}
 
     def _owners(self) -> list[Tensor]:
