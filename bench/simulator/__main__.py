@@ -57,6 +57,7 @@ AGREEMENT = 0.05  # largest difference of the metric that two seeds may make
 WIDE = 120  # columns where the output is a file
 # Sampled clients of many: the cost of a round against their number, and what the others weigh.
 CROWD, CROWD_PAIRS, CROWD_ROUNDS, CROWD_STACK = 10_000, 50, 5, 8
+CROWD_MEMORY = 64  # engine.memory: MiB of features, and of clients' state, that are not in files
 SAMPLED = (100, 250, 500, 1000)
 
 
@@ -170,7 +171,7 @@ def crowd(folder: Path) -> Result:
     """A round of fedsyn against the clients sampled of many, and what the others weigh.
 
     ``memory`` compares as many clients in a round, once sampled out of many and once all there are,
-    at the same ``engine.stack``; ``data_mib`` is what the features of all pairs take by themselves.
+    at the same ``engine.stack`` and ``engine.memory``; ``data_mib`` is what the features of all pairs take by themselves.
     """
     few = SAMPLED[0]
     return {
@@ -185,14 +186,19 @@ def crowd(folder: Path) -> Result:
 
 def sampled(folder: Path, workload: str, clients: int, number: int) -> Result:
     """Rounds of ``number`` clients, sampled out of ``clients``."""
-    extra = (f"run.fraction={number / clients}", f"engine.stack={CROWD_STACK}")
+    extra = (
+        f"run.fraction={number / clients}",
+        f"engine.stack={CROWD_STACK}",
+        f"engine.memory={CROWD_MEMORY}",
+    )
     case = Case(workload, clients, CROWD_PAIRS, CROWD_ROUNDS, extra=extra)
     data = made(folder, clients, CROWD_PAIRS)
     row = measure("fedsyn", case, Layout(1, 2), sys.executable, data)
     size = sum((data / f"{part}.npy").stat().st_size for part in ("image", "text"))
     row |= {"sampled": number, "stack": CROWD_STACK, "data_mib": size / 2**20}
-    names = ("workload", "clients", "sampled", "pairs", "stack", "seconds_round", "first_round_s")
-    return {name: row[name] for name in (*names, "peak_mib", "data_mib")}
+    row |= {"memory_mib": CROWD_MEMORY}
+    names = ("workload", "clients", "sampled", "pairs", "stack", "memory_mib", "seconds_round")
+    return {name: row[name] for name in (*names, "first_round_s", "peak_mib", "data_mib")}
 
 
 def show(result: Result, console: Console) -> None:
