@@ -171,7 +171,8 @@ def crowd(folder: Path) -> Result:
     """A round of fedsyn against the clients sampled of many, and what the others weigh.
 
     ``memory`` compares as many clients in a round, once sampled out of many and once all there are,
-    at the same ``engine.stack`` and ``engine.memory``; ``data_mib`` is what the features of all pairs take by themselves.
+    at the same ``engine.stack`` and ``engine.memory``; ``data_mib`` is what the features of all
+    pairs take by themselves.
     """
     few = SAMPLED[0]
     return {
