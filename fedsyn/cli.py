@@ -285,8 +285,11 @@ class _RunProgress:
         self._bars.update(self._task, description=f"{where}  {name:<9}{self._map}")
 
     def row(self, row: dict[str, Any]) -> None:
+        from fedsyn.report.tables import METRICS
+
         if "metrics" in row:
-            self._map = f"  mAP {row['metrics']['map']:.4f}"
+            name = "map" if "map" in row["metrics"] else "map50"
+            self._map = f"  {METRICS[name]} {row['metrics'][name]:.4f}"
         self._bars.update(self._task, completed=row["round"])
 
 

@@ -152,6 +152,7 @@ class EngineConfig(Section):
     stack: Whole = 0  # most clients in one stacked computation; 0: 8 on a CPU, 128 on a GPU
     devices: Annotated[tuple[str, ...], Field(min_length=1)] = ("auto",)  # clients spread over them
     threads: Whole = 0  # CPU threads, each with clients of its own; 0: one a core
+    graphs: bool = False  # training steps on a GPU as CUDA graphs; not measured yet
     memory: Whole = 1024  # MiB of clients' state, and of features, in memory; more lies in files
     checkpoint_seconds: NonNegative = 30.0  # least time between checkpoints; the last round has one
 
@@ -163,6 +164,7 @@ class RunConfig(Section):
     seed: Whole = 0
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # share of clients sampled a round
     evaluate_every: Count = 1
+    tf32: bool = False  # float32 products on a GPU in TF32; not measured yet
     ranking: Literal["full", "top"] = "full"  # top: metrics of the first ranks alone, for millions
 
 

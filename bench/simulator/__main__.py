@@ -70,8 +70,8 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     failures = []
     result: Result = {"rows": []}
-    if RESULTS.exists() and not arguments.quick:
-        result |= json.loads(RESULTS.read_text())
+    if arguments.out.exists() and not arguments.quick:
+        result |= json.loads(arguments.out.read_text())
     folder = Path(tempfile.mkdtemp(prefix="simulator-"))
     try:
         for system, case in jobs(arguments, systems, workloads, result):
@@ -86,16 +86,16 @@ def main() -> None:
                 failures.append(f"{system}, {case.workload}, {case.clients}: {failure}")
                 continue
             add(result, row)
-            write(result, arguments.quick)
+            write(result, arguments)
         known = arguments.missing and "memory" in result
         if "crowd" in workloads and "fedsyn" in systems and not (arguments.quick or known):
             console.print(f"fedsyn: some of {CROWD} clients")
             result |= crowd(folder)
-            write(result, arguments.quick)
+            write(result, arguments)
     finally:
         shutil.rmtree(folder)
     show(result, console)
-    if not arguments.quick:
+    if arguments.out == RESULTS and not arguments.quick:
         plot.draw(result, IMAGES)
     failures += disagreements(result["rows"])
     for failure in failures:
@@ -112,6 +112,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="instead of each case's own number; 2 or more")
     parser.add_argument("--missing", action="store_true", help="only rows that are not there yet")
     parser.add_argument("--quick", action="store_true", help="4 clients, 2 rounds; nothing is kept")
+    parser.add_argument("--device", default="cpu", help="of fedsyn and the loop, e.g. cuda")
+    parser.add_argument("--fedsyn", nargs="*", default=[], help="key=value, overrides for fedsyn")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write or add to")
     parser.add_argument("--peers", default=str(PEERS), help="python with pfl and flwr")
     arguments = parser.parse_args()
     if arguments.rounds is not None and arguments.rounds < 2:
@@ -132,7 +135,10 @@ def jobs(
             known = (case.workload, system, case.clients, case.pairs) in there
             alone = case == ONLY_FEDSYN and system != "fedsyn"
             if case.workload in workloads and not known and not alone:
-                yield system, replace(case, rounds=rounds)
+                yield (
+                    system,
+                    replace(case, rounds=rounds, device=arguments.device, extra=arguments.fedsyn),
+                )
 
 
 def key(row: Result) -> tuple[Any, ...]:
@@ -159,12 +165,12 @@ def add(result: Result, row: Result) -> None:
     )
 
 
-def write(result: Result, quick: bool) -> None:
+def write(result: Result, arguments: argparse.Namespace) -> None:
     """Write the file anew, with the machine and the date of this part."""
     about = facts()
-    result |= {name: about[name] for name in ("date", "machine")}
-    if not quick:
-        records.write_json(RESULTS, result)
+    result |= {name: about[name] for name in ("date", "machine", "device")}
+    if not arguments.quick:
+        records.write_json(arguments.out, result)
 
 
 def crowd(folder: Path) -> Result:

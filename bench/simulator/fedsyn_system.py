@@ -57,6 +57,7 @@ def overrides(task: Task) -> list[str]:
         "partition.column=client",
         f"objective.temperature={TEMPERATURE}",
         f"engine.threads={task.threads}",
+        f'engine.devices=["{task.device}"]',
         f"run.rounds={task.rounds}",
         f"run.evaluate_every={task.rounds}",
         f"run.seed={task.seed}",

@@ -17,6 +17,7 @@ def main() -> None:
     """Run the task on the command line."""
     task = parse()
     torch.set_num_threads(task.threads)
+    torch.set_default_device(task.device)
     clock = Clock()
     torch.manual_seed(task.seed)
     clients, test = read(task.data, task.pairs)

@@ -29,6 +29,7 @@ class Case:
     rounds: int
     seed: int = 0
     extra: Sequence[str] = field(default=())  # overrides, for fedsyn only
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ def measure(system: str, case: Case, layout: Layout, python: str, data: Path) ->
         result, said = Path(folder, "result.json"), Path(folder, "said")
         task = Task(
             case.workload, case.clients, case.pairs, case.rounds, layout.threads, case.seed,
-            str(data), str(result), list(case.extra),
+            str(data), str(result), list(case.extra), case.device,
         )  # fmt: skip
         # The workers of Ray and of torch find this package by the path.
-        environment = {**os.environ, "PYTHONPATH": str(BENCH), "FLWR_HOME": folder}
+        path = os.pathsep.join(filter(None, (str(BENCH), os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "PYTHONPATH": path, "FLWR_HOME": folder}
         if system != "fedsyn":  # which divides the cores itself
             environment["OMP_NUM_THREADS"] = str(layout.threads)
         with said.open("wb") as output:

@@ -96,7 +96,8 @@ def client(number: int, held: Pairs, initial: Net) -> Client:
 def divide(number: int, held: Pairs) -> tuple[Pairs, Pairs]:
     """A client's pairs for training, and the tenth that it keeps aside (always the same)."""
     size = len(held[0])
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(number))
+    stream = torch.Generator().manual_seed(number)
+    order = torch.randperm(size, generator=stream, device="cpu").to(held[0].device)
     kept = round(HOLDOUT * size) if size >= 10 else 0
     aside, used = order[:kept], order[kept:]
     return (held[0][used], held[1][used]), (held[0][aside], held[1][aside])
@@ -136,12 +137,12 @@ def prepare(state: Client) -> None:
 def find_prototypes(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Means of k-means clusters of at least three pairs, their counts, and each pair's own."""
     k = min(PROTOTYPES, len(points))
-    found = KMeans(k, n_init=1, max_iter=ITERATIONS, tol=0.0).fit(points.numpy())
-    counts = torch.from_numpy(np.bincount(found.labels_, minlength=k))
+    found = KMeans(k, n_init=1, max_iter=ITERATIONS, tol=0.0).fit(points.numpy(force=True))
+    counts = torch.tensor(np.bincount(found.labels_, minlength=k))
     alive = counts >= MIN_CLUSTER
     if not alive.any():
         alive[counts.argmax()] = True
-    centres = torch.from_numpy(found.cluster_centers_)[alive]
+    centres = torch.tensor(found.cluster_centers_)[alive]
     owner = torch.cdist(points, centres).argmin(1)
     counts = owner.bincount(minlength=len(centres))
     sums = torch.zeros_like(centres).index_add_(0, owner, points)
@@ -274,11 +275,11 @@ def global_prototypes(embedded: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]
 
     Lloyd's iterations on unit rows, normalised at the end rather than in every iteration.
     """
-    k, weight = min(GLOBAL_PROTOTYPES, len(embedded)), counts.numpy().astype(np.float32)
+    k, weight = min(GLOBAL_PROTOTYPES, len(embedded)), counts.numpy(force=True).astype(np.float32)
     found = KMeans(k, n_init=1, max_iter=ITERATIONS, tol=0.0)
-    found.fit(embedded.numpy(), sample_weight=weight)
-    mass = torch.from_numpy(np.bincount(found.labels_, weight, minlength=k))
-    return normalize(torch.from_numpy(found.cluster_centers_), dim=1), mass
+    found.fit(embedded.numpy(force=True), sample_weight=weight)
+    mass = torch.tensor(np.bincount(found.labels_, weight, minlength=k))
+    return normalize(torch.tensor(found.cluster_centers_), dim=1), mass
 
 
 def shares(weights: Tensor, budget: int) -> list[int]:

@@ -43,6 +43,7 @@ class Task:
     data: str  # folder that `write` has filled
     result: str  # file that receives the result
     extra: list[str] = field(default_factory=list)  # overrides, for fedsyn only
+    device: str = "cpu"  # of fedsyn and of the loop; the others are measured on the CPU alone
 
 
 class Clock:
@@ -54,6 +55,8 @@ class Clock:
 
     def lap(self) -> None:
         """A round is done."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.ends.append(time.perf_counter() - self.start)
 
 
@@ -109,10 +112,14 @@ Pairs = tuple[Tensor, Tensor]  # image [N, 128] and text [N, 128] features, row 
 
 
 def read(folder: str, pairs: int) -> tuple[list[Pairs], Pairs]:
-    """Each client's pairs and the test pairs, as views of mapped files (processes share them)."""
+    """Each client's pairs and the test pairs, on torch's default device.
+
+    On the CPU they are views of mapped files, which processes share.
+    """
+    device = torch.get_default_device()
     image, text = (
         # Copy on write only because torch wants memory that it may write to.
-        torch.from_numpy(np.load(Path(folder, f"{name}.npy"), mmap_mode="c"))
+        torch.from_numpy(np.load(Path(folder, f"{name}.npy"), mmap_mode="c")).to(device)
         for name in ("image", "text")
     )
     train = len(image) - TEST

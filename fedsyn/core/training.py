@@ -1,11 +1,13 @@
 """Stacked local training: every client of a chunk takes its step in the same batched products."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fedsyn.core.batches import Batches
+from fedsyn.core.graphs import Step
 from fedsyn.core.optim import Optimizer, rows
 
 # loss(params [c, P], clients [c], index [c, B], valid [c, B]) -> [c]
@@ -45,14 +47,20 @@ def train(
     state = optimizer.init(trained)
     total = torch.zeros(len(order), dtype=torch.float64, device=params.device)
     steps = batches.steps[order]
-    for step in range(len(batches.index)):
-        active = int((steps > step).sum())
+    index, valid = (part[:, order].to(params.device) for part in (batches.index, batches.valid))
+
+    def one(active: int, index: Tensor, valid: Tensor) -> Tensor:
         leaf = trained[:active].detach().requires_grad_()
-        clients = order[:active]
-        index, valid = batches.index[step, clients], batches.valid[step, clients]
-        losses = loss(leaf, clients, index.to(params.device), valid.to(params.device))
+        losses = loss(leaf, order[:active], index, valid)
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         optimizer.step(trained[:active], gradient, rows(state, active))
-        total[:active] += losses.detach()
+        return losses.detach()
+
+    step_of: dict[int, Step] = {}  # by the number of clients that still train
+    for step in range(len(index)):
+        active = int((steps > step).sum())
+        if active not in step_of:
+            step_of = {active: Step(partial(one, active), params.device)}
+        total[:active] += step_of[active](index[step, :active], valid[step, :active])
     mean = total / steps.clamp(min=1).to(total.device)
     return trained[back], mean[back].float()

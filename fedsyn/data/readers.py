@@ -15,7 +15,7 @@ from fedsyn.data.pairs import Pairs
 from fedsyn.data.pictures import decode
 from fedsyn.errors import DataError
 
-CHUNK = 1 << 24  # values checked at a time
+CHUNK = 1 << 20  # values checked at a time
 DEFAULTS = DataConfig()
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from fedsyn import streams
 from fedsyn.config import Config
 from fedsyn.core.cohort import Cohort
+from fedsyn.core.graphs import recording
 from fedsyn.core.payload import Payload, nbytes
 from fedsyn.methods.base import Method, Problem
 from fedsyn.metrics.timing import phase
@@ -59,6 +60,11 @@ def initial_model(net: RetrievalNet, seed: int) -> Tensor:
 
 def answer(config: Config, method: Method, task: Task) -> Reply:
     """One round of a chunk of clients."""
+    with recording(config.engine.graphs):
+        return _answer(config, method, task)
+
+
+def _answer(config: Config, method: Method, task: Task) -> Reply:
     with phase("local"):
         payload, loss = method.client(task.problem, task.payload, task.cohort, config.method)
     losses, bytes_up = {"local": loss}, nbytes(payload)

@@ -48,27 +48,37 @@ class ClientRows:
         return self._place[list(ids)] != NOWHERE
 
     def take(self, ids: Sequence[int], names: Sequence[str] = ()) -> Payload:
-        """The rows of these clients, stacked; of these names, or of all."""
+        """The rows of these clients, stacked; of these names, or of all.
+
+        Of neighbours in memory they are views: what is changed in place is changed here.
+        """
         if self._file is not None:
             file, places = self._file, self._place[list(ids)].tolist()
             names = names or list(file.kinds)
             return {name: file.read(name, places, ids).to(self._device) for name in names}
-        at = torch.tensor(ids, dtype=torch.long, device=self._device)
+        at = self._positions(ids)
         return {name: self._memory[name][at] for name in names or self._memory}
 
     def put(self, ids: Sequence[int], rows: Payload) -> None:
         """Keep the rows of these clients."""
         if not self._memory and self._file is None:
             self._allocate(rows)
-        at = torch.tensor(ids, dtype=torch.long)
-        place = torch.zeros(len(at), dtype=torch.int8)
+        place = torch.zeros(len(ids), dtype=torch.int8)
         if self._file is not None:
-            place = (self._saved[at] == 0).to(torch.int8)
+            place = (self._saved[list(ids)] == 0).to(torch.int8)
             for name, value in rows.items():
                 self._file.write(name, place.tolist(), ids, value.cpu())
+        at = self._positions(ids)
         for name, held in self._memory.items():
-            held[at.to(self._device)] = rows[name].to(self._device)
-        self._place[at] = place
+            if isinstance(at, Tensor) or held[at].data_ptr() != rows[name].data_ptr():
+                held[at] = rows[name].to(self._device)
+        self._place[list(ids)] = place
+
+    def _positions(self, ids: Sequence[int]) -> Tensor | slice:
+        """Where the rows of these clients are in memory; a slice if they are neighbours."""
+        if list(ids) == list(range(ids[0], ids[0] + len(ids))):
+            return slice(ids[0], ids[0] + len(ids))
+        return torch.tensor(ids, dtype=torch.long, device=self._device)
 
     def _allocate(self, rows: Payload) -> None:
         clients = len(self._place)

@@ -61,6 +61,8 @@ def plan(
     for mode in modes:
         if mode not in MODES:
             raise ConfigError(f"--synthesis {mode!r} is not valid; expected some of {MODES}")
+    if base.run.ranking != "full":
+        raise ConfigError("run.ranking = 'top' has no mAP to compare; expected 'full'")
     if not (methods and objectives and modes) or seeds < 1:
         raise ConfigError("a comparison needs a method, an objective, a synthesis mode and a seed")
     jobs: dict[str, Job] = {}

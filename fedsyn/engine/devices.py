@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -103,7 +105,6 @@ def devices(
         pools = [ProcessPoolExecutor(1, context, _begin, (config, str(one), each)) for one in found]
         yield from _closing(pools, Pools(pools, len(found), HOST, _work_there))
     elif found[0].type == "cpu" and threads > 1 and not inline:
-        _share_one_heap()
         pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         yield from _closing([pool], Pools([pool], threads, HOST, partial(_work_here, config)))
     else:
@@ -118,21 +119,47 @@ def _closing(pools: Sequence[Executor], there: Devices) -> Iterator[Devices]:
             pool.shutdown(cancel_futures=True)
 
 
-def _share_one_heap() -> None:
-    """Let glibc give new threads the main heap rather than heaps of their own.
+@contextmanager
+def settings(config: Config, threads: int) -> Iterator[None]:
+    """What holds for a whole process while it computes: memory, threads, precision of products.
 
-    What one thread allocates another frees here, and heaps of their own grow by that: by half of
-    all memory for a thousand clients.
+    The kernels get the threads and torch one, whose own make small products slower. Products of
+    float32 are those, whatever the process had set before, unless ``run.tf32`` says otherwise.
     """
-    arena_max = -8
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    _reuse_memory()
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("high" if config.run.tf32 else "highest")
+    try:
+        with ops.threads(threads):
+            yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.set_float32_matmul_precision(before[1])
+
+
+def _reuse_memory() -> None:
+    """Let glibc reuse what is freed: from one heap for all threads, and before the system has it.
+
+    A step frees what the next one allocates, a few megabytes each. Given back in between, they come
+    anew page by page, which takes as long as the products. And what one thread allocates another
+    frees: heaps of their own would grow by that, by half of all memory for a thousand clients.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is not None:
+        trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # of malloc.h
+        mallopt(trim_threshold, 128 << 20)
+        mallopt(mmap_threshold, 32 << 20)
         mallopt(arena_max, 1)
 
 
 def cpu_threads(config: Config) -> int:
     """How many CPU threads a run uses."""
-    return config.engine.threads or len(os.sched_getaffinity(0))
+    if config.engine.threads:
+        return config.engine.threads
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _work_here(config: Config, task: Task) -> Answer:
@@ -150,14 +177,14 @@ _there: tuple[Config, torch.device, int] | None = None
 def _begin(config: Config, device: str, threads: int) -> None:
     global _there
     _there = config, torch.device(device), threads
-    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent sees to it
 
 
 def _work_there(task: Task) -> Answer:
     assert _there is not None
     config, device, threads = _there
     watch = stopwatch(device)
-    with watch.running(), ops.threads(threads):
+    with watch.running(), settings(config, threads):
         with phase("gather"):
             task = task.to(device)
         reply = answer(config, METHODS[config.method.name], task)

@@ -104,14 +104,14 @@ def held_out_loss(row: Row) -> float:
 def chosen_rounds(rows: Sequence[Row]) -> dict[str, Row]:
     """The evaluated rounds that a summary reports.
 
-    ``last``; ``best`` by mAP on the test pairs, which only a benchmark can know; ``selected`` by
-    the lowest objective on held-out pairs, which needs no labels (the last, where no client holds
-    any pairs out).
+    ``last``; ``best`` by mAP on the test pairs (mAP@50 where only the first ranks were judged),
+    which only a benchmark can know; ``selected`` by the lowest objective on held-out pairs, which
+    needs no labels (the last, where no client holds any pairs out).
     """
     judged = [row for row in rows if "metrics" in row]
 
     def score(row: Row) -> float:
-        value = row["metrics"].get("map")
+        value = row["metrics"].get("map", row["metrics"].get("map50"))
         return -math.inf if value is None or math.isnan(value) else value
 
     selected = min(judged, key=held_out_loss)

@@ -19,7 +19,7 @@ from fedsyn.config import Config
 from fedsyn.data import federated
 from fedsyn.engine import local, records, state
 from fedsyn.engine.clients import ClientRows
-from fedsyn.engine.devices import available, cpu_threads, devices
+from fedsyn.engine.devices import available, cpu_threads, devices, settings
 from fedsyn.engine.evaluation import embeddings
 from fedsyn.engine.federation import Federation, federation
 from fedsyn.engine.gallery import gallery
@@ -84,7 +84,7 @@ def run(
         then.
     """
     found = available(config.engine.devices)
-    with _threads(cpu_threads(config)):
+    with settings(config, cpu_threads(config)):
         return _run(config, out, found, resume, observer or Silent(), profile)
 
 
@@ -153,18 +153,6 @@ def digest(config: Config) -> str:
     tree = config.model_dump(mode="json")
     del tree["engine"], tree["run"]["rounds"], tree["data"]["cache"]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Threads for the kernels, one for torch, whose own make small products slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ops.threads(count):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _refuse_diverged(config: Config, done: state.State) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from fedsyn import ops
 from fedsyn.config import SynthesisConfig
 from fedsyn.core.cohort import Cohort
+from fedsyn.core.graphs import Step
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.payload import Payload
 from fedsyn.metrics.timing import phase
@@ -154,15 +155,19 @@ class _Session:
         total: dict[str, Tensor] = {}
         turns = max(generator_steps, 1)
         draws = self._draws(turns * critic_steps + generator_steps)
+        critic_step, generator_step = (
+            Step(lambda *draw, one=one: one(_Draw(*draw)), self.features.device)
+            for one in (self._critic_step, self._generator_step)
+        )
         for _ in range(turns):
             with phase("critic"):
                 for _ in range(critic_steps):
-                    critic = self._critic_step(next(draws))
+                    critic = critic_step(*next(draws))
             if critic_steps:
                 total["critic"] = total.get("critic", 0) + critic
             if generator_steps:
                 with phase("generator"):
-                    loss = self._generator_step(next(draws))
+                    loss = generator_step(*next(draws))
                 total["generator"] = total.get("generator", 0) + loss
         if self.state is not self.whole:
             for name, value in self.state.items():

@@ -107,6 +107,13 @@ def test_phases_are_timed_and_add_up(make, tmp_path):
     assert summary["seconds"] <= summary["seconds_total"]
 
 
+def test_the_first_ranks_alone_can_be_judged(make, tmp_path):
+    full = run(make("run.rounds=1"), tmp_path / "full")["metrics"]
+    top = run(make("run.rounds=1", "run.ranking=top"), tmp_path / "top")["metrics"]
+    assert {name for name in full if name not in top} == {"map", "map_i2t", "map_t2i"}
+    assert top == {name: full[name] for name in top}
+
+
 def test_a_profile_shows_phases_and_operators(make, tmp_path):
     run(make("run.rounds=2"), tmp_path / "run", profile=True)
     trace = json.loads((tmp_path / "run" / records.TRACE).read_text())
