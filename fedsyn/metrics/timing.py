@@ -13,6 +13,13 @@ from typing import Any, Protocol
 import torch
 
 
+# Of a round, as one follows from another.
+PHASES = (
+    "gather", "local", "prototypes", "critic", "generator", "upload", "aggregate", "sample", "filter",
+    "fine-tune", "gate", "evaluate", "checkpoint",
+)  # fmt: skip
+
+
 class Clock(Protocol):
     """Takes marks, and tells the time between two of them."""
 
@@ -81,7 +88,7 @@ class Stopwatch:
         self._ranges, self.entered = ranges, entered
         self._open: list[str] = []
         self._since: Any = None
-        self._names: dict[str, None] = {}  # in the order they were first entered
+        self._names: dict[str, None] = {}
         self._spans: list[tuple[str, Any, Any]] = []
         self._elsewhere: list[Mapping[str, float]] = []
 
@@ -112,7 +119,7 @@ class Stopwatch:
             _running.reset(token)
 
     def lap(self) -> dict[str, float]:
-        """Seconds of each phase since the last lap, in the order they were first entered."""
+        """Seconds of each phase since the last lap, in the order of `PHASES`; others come last."""
         seconds = dict.fromkeys(self._names, 0.0)
         for name, begin, end in self._spans:
             seconds[name] += self._clock.seconds(begin, end)
@@ -120,7 +127,8 @@ class Stopwatch:
             for name, value in spent.items():
                 seconds[name] = seconds.get(name, 0.0) + value
         self._names, self._spans, self._elsewhere = dict.fromkeys(self._open), [], []
-        return seconds
+        places = {name: place for place, name in enumerate(PHASES)}
+        return dict(sorted(seconds.items(), key=lambda item: places.get(item[0], len(places))))
 
     def add(self, seconds: Mapping[str, float]) -> None:
         """Count what phases took in another process."""

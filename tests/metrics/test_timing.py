@@ -64,6 +64,14 @@ def test_code_names_its_phases_and_whoever_runs_a_stopwatch_has_them():
     assert watch.lap() == {"local": 1}
 
 
+def test_phases_are_told_in_the_order_of_a_round():
+    watch = Stopwatch(Ticking())
+    for name in ("my own", "evaluate", "upload", "local"):
+        with watch(name):
+            pass
+    assert list(watch.lap()) == ["local", "upload", "evaluate", "my own"]
+
+
 def test_time_spent_in_other_processes_counts():
     watch = Stopwatch(Ticking())
     with watch.running():
