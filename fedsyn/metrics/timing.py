@@ -12,11 +12,10 @@ from typing import Any, Protocol
 
 import torch
 
-
 # Of a round, as one follows from another.
 PHASES = (
-    "gather", "local", "prototypes", "critic", "generator", "upload", "aggregate", "sample", "filter",
-    "fine-tune", "gate", "evaluate", "checkpoint",
+    "gather", "local", "prototypes", "critic", "generator", "upload", "aggregate", "sample",
+    "filter", "fine-tune", "gate", "evaluate", "checkpoint",
 )  # fmt: skip
 
 
