@@ -277,7 +277,9 @@ def _explain(error: pydantic.ValidationError) -> str:
     name = ".".join(location)
     if first["type"] == "extra_forbidden":
         valid = _valid_names()
-        close = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)
+        if isinstance(first["input"], dict):  # a section that there is not, with its keys
+            location += list(first["input"])[:1]
+        close = difflib.get_close_matches(".".join(location), valid, n=1, cutoff=0.0)
         leaf = [key for key in valid if key.split(".")[-1] == location[-1]]
         return f"unknown key {name!r}; the nearest valid name is {(leaf or close)[0]!r}"
     return f"{name} = {first['input']!r} is not valid: {first['msg']}"
