@@ -7,11 +7,13 @@ and errors to stderr; ``--debug`` anywhere shows tracebacks.
 import dataclasses
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -80,7 +82,8 @@ def run(
     with _progress(quiet or as_json) as bars:
         observer = _RunProgress(bars, config.run.rounds)
         try:
-            summary = train(config, out, resume=resume, observer=observer, profile=profile)
+            with observer.interruptible():
+                summary = train(config, out, resume=resume, observer=observer, profile=profile)
         except KeyboardInterrupt:
             if not (out / "checkpoint").exists():
                 raise
@@ -278,9 +281,32 @@ class _RunProgress:
 
     def __init__(self, bars: Any, rounds: int) -> None:
         self._bars, self._rounds, self._map = bars, rounds, ""
+        self._interrupted = False
         self._task = bars.add_task("data", total=rounds)
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C end the run for certain.
+
+        Python drops a KeyboardInterrupt that is raised while it tidies up an object, so the next
+        phase raises it again.
+        """
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            self._interrupted = True
+            signal.default_int_handler(number, frame)
+
+        before = signal.getsignal(signal.SIGINT)
+        if before is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
     def phase(self, round: int, name: str) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
         where = f"round {round}/{self._rounds}" if round else "loading"
         self._bars.update(self._task, description=f"{where}  {name:<9}{self._map}")
 

@@ -31,10 +31,20 @@ class Scores:
     prototype: Tensor  # [S] long
 
     @classmethod
-    def concatenate(cls, parts: "Sequence[Scores]") -> "Scores":
-        """The scores of all parts, in order."""
-        names = [field.name for field in fields(cls)]
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+    def empty(cls, size: int, device: torch.device) -> "Scores":
+        """Room for the scores of ``size`` candidates."""
+        divergence, realism, agreement = torch.full((3, size), torch.nan, device=device)
+        prototype = torch.zeros(size, dtype=torch.long, device=device)
+        return cls(divergence, realism, agreement, prototype)
+
+    def put(self, at: Tensor, scores: "Scores") -> None:
+        """The scores of the candidates ``at``."""
+        for field in fields(self):
+            getattr(self, field.name)[at] = getattr(scores, field.name)
+
+    def take(self, at: Tensor) -> "Scores":
+        """The scores of the candidates ``at`` alone."""
+        return Scores(*(getattr(self, field.name)[at] for field in fields(self)))
 
 
 @dataclass(frozen=True)

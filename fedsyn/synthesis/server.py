@@ -76,6 +76,7 @@ class Sampler:
             for client, size in enumerate(shares(counts.sum(-1).tolist(), config.candidates, 0.0))
             for number in range(-(-size // BLOCK))
         ]
+        self.size = sum(block.size for block in self._blocks)  # candidates
         ends = torch.tensor([block.size for block in self._blocks]).cumsum(0)
         self._starts = ends - torch.tensor([block.size for block in self._blocks])
 
@@ -151,8 +152,9 @@ def synthesise(
         generator = streams.generator(seed, "filter", round)
         world = global_prototypes(embedded, counts, config.global_prototypes, generator)
     sampler = Sampler(library, counts.cpu(), config, seed, round, stack)
-    found: list[Scores] = []
-    positions: list[Tensor] = []
+    # One piece of memory: small ones left behind by every block would scatter what lies between.
+    scores = Scores.empty(sampler.size, model.device)
+    finite = torch.zeros(sampler.size, dtype=torch.bool)
     made = 0
     blocks = sampler.all()
     while True:
@@ -166,15 +168,20 @@ def synthesise(
             chosen = pairs[good.to(pairs.device)]
             image, text = (u[0] for u in net.embed(model, chosen[None]))
             scale = 1 / config.temperature
-            scores = score(
+            found = score(
                 image, text, maker[good], embedded, counts, world, scale,
                 agreement=config.filter == "agreement",
             )  # fmt: skip
-            found.append(scores)
-            positions.append(made + good)
+            finite[made + good] = True
+            scores.put((made + good).to(model.device), found)
             made += len(pairs)
     with phase("filter"):
-        kept = torch.cat(positions)[select(Scores.concatenate(found), world, config, generator)]
+        if finite.all():
+            kept = select(scores, world, config, generator).cpu()
+        else:
+            able = finite.nonzero().squeeze(-1)
+            mine = scores.take(able.to(model.device))
+            kept = able[select(mine, world, config, generator).cpu()]
 
     def take(at: Tensor) -> Tensor:
         with phase("sample"):
