@@ -7,7 +7,6 @@ for, and what it uploads travels in its reply, both as bytes. The gate's held-ou
 the server, which spares Flower the second exchange that a real federation needs.
 """
 
-import io
 import logging
 import os
 import platform
@@ -27,7 +26,7 @@ os.environ |= {
 import flwr
 import ray
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
@@ -100,11 +99,10 @@ def client(task: Task) -> ClientApp:
             held = clients[number]
             train(net, optimizer, held)
         else:
-            state = recall_state(context)
-            state = state or synthesis_loop.client(number, clients[number], net)
+            state = recall_state(context, number, clients[number], net)
             upload = synthesis_loop.local_round(net, optimizer, state)
-            context.state["client"] = packed(state)
-            records["upload"] = packed(upload)
+            context.state["client"], context.state["upload"] = kept(state), sent(upload)
+            records["upload"] = sent(upload)
             held = state.pairs
         records["arrays"] = ArrayRecord(net.state_dict())
         records["metrics"] = MetricRecord({"num-examples": len(held[0])})
@@ -131,7 +129,7 @@ class WithSynthesis(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The plain loop's server, on the aggregated model."""
         replies = list(replies)
-        uploads = [unpacked(reply.content.pop("upload")) for reply in replies]
+        uploads = [received(reply.content.pop("upload")) for reply in replies]
         arrays, metrics = super().aggregate_train(server_round, replies)
         net = Net()
         net.load_state_dict(arrays.to_torch_state_dict())
@@ -145,21 +143,55 @@ def held_out(task: Task) -> list[Pairs]:
     return [synthesis_loop.divide(number, held)[1] for number, held in enumerate(clients)]
 
 
-def packed(value: Any) -> ConfigRecord:
-    """Any object as a record."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return ConfigRecord({"bytes": buffer.getvalue()})
+def sent(upload: synthesis_loop.Upload) -> ArrayRecord:
+    """What leaves a client besides its model, as arrays."""
+    own = {f"generator.{name}": v for name, v in upload.generator.state_dict().items()}
+    return ArrayRecord(own | {"prototypes": upload.prototypes, "counts": upload.counts})
 
 
-def unpacked(record: ConfigRecord) -> Any:
-    """The object in a record, of our own making."""
-    return torch.load(io.BytesIO(record["bytes"]), weights_only=False)
+def received(record: ArrayRecord) -> synthesis_loop.Upload:
+    """The inverse of `sent`."""
+    arrays = dict(record.to_torch_state_dict())
+    own = part(arrays, "generator.")
+    generator = synthesis_loop.Generator(own["basis"])
+    generator.load_state_dict(own)
+    return synthesis_loop.Upload(generator, arrays["prototypes"], arrays["counts"])
 
 
-def recall_state(context: Context) -> synthesis_loop.Client | None:
-    """What this client kept from the last round."""
-    return unpacked(context.state["client"]) if "client" in context.state else None
+def kept(state: synthesis_loop.Client) -> ArrayRecord:
+    """What a client keeps between rounds beside its upload, as arrays."""
+    arrays = {"joined": state.joined, "owner": state.owner}
+    for name in ("private", "critic"):
+        arrays |= {f"{name}.{k}": v for k, v in getattr(state, name).state_dict().items()}
+    for number, optimizer in enumerate(state.optimizers):
+        for place, slots in optimizer.state_dict()["state"].items():
+            arrays |= {f"optimizer.{number}.{place}.{k}": v for k, v in slots.items()}
+    return ArrayRecord(arrays)
+
+
+def recall_state(context: Context, number: int, held: Pairs, net: Net) -> synthesis_loop.Client:
+    """The client as the last round left it; at first, as it begins."""
+    state = synthesis_loop.client(number, held, net)
+    if "client" not in context.state:
+        return state
+    arrays = dict(context.state["client"].to_torch_state_dict())
+    state.ready, state.joined, state.owner = True, arrays["joined"], arrays["owner"]
+    state.upload, state.critic = received(context.state["upload"]), synthesis_loop.critic()
+    state.private.load_state_dict(part(arrays, "private."))
+    state.critic.load_state_dict(part(arrays, "critic."))
+    state.optimizers = synthesis_loop.optimizers(state.upload.generator, state.critic)
+    for turn, optimizer in enumerate(state.optimizers):
+        slots: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in part(arrays, f"optimizer.{turn}.").items():
+            place, _, slot = name.partition(".")
+            slots.setdefault(int(place), {})[slot] = value
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
+    return state
+
+
+def part(arrays: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The arrays whose names begin so, by the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 if __name__ == "__main__":

@@ -128,9 +128,16 @@ def prepare(state: Client) -> None:
     basis = directions(state.joined, prototypes[state.owner], len(prototypes))
     state.upload = Upload(Generator(basis), prototypes, counts)
     state.critic = critic()
-    state.optimizers = (
-        adam(state.upload.generator.parameters(), GENERATOR_LR, BETAS),
-        adam(state.critic.parameters(), CRITIC_LR, BETAS),
+    state.optimizers = optimizers(state.upload.generator, state.critic)
+
+
+def optimizers(
+    generator: Generator, against: nn.Module
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Those of a generator and of its critic."""
+    return (
+        adam(generator.parameters(), GENERATOR_LR, BETAS),
+        adam(against.parameters(), CRITIC_LR, BETAS),
     )
 
 
