@@ -8,13 +8,12 @@ memory. It is made of the kernels of `fedsyn.ops.mlp` and `fedsyn.ops.info_nce`.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
-from torch.optim.rmsprop import rmsprop
-from torch.optim.sgd import sgd
 
+from fedsyn.core.optim import Optimizer
 from fedsyn.ops.backends import choose
 from fedsyn.ops.checks import check_number
 from fedsyn.ops.info_nce import info_nce
@@ -22,7 +21,6 @@ from fedsyn.ops.library import launch, register
 from fedsyn.ops.mlp import HEADS, mlp, plan_of
 
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
-SMOOTHING = 0.99  # of rmsprop, as torch has it
 
 # Best first.
 _IMPLEMENTED = {("cpu", torch.float32): ("cpu", "reference")}
@@ -106,15 +104,17 @@ def train_info_nce_reference(
     towers: Sequence[Sequence[int]],
     head: str,
     scale: float,
-    optimizer: str,
+    optimizer: Literal["adam", "sgd", "rmsprop"],
     numbers: Sequence[float],  # lr, betas, momentum, weight decay, eps
 ) -> tuple[Tensor, Tensor]:
     """`train_info_nce` as its formula reads, in PyTorch, one client after another."""
     trained = params.clone(memory_format=torch.contiguous_format)
     losses = params.new_zeros(len(params))
+    lr, beta1, beta2, momentum, decay, eps = numbers
+    rule = Optimizer(optimizer, lr, (beta1, beta2), momentum, decay, eps)
     for client, row in enumerate(trained):
-        slots = [torch.zeros_like(row), torch.zeros_like(row)]
-        step, total = torch.zeros(()), 0.0
+        slots = rule.init(row[None])
+        total, steps = 0.0, 0
         for chosen, size in zip(index[:, client], sizes[:, client].tolist(), strict=True):
             if not size:
                 continue
@@ -124,39 +124,10 @@ def train_info_nce_reference(
                 image, text = pair.chunk(2, -1)
                 loss = info_nce(image, text, scale)[0]
                 (gradient,) = torch.autograd.grad(loss, leaf)
-            _step(optimizer, numbers, row, gradient, slots, step)
-            total += float(loss)
-        losses[client] = total / max(float(step), 1.0)
+            rule.step(row[None], gradient[None], slots)
+            total, steps = total + float(loss), steps + 1
+        losses[client] = total / max(steps, 1)
     return trained, losses
-
-
-def _step(
-    optimizer: str,
-    numbers: Sequence[float],
-    row: Tensor,
-    gradient: Tensor,
-    slots: list[Tensor],
-    step: Tensor,
-) -> None:
-    lr, beta1, beta2, momentum, decay, eps = numbers
-    first, second = slots
-    if optimizer == "adam":
-        adam(
-            [row], [gradient], [first], [second], [], [step], foreach=False, amsgrad=False,
-            beta1=beta1, beta2=beta2, lr=lr, weight_decay=decay, eps=eps, maximize=False,
-        )  # fmt: skip
-        return
-    if optimizer == "rmsprop":
-        rmsprop(
-            [row], [gradient], [second], [], [], [step], foreach=False, lr=lr, alpha=SMOOTHING,
-            eps=eps, weight_decay=decay, momentum=0.0, centered=False,
-        )  # fmt: skip
-        return
-    sgd(
-        [row], [gradient], [first if momentum else None], foreach=False, weight_decay=decay,
-        momentum=momentum, lr=lr, dampening=0.0, nesterov=False, maximize=False,
-    )  # fmt: skip
-    step += 1
 
 
 def _run(
@@ -168,7 +139,7 @@ def _run(
     lengths: list[int],
     head: str,
     scale: float,
-    optimizer: str,
+    optimizer: Literal["adam", "sgd", "rmsprop"],
     numbers: list[float],
 ) -> tuple[Tensor, Tensor]:
     operands = (params, features, index, sizes)
