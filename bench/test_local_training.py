@@ -53,7 +53,7 @@ def stepwise(case, loss=None):
 
 
 def loss_of(case):
-    def loss(params, _, index, valid):
+    def loss(params, _, index, valid, step):
         return ops.info_nce(*NET.embed(params, case.features[index]), SCALE, valid)
 
     return loss

@@ -80,18 +80,130 @@ class ModelConfig(Section):
     bits: Whole = 0  # code length of tanh hash codes; 0 for continuous unit-norm embeddings
 
 
+class UCCHConfig(Section):
+    """Of `fedsyn.objectives.ucch`."""
+
+    contrast: Fraction = 0.9  # weight of the contrast with the memory; the rest is of the ranking
+    temperature: Positive = 0.9
+    momentum: Share = 0.4  # of the memory
+    negatives: Count = 4096  # what the memory's entries count as
+    margin: NonNegative = 0.2
+    shift: NonNegative = 1.0
+
+
+class DJSRHConfig(Section):
+    """Of `fedsyn.objectives.djsrh`; weights for Flickr."""
+
+    image: Fraction = 0.9  # weight of image similarities; the rest is of the texts'
+    second: Fraction = 0.4  # weight of similarities of similarities
+    scale: Positive = 1.5
+    intra: NonNegative = 0.1  # weight of each within-modality term
+
+
+class JDSHConfig(Section):
+    """Of `fedsyn.objectives.jdsh`; constants for Flickr."""
+
+    image: NonNegative = 0.5
+    text: NonNegative = 0.1
+    joint: NonNegative = 0.4
+    low: float = -0.528  # similarities below are stressed ...
+    high: float = -0.138  # ... and above
+    minimum: float = -0.52
+    maximum: float = 0.68
+    stress_low: NonNegative = 0.1
+    stress_high: NonNegative = 0.2
+    scale: Positive = 1.4
+    intra: NonNegative = 0.1
+
+
+class DGCPNConfig(Section):
+    """Of `fedsyn.objectives.dgcpn`."""
+
+    text: Fraction = 0.3  # weight of text similarities; the rest is of the images'
+    second: Fraction = 0.3  # weight of the coherence of neighbours
+    dropped: Share = 0.405  # share of the lowest similarities of a row that are no neighbours
+    scale: Positive = 0.9  # of the coherence, times the number of a client's pairs
+    target: Positive = 1.5  # of the two codes of a pair
+
+
+class CIRHConfig(Section):
+    """Of `fedsyn.objectives.cirh`."""
+
+    image: Fraction = 0.6  # weight of image similarities; the rest is of the texts'
+    first: Fraction = 0.6  # weight of plain similarities; the rest is of squashed ones
+    neighbours: Fraction = 0.4  # share of a batch that are neighbours of a row
+    hidden: Count = 128  # of the graph autoencoder
+    reconstruction: NonNegative = 10.0
+    structure: NonNegative = 1.0
+    gram: NonNegative = 0.01  # weight of each Gram term of the codes
+
+
 class ObjectiveConfig(Section):
     """What a client minimises without labels."""
 
-    name: Literal["info_nce"] = "info_nce"
-    temperature: Positive = 1.0
+    name: Literal["info_nce", "ucch", "djsrh", "jdsh", "dgcpn", "cirh"] = "info_nce"
+    temperature: Positive = 1.0  # of info_nce
     learnable: bool = False  # temperature learnt (and federated) with the model
+    ucch: UCCHConfig = UCCHConfig()
+    djsrh: DJSRHConfig = DJSRHConfig()
+    jdsh: JDSHConfig = JDSHConfig()
+    dgcpn: DGCPNConfig = DGCPNConfig()
+    cirh: CIRHConfig = CIRHConfig()
+
+
+class FedProxConfig(Section):
+    """Of `fedsyn.methods.fedprox`."""
+
+    mu: NonNegative = 0.01
+
+
+class ScaffoldConfig(Section):
+    """Of `fedsyn.methods.scaffold`."""
+
+    control: Literal["gradient", "drift"] = "gradient"  # options I and II of the paper
+    server_lr: Positive = 1.0
+
+
+class MoonConfig(Section):
+    """Of `fedsyn.methods.moon`."""
+
+    mu: NonNegative = 1.0
+    temperature: Positive = 0.5
+
+
+class FedDynConfig(Section):
+    """Of `fedsyn.methods.feddyn`."""
+
+    alpha: Positive = 0.01
+
+
+class AdaptiveConfig(Section):
+    """Of `fedsyn.methods.adaptive`: fedadam and fedyogi."""
+
+    lr: Positive = 1e-2
+    betas: tuple[Share, Share] = (0.9, 0.99)
+    tau: Positive = 1e-3
+
+
+class PTFUCHConfig(Section):
+    """Of `fedsyn.methods.pt_fuch`."""
+
+    prototypes: Count = 24
+    temperature: Positive = 0.26  # of the predictions
+    target_temperature: Positive = 0.81  # of the targets
+    distillation: NonNegative = 1.0
+    cluster: NonNegative = 1.0
+    transfer: NonNegative = 1.0  # weight of each prototype term of the global model
+    space: Literal["global", "private"] = "global"  # whose embeddings the sent prototypes are of
 
 
 class MethodConfig(Section):
     """The federated algorithm and the clients' local training."""
 
-    name: Literal["fedavg", "local", "centralised"] = "fedavg"
+    name: Literal[
+        "fedavg", "fedprox", "scaffold", "moon", "feddyn", "fednova", "fedadam", "fedyogi",
+        "pt_fuch", "local", "centralised",
+    ] = "fedavg"  # fmt: skip
     weighting: Literal["size", "uniform"] = "size"
     epochs: Count = 2
     batch: Annotated[int, Field(ge=2)] = 64
@@ -99,6 +211,12 @@ class MethodConfig(Section):
     lr: Positive = 1e-3
     momentum: Share = 0.0  # of sgd
     weight_decay: NonNegative = 0.0
+    fedprox: FedProxConfig = FedProxConfig()
+    scaffold: ScaffoldConfig = ScaffoldConfig()
+    moon: MoonConfig = MoonConfig()
+    feddyn: FedDynConfig = FedDynConfig()
+    adaptive: AdaptiveConfig = AdaptiveConfig()
+    pt_fuch: PTFUCHConfig = PTFUCHConfig()
 
 
 class SynthesisConfig(Section):
@@ -286,6 +404,11 @@ def _explain(error: pydantic.ValidationError) -> str:
 
 
 def _valid_names() -> list[str]:
-    return [
-        f"{section}.{key}" for section, values in Config().model_dump().items() for key in values
-    ]
+    def below(prefix: str, tree: Mapping[str, Any]) -> Iterable[str]:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from below(f"{prefix}{key}.", value)
+            else:
+                yield f"{prefix}{key}"
+
+    return list(below("", Config().model_dump()))

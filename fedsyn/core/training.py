@@ -10,8 +10,10 @@ from fedsyn.core.batches import Batches
 from fedsyn.core.graphs import Step
 from fedsyn.core.optim import Optimizer, rows
 
-# loss(params [c, P], clients [c], index [c, B], valid [c, B]) -> [c]
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# loss(params [c, P], clients [c], index [c, B], valid [c, B], step []) -> [c]
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+# correction(params [c, P], clients [c]) -> [c, P]
+Correction = Callable[[Tensor, Tensor], Tensor]
 
 
 def train(
@@ -19,6 +21,7 @@ def train(
     loss: Loss,
     batches: Batches,
     optimizer: Optimizer,
+    correction: Correction | None = None,
 ) -> tuple[Tensor, Tensor]:  # [C, P], [C]
     """Train each client on its own batches from its row of ``params``, with fresh moments.
 
@@ -30,10 +33,12 @@ def train(
     params : Tensor [C, P]
         Start of each client; left unchanged.
     loss : callable
-        ``loss(params [c, P], clients [c], index [c, B], valid [c, B]) -> [c]``, where ``clients``
-        are positions in the chunk.
+        ``loss(params [c, P], clients [c], index [c, B], valid [c, B], step []) -> [c]``, where
+        ``clients`` are positions in the chunk.
     batches : Batches
     optimizer : Optimizer
+    correction : callable, optional
+        ``correction(params [c, P], clients [c]) -> [c, P]``, added to the gradient of the loss.
 
     Returns
     -------
@@ -49,18 +54,21 @@ def train(
     steps = batches.steps[order]
     index, valid = (part[:, order].to(params.device) for part in (batches.index, batches.valid))
 
-    def one(active: int, index: Tensor, valid: Tensor) -> Tensor:
+    def one(active: int, index: Tensor, valid: Tensor, step: Tensor) -> Tensor:
         leaf = trained[:active].detach().requires_grad_()
-        losses = loss(leaf, order[:active], index, valid)
+        losses = loss(leaf, order[:active], index, valid, step)
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        if correction is not None:
+            gradient = gradient + correction(trained[:active], order[:active])
         optimizer.step(trained[:active], gradient, rows(state, active))
         return losses.detach()
 
+    numbers = torch.arange(len(index), device=params.device)
     step_of: dict[int, Step] = {}  # by the number of clients that still train
     for step in range(len(index)):
         active = int((steps > step).sum())
         if active not in step_of:
             step_of = {active: Step(partial(one, active), params.device)}
-        total[:active] += step_of[active](index[step, :active], valid[step, :active])
+        total[:active] += step_of[active](index[step, :active], valid[step, :active], numbers[step])
     mean = total / steps.clamp(min=1).to(total.device)
     return trained[back], mean[back].float()

@@ -16,6 +16,8 @@ from fedsyn.models.retrieval import RetrievalNet
 from fedsyn.objectives.local import local_training
 from fedsyn.synthesis import generators
 
+METHOD = "method."  # before the names of what a client keeps for the method
+
 
 @dataclass(frozen=True)
 class Task:
@@ -65,36 +67,45 @@ def answer(config: Config, method: Method, task: Task) -> Reply:
 
 
 def _answer(config: Config, method: Method, task: Task) -> Reply:
+    kept = _with_newcomers(config, method, task)
+    mine = {k.removeprefix(METHOD): v for k, v in kept.items() if k.startswith(METHOD)}
     with phase("local"):
-        payload, loss = method.client(task.problem, task.payload, task.cohort, config.method)
+        payload, mine, loss = method.client(
+            task.problem, task.payload, mine, task.cohort, config.method
+        )
+    kept |= {f"{METHOD}{name}": value for name, value in mine.items()}
     losses, bytes_up = {"local": loss}, nbytes(payload)
     if not config.trains_generators:
-        return Reply(payload, {}, losses, bytes_up)
-    kept = _with_newcomers(config, task)
+        return Reply(payload, kept, losses, bytes_up)
     net, objective, features = task.problem.net, task.problem.objective, task.problem.features
     encoder = task.payload["model"]
     if config.keeps_private_models:
-        with phase("local"):
-            encoder, _ = local_training(
-                net, objective, kept["private"], features, task.cohort, config.method, "private"
-            )
-        kept["private"] = encoder
+        if "private" not in mine:
+            with phase("local"):
+                kept["private"], _ = local_training(
+                    net, objective, kept["private"], features, task.cohort, config.method, "private"
+                )
+        encoder = mine["private"] if "private" in mine else kept["private"]
     losses |= generators.train(kept, features, task.cohort, config.synthesis, net, encoder)
     return Reply(payload, kept, losses, bytes_up + nbytes(generators.upload(kept)))
 
 
-def _with_newcomers(config: Config, task: Task) -> Payload:
+def _with_newcomers(config: Config, method: Method, task: Task) -> Payload:
     """What all clients of the chunk have kept; those who take part for the first time, begin."""
     new = (~task.known).nonzero().squeeze(-1)
-    if not len(new):
+    if not len(new) or (method.keep is None and not config.trains_generators):
         return task.kept
     features = task.problem.features
     newcomers = replace(task.cohort.take(new.tolist()), round=0)
-    with phase("prototypes"):
-        fresh = generators.init(features, newcomers, config.synthesis)
-    if config.keeps_private_models:
-        model = initial_model(task.problem.net, config.run.seed).to(features.device)
-        fresh["private"] = model.repeat(len(new), 1)
+    model = initial_model(task.problem.net, config.run.seed).to(features.device)
+    kept = {} if method.keep is None else method.keep(model)
+    own = {f"{METHOD}{name}": value for name, value in kept.items()}
+    if config.keeps_private_models and f"{METHOD}private" not in own:
+        own["private"] = model
+    fresh = {name: value.expand(len(new), *value.shape).clone() for name, value in own.items()}
+    if config.trains_generators:
+        with phase("prototypes"):
+            fresh |= generators.init(features, newcomers, config.synthesis)
     old = task.known.nonzero().squeeze(-1)
     whole = {}
     for name, value in fresh.items():

@@ -14,6 +14,7 @@ from fedsyn.methods import METHODS
 from fedsyn.methods.base import Method, Problem
 from fedsyn.metrics.timing import phase
 from fedsyn.models.retrieval import build
+from fedsyn.objectives.base import Sizes
 
 STACK_CPU, STACK_GPU = 8, 128  # of engine.stack = 0; measured on the former, not on the latter
 
@@ -70,9 +71,11 @@ def federation(
     Features are moved there, unless they are mapped from a file or to stay ``on_host``, where
     clients on other devices get theirs from.
     """
-    objective = objectives.build(config.objective)
     dims = data.image.shape[1], data.text.shape[1]
-    net = build(config.model, *dims, objective.parameters())
+    code = config.model.bits or config.model.dim
+    objective = objectives.build(config.objective, Sizes(*dims, code, config.model.bits > 0))
+    extra = objective.parameters(streams.generator(config.run.seed, "objective"))
+    net = build(config.model, *dims, extra)
     stay = on_host or data.mapped is not None
     features = data.features if stay else data.features.to(device)
     method = METHODS[config.method.name]

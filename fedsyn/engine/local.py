@@ -54,7 +54,8 @@ def step(fed: Federation, state: State, devices: Devices) -> Row:
             losses.setdefault(name, []).append(value)
     with phase("aggregate"):
         down += len(ids) * nbytes(fed.method.down(state.server, ids[:1]))
-        state.server = fed.method.server(state.server, heard, config.method)
+        generator = streams.generator(config.run.seed, "aggregate", round)
+        state.server = fed.method.server(state.server, heard, config.method, generator)
     server: Row = {}
     # (A diverged model embeds nothing; the caller looks for it and says so.)
     if config.synthesis_mode != "off" and bool(state.server["model"].isfinite().all()):

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from fedsyn.config import MethodConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.models.retrieval import RetrievalNet
-from fedsyn.objectives import Objective
+from fedsyn.objectives.base import Objective
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,28 @@ class Method:
         are evaluated: one, or one a client where there is no federation.
     down : ``(state, ids) -> payload [C, ...]``
         What the clients ``ids`` receive.
-    client : ``(problem, payload, cohort, config) -> (payload, losses [C])``
-        What clients do, stacked; the payload is what they send.
+    client : ``(problem, payload, kept, cohort, config) -> (payload, kept, losses [C])``
+        What clients do, stacked: from what they receive and what they have kept to what they send
+        and keep. Kept under ``private``, a model ``[C, P]`` that is never averaged also serves the
+        generators as encoder.
     hear : ``(heard, ids, payload, sizes [C], config) -> heard``
         What the server keeps of the replies of the next few clients, in client order; ``heard`` is
         empty at first.
-    server : ``(state, heard, config) -> state``
-        What the server does when it has heard from all.
+    server : ``(state, heard, config, generator) -> state``
+        What the server does when it has heard from all; the generator is the round's.
+    keep : ``(model [P]) -> payload``
+        What a client has kept before its first round, without the client axis; ``None`` where
+        clients keep nothing.
     pooled : bool
         All clients' rows are one client's (the centralised bound).
     """
 
     init: Callable[[Tensor, int], Payload]
     down: Callable[[Payload, tuple[int, ...]], Payload]
-    client: Callable[[Problem, Payload, Cohort, MethodConfig], tuple[Payload, Tensor]]
+    client: Callable[
+        [Problem, Payload, Payload, Cohort, MethodConfig], tuple[Payload, Payload, Tensor]
+    ]
     hear: Callable[[Payload, tuple[int, ...], Payload, Tensor, MethodConfig], Payload]
-    server: Callable[[Payload, Payload, MethodConfig], Payload]
+    server: Callable[[Payload, Payload, MethodConfig, torch.Generator], Payload]
+    keep: Callable[[Tensor], Payload] | None = None
     pooled: bool = False

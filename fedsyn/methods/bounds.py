@@ -24,7 +24,9 @@ def _own_hear(
     return concatenate([heard, more]) if heard else more
 
 
-def _own_server(state: Payload, heard: Payload, config: MethodConfig) -> Payload:
+def _own_server(
+    state: Payload, heard: Payload, config: MethodConfig, generator: torch.Generator
+) -> Payload:
     model = state["model"].clone()
     model[heard["ids"].to(model.device)] = heard["model"].to(model.device)
     return {"model": model}

@@ -7,6 +7,7 @@ every round:
     w ← Σ_k n_k w_k / Σ_k n_k        (or the plain mean: weighting = "uniform")
 """
 
+import torch
 from torch import Tensor
 
 from fedsyn.config import MethodConfig
@@ -28,13 +29,13 @@ def down(state: Payload, ids: tuple[int, ...]) -> Payload:
 
 
 def client(
-    problem: Problem, payload: Payload, cohort: Cohort, config: MethodConfig
-) -> tuple[Payload, Tensor]:
+    problem: Problem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
+) -> tuple[Payload, Payload, Tensor]:
     """Local training from the received model."""
     model, losses = local_training(
         problem.net, problem.objective, payload["model"], problem.features, cohort, config
     )
-    return {"model": model}, losses
+    return {"model": model}, kept, losses
 
 
 def hear(
@@ -45,7 +46,9 @@ def hear(
     return add_weighted(heard, payload, weights)
 
 
-def server(state: Payload, heard: Payload, config: MethodConfig) -> Payload:
+def server(
+    state: Payload, heard: Payload, config: MethodConfig, generator: torch.Generator
+) -> Payload:
     """The mean of the clients' models."""
     if not heard[WEIGHT]:
         return state

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedsyn import ops
+from fedsyn.objectives.base import Batch, Held
 
 MAX_LOG_SCALE = math.log(100.0)  # CLIP's bound: a learnt temperature does not fall below 0.01
 
@@ -19,17 +20,18 @@ class InfoNCE:
     temperature: float = 1.0
     learnable: bool = False
 
-    def parameters(self) -> dict[str, Tensor]:
+    def parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
         """The logarithm of the inverse temperature, where it is learnt."""
         if not self.learnable:
             return {}
         return {"log_scale": torch.tensor([-math.log(self.temperature)])}
 
-    def __call__(
-        self, params: Mapping[str, Tensor], image: Tensor, text: Tensor, valid: Tensor | None
-    ) -> Tensor:
+    def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Loss ``[C]``, in nats."""
         scale: float | Tensor = 1 / self.temperature
         if self.learnable:
             scale = params["log_scale"].squeeze(-1).clamp(max=MAX_LOG_SCALE).exp()
-        return ops.info_nce(image, text, scale, valid)
+        return ops.info_nce(batch.image, batch.text, scale, batch.valid)
+
+    def remember(self, held: Held) -> None:
+        """Nothing beyond the batch matters."""

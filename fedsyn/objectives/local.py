@@ -1,6 +1,6 @@
 """Local training by an objective: what every federated method's clients have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -8,14 +8,17 @@ from torch import Tensor
 
 from fedsyn import ops
 from fedsyn.config import MethodConfig
-from fedsyn.core.batches import epochs, in_order
+from fedsyn.core.batches import Batches, epochs, in_order, padded
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.optim import Optimizer
-from fedsyn.core.training import train
+from fedsyn.core.training import Correction, train
 from fedsyn.metrics.timing import phase
 from fedsyn.models.retrieval import RetrievalNet
-from fedsyn.objectives import Objective
+from fedsyn.objectives.base import Batch, Held, Objective
 from fedsyn.objectives.info_nce import InfoNCE
+
+# penalty(clients [c], batch) -> [c], added to the objective; positions are those in the cohort.
+Penalty = Callable[[Tensor, Batch], Tensor]
 
 
 def optimizer(config: MethodConfig) -> Optimizer:
@@ -33,26 +36,78 @@ def local_training(
     cohort: Cohort,
     config: MethodConfig,
     purpose: str = "local",
+    *,
+    penalty: Penalty | None = None,
+    correction: Correction | None = None,
 ) -> tuple[Tensor, Tensor]:  # [C, P], [C]
     """``config.epochs`` passes over each client's pairs from its row of ``start``.
 
-    InfoNCE at a fixed temperature has an operator of its own on a CPU; whatever else is minimised,
-    or wherever, is differentiated step by step.
+    InfoNCE at a fixed temperature, and nothing else, has an operator of its own on a CPU; whatever
+    else is minimised, or wherever, is differentiated step by step.
+
+    Parameters
+    ----------
+    penalty : callable, optional
+        A method's own term of the loss, by the embeddings of a batch.
+    correction : callable, optional
+        A method's own term of the gradient, by the parameters.
+
+    Returns
+    -------
+    trained : Tensor [C, P]
+    loss : Tensor [C]
+        Mean over each client's steps, with the penalty.
     """
     with phase("gather"):
         batches = epochs(cohort.rows, config.batch, config.epochs, cohort.streams(purpose))
     rule = optimizer(config)
-    if isinstance(objective, InfoNCE) and not objective.learnable and features.device.type == "cpu":
+    alone = penalty is None and correction is None and features.device.type == "cpu"
+    if alone and isinstance(objective, InfoNCE) and not objective.learnable:
         return ops.train_info_nce(
             start, features, batches.index, batches.valid.sum(-1), net.towers,
             1 / objective.temperature, head=net.head, optimizer=rule.name, lr=rule.lr,
             betas=rule.betas, momentum=rule.momentum, weight_decay=rule.weight_decay, eps=rule.eps,
         )  # fmt: skip
+    base = _objective(objective, features, cohort, batches, config)
 
-    def loss(params: Tensor, _: Tensor, index: Tensor, valid: Tensor) -> Tensor:
-        return objective(net.extras(params), *net.embed(params, features[index]), valid)
+    def loss(params: Tensor, clients: Tensor, index: Tensor, valid: Tensor, step: Tensor) -> Tensor:
+        pairs = features[index]
+        batch = Batch(*net.embed(params, pairs), pairs, valid)
+        value = base(net.extras(params), batch, clients, index, step)
+        return value if penalty is None else value + penalty(clients, batch)
 
-    return train(start, loss, batches, rule)
+    return train(start, loss, batches, rule, correction)
+
+
+# base(parameters, batch, clients [c], index [c, B], step) -> [c]
+_Base = Callable[[dict[str, Tensor], Batch, Tensor, Tensor, Tensor], Tensor]
+
+
+def _objective(
+    objective: Objective,
+    features: Tensor,
+    cohort: Cohort,
+    batches: Batches,
+    config: MethodConfig,
+) -> _Base:
+    """The objective, with what it remembers of the cohort's pairs if it looks beyond the batch."""
+    order = [np.argsort(rows, kind="stable") for rows in cohort.rows]
+    rows = [torch.from_numpy(r[o]) for r, o in zip(cohort.rows, order, strict=True)]
+    index, valid = padded(rows, max(1, *cohort.sizes))
+    index, valid = index.to(features.device), valid.to(features.device)
+    steps = (batches.steps // config.epochs).to(features.device)
+    memory = objective.remember(Held(features, index, valid, steps))
+    if memory is None:
+        return lambda params, batch, clients, index, step: objective(params, batch)
+    held = index.masked_fill(~valid, len(features))  # ascending, so that places are found
+
+    def remembering(
+        params: dict[str, Tensor], batch: Batch, clients: Tensor, index: Tensor, step: Tensor
+    ) -> Tensor:
+        place = torch.searchsorted(held[clients], index)
+        return memory(params, batch, clients, place, step)
+
+    return remembering
 
 
 def held_out(
@@ -74,7 +129,7 @@ def held_out(
     for index, valid in zip(plan.index, plan.valid, strict=True):
         pairs, taken = features[index.to(features.device)], valid.to(features.device)
         with torch.no_grad():
-            losses = objective(extras, *net.embed(models, pairs), taken)
+            losses = objective(extras, Batch(*net.embed(models, pairs), pairs, taken))
         total += losses.double() * taken.sum(-1)
     counts = plan.valid.sum((0, 2)).to(features.device)
     return total / counts.clamp(min=1), counts

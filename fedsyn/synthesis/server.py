@@ -19,7 +19,7 @@ from fedsyn.core.payload import Payload
 from fedsyn.metrics.timing import phase
 from fedsyn.models.generator import Generator, directions
 from fedsyn.models.retrieval import RetrievalNet, fuse
-from fedsyn.objectives import Objective
+from fedsyn.objectives.base import Batch, Objective
 from fedsyn.synthesis.filtering import Scores, global_prototypes, score, select
 from fedsyn.synthesis.filtering import quotas as shares
 
@@ -227,7 +227,8 @@ def fine_tune(
     for steps in index.split(max(1, AT_ONCE // config.server_batch)):
         for batch in pool.take(steps.flatten()).split(config.server_batch):
             leaf = tuned.detach().requires_grad_()
-            loss = objective(net.extras(leaf), *net.embed(leaf, batch[None]), None).sum()
+            embedded = net.embed(leaf, batch[None])
+            loss = objective(net.extras(leaf), Batch(*embedded, batch[None])).sum()
             if config.proximal:
                 loss = loss + config.proximal / 2 * (leaf - model).square().sum()
             (gradient,) = torch.autograd.grad(loss, leaf)

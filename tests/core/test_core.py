@@ -133,7 +133,7 @@ class TestTraining:
         held = [np.arange(3), np.arange(40), np.arange(1)]
 
         def run(clients):
-            def loss(params, positions, index, valid):
+            def loss(params, positions, index, valid, step):
                 pull = (params - target[clients][positions]).square().sum(-1)
                 return pull * (1 + valid.sum(-1) + index.sum(-1) % 3)
 

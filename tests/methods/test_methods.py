@@ -17,7 +17,7 @@ def reduced(name, state, ids, sizes, config):
         one = slice(client, client + 1)
         reply = {key: value[one] for key, value in REPLIES.items()}
         heard = method.hear(heard, ids[one], reply, sizes[one], config)
-    return method.server(state, heard, config)
+    return method.server(state, heard, config, torch.Generator())
 
 
 @pytest.mark.parametrize("name", METHODS)

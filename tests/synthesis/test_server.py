@@ -12,10 +12,11 @@ from fedsyn import objectives, streams
 from fedsyn.config import ModelConfig, ObjectiveConfig, SynthesisConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.models.retrieval import build
+from fedsyn.objectives.base import Batch, Sizes
 from fedsyn.synthesis import generators, server
 
 NET = build(ModelConfig(hidden=(8,), dim=4), 3, 2, {})
-OBJECTIVE = objectives.build(ObjectiveConfig())
+OBJECTIVE = objectives.build(ObjectiveConfig(), Sizes(0, 0, 0, False))
 FEATURES = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
 MODEL = NET.init(torch.Generator().manual_seed(0))[None]
 CONFIG = SynthesisConfig(
@@ -128,7 +129,7 @@ def test_fine_tuning_lowers_the_objective_and_leaves_its_input_alone():
     tuned, _ = server.fine_tune(NET, OBJECTIVE, MODEL, real(60), config, streams.generator(0, "x"))
 
     def loss(model):
-        return OBJECTIVE({}, *NET.embed(model, FEATURES[None]), None).item()
+        return OBJECTIVE({}, Batch(*NET.embed(model, FEATURES[None]), FEATURES[None])).item()
 
     assert loss(tuned) < loss(MODEL)
     assert torch.equal(MODEL, before)
