@@ -49,7 +49,7 @@ def uploads(config: SynthesisConfig) -> Library:
     features = torch.randn(CLIENTS * PAIRS, 256, generator=streams.generator(0, "features"))
     held = np.arange(CLIENTS * PAIRS).reshape(CLIENTS, PAIRS)
     cohort = Cohort(tuple(range(CLIENTS)), tuple(held), 0, 0)
-    sent = generators.upload(generators.init(features, cohort, config))
+    sent = generators.init(features, cohort, config, code=64)
     return Library(cohort.ids, lambda ids, names: {n: sent[n][list(ids)] for n in names})
 
 

@@ -227,9 +227,13 @@ class SynthesisConfig(Section):
     # prototypes
     prototypes: Count = 32  # clusters a client
     min_cluster: Count = 3  # fewest pairs behind a prototype: none is a single real pair
+    space: Literal["global", "private"] = "global"  # whose embeddings of them the filter looks at
     # generator and critic
     generator: Literal["wgan-gp", "wgan", "gaussian"] = "wgan-gp"
     warm_start: bool = True  # start from the closed-form Gaussian
+    condition: bool = True  # a generator makes pairs of a prototype asked for
+    first_round: Count = 1  # generators are trained in these rounds,
+    last_round: Whole = 0  # 0: to the end, and then rest
     noise: Count = 128
     hidden: Widths = (256,)
     critic_hidden: Widths = (256, 256)
@@ -247,14 +251,15 @@ class SynthesisConfig(Section):
     indirect: NonNegative = 0.1
     jsd: NonNegative = 0.1
     temperature: Positive = 0.3
-    encoder: Literal["private", "global"] = "private"
+    encoder: Literal["private", "global", "frozen"] = "private"  # frozen: the first one received
+    upload: Literal["float32", "float16"] = "float32"
     # server
     global_prototypes: Count = 24
     candidates: Annotated[int, Field(ge=1, le=1 << 24)] = 8192  # drawn a round, over all clients
     truncation: Positive = 0.6  # scale of the noise that candidates are drawn with
-    filter: Literal["quota", "quantile", "agreement", "none"] = "quota"
+    filter: Literal["quota", "hard", "quantile", "agreement", "none"] = "quota"
     quantile: Fraction = 0.01  # share of the worst candidates dropped by each score
-    keep: Fraction = 0.75  # share of the candidates kept (quota, agreement)
+    keep: Fraction = 0.75  # share of the candidates kept (quota, hard, agreement)
     balance: Fraction = 0.75  # quotas: 0 follows the pooled clients, 1 is uniform over prototypes
     server_steps: Whole = 20
     server_batch: Annotated[int, Field(ge=2)] = 256
@@ -314,12 +319,13 @@ class Config(Section):
 
     @property
     def keeps_private_models(self) -> bool:
-        """Whether clients keep private networks, as encoders of the constraint losses."""
+        """Whether clients keep private networks, for the constraint losses or the prototypes."""
         synthesis = self.synthesis
         constrained = synthesis.direct or synthesis.indirect or synthesis.jsd
         adversarial = synthesis.generator != "gaussian" and synthesis.steps > 0
         private = synthesis.encoder == "private"
-        return bool(self.trains_generators and constrained and adversarial and private)
+        needed = (constrained and adversarial and private) or synthesis.space == "private"
+        return bool(self.trains_generators and needed)
 
 
 def load(path: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:

@@ -41,7 +41,7 @@ class Reply:
     """What they send, and what stays with them."""
 
     payload: Payload  # [C, ...] of the method
-    kept: Payload  # [C, ...]; of it `generators.upload` goes to the server too
+    kept: Payload  # [C, ...]; of it `generators.upload`, and once `introduction`, go to the server
     losses: dict[str, Tensor]  # [C] by name
     bytes_up: int
 
@@ -75,7 +75,7 @@ def _answer(config: Config, method: Method, task: Task) -> Reply:
         )
     kept |= {f"{METHOD}{name}": value for name, value in mine.items()}
     losses, bytes_up = {"local": loss}, nbytes(payload)
-    if not config.trains_generators:
+    if not _generates(config, task.cohort.round):
         return Reply(payload, kept, losses, bytes_up)
     net, objective, features = task.problem.net, task.problem.objective, task.problem.features
     encoder = task.payload["model"]
@@ -86,8 +86,21 @@ def _answer(config: Config, method: Method, task: Task) -> Reply:
                     net, objective, kept["private"], features, task.cohort, config.method, "private"
                 )
         encoder = mine["private"] if "private" in mine else kept["private"]
+    if "frozen" in kept:
+        first = kept["trained"] == 0
+        kept["frozen"][first] = task.payload["model"][first]
+        encoder = kept["frozen"]
     losses |= generators.train(kept, features, task.cohort, config.synthesis, net, encoder)
-    return Reply(payload, kept, losses, bytes_up + nbytes(generators.upload(kept)))
+    bytes_up += nbytes(generators.upload(kept, config.synthesis))
+    introduced = nbytes(generators.introduction(kept, config.synthesis)) // len(task.known)
+    bytes_up += introduced * int((~task.known).sum())
+    return Reply(payload, kept, losses, bytes_up)
+
+
+def _generates(config: Config, round: int) -> bool:
+    """Whether clients train their generators in this round."""
+    first, last = config.synthesis.first_round, config.synthesis.last_round
+    return config.trains_generators and first <= round and (round <= last or not last)
 
 
 def _with_newcomers(config: Config, method: Method, task: Task) -> Payload:
@@ -102,10 +115,13 @@ def _with_newcomers(config: Config, method: Method, task: Task) -> Payload:
     own = {f"{METHOD}{name}": value for name, value in kept.items()}
     if config.keeps_private_models and f"{METHOD}private" not in own:
         own["private"] = model
+    if config.trains_generators and config.synthesis.encoder == "frozen":
+        own["frozen"] = model
     fresh = {name: value.expand(len(new), *value.shape).clone() for name, value in own.items()}
     if config.trains_generators:
         with phase("prototypes"):
-            fresh |= generators.init(features, newcomers, config.synthesis)
+            code = task.problem.net.code
+            fresh |= generators.init(features, newcomers, config.synthesis, code)
     old = task.known.nonzero().squeeze(-1)
     whole = {}
     for name, value in fresh.items():

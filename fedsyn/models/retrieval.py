@@ -49,6 +49,11 @@ class RetrievalNet:
         return image, text
 
     @property
+    def code(self) -> int:
+        """Size of an embedding."""
+        return self.image.widths[-1]
+
+    @property
     def towers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Widths of both MLPs."""
         return self.image.widths, self.text.widths

@@ -114,7 +114,8 @@ def select(
     all clients. ``quantile`` drops the ``quantile`` share with the highest divergence and
     the same share with the lowest realism. ``quota`` then keeps, for each global prototype, a
     number proportional to mass^(1 − balance) (at most what there is), drawn at random: the
-    plausible pairs are not ranked by a model that may already be wrong about them.
+    plausible pairs are not ranked by a model that may already be wrong about them. ``hard`` fills
+    the same quotas with the most divergent of the plausible pairs first.
     """
     everyone = torch.arange(len(scores.prototype), device=scores.prototype.device)
     if config.filter == "none" or len(everyone) == 0:
@@ -130,7 +131,10 @@ def select(
         return kept
     budget = round(config.keep * len(everyone))
     allowed = quotas(world.mass.tolist(), budget, config.balance)
-    place = torch.randperm(len(kept), generator=generator).argsort().to(kept.device)
+    order = torch.randperm(len(kept), generator=generator).to(kept.device)
+    if config.filter == "hard":
+        order = scores.divergence[kept].argsort(descending=True, stable=True)
+    place = order.argsort()
     quota = torch.tensor(allowed, dtype=torch.long, device=kept.device)
     return kept[ops.select_quota(place, scores.prototype[kept], quota)]
 

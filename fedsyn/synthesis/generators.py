@@ -26,8 +26,7 @@ from fedsyn.models.retrieval import RetrievalNet, fuse
 from fedsyn.ops.prototype_nce import prototype_logits
 from fedsyn.synthesis import prototypes
 
-# What a client sends of its synthesis state; the rest stays.
-UPLOADED = ("prototypes", "counts", "basis", "generator")
+INTRODUCED = ("prototypes", "counts", "basis")  # never change, so are sent once
 PREPARED = 16  # steps whose draws are held at a time
 
 
@@ -52,14 +51,21 @@ def build(config: SynthesisConfig, pair_dim: int) -> Adversary:
     )
 
 
-def init(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
+def init(features: Tensor, cohort: Cohort, config: SynthesisConfig, code: int) -> Payload:
     """A cohort's synthesis state before its first round, stacked ``[C, ...]``.
+
+    ``code`` is the size of an embedding.
 
     Prototypes are fitted once: features do not change between rounds. ``trained`` counts the
     rounds in which a client's generator was trained.
     """
     state = prototypes.fit(features, cohort, config)
+    # The client goes by what the server will see of them.
+    state |= {k: _sent(v, config).to(v.dtype) for k, v in state.items() if k in INTRODUCED}
     state["trained"] = torch.zeros(len(cohort.ids), dtype=torch.long, device=features.device)
+    if config.space == "private":
+        clients, clusters = state["counts"].shape
+        state["embedded"] = features.new_zeros(clients, clusters, code)
     if config.generator == "gaussian":
         return state
     if not config.warm_start:
@@ -78,6 +84,8 @@ def init(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
         state[name] = stacked
         optimizer = getattr(adversary, f"{name}_optimizer")
         state |= {f"{name}.{slot}": value for slot, value in optimizer.init(stacked).items()}
+    if config.upload != "float32":
+        state["sent"] = _sent(state["generator"], config)
     return state
 
 
@@ -110,6 +118,10 @@ def train(
         for name, values in found.items():
             losses[name][able] = values
     state["trained"] += able
+    if config.space == "private":
+        state["embedded"] = fuse(*net.embed(encoder, state["prototypes"]))
+    if "sent" in state:
+        state["sent"] = _sent(state["generator"], config)
     return losses
 
 
@@ -117,7 +129,7 @@ class _Draw(NamedTuple):
     """What one step of every client looks at."""
 
     real: Tensor  # [C, B, D] pairs
-    prototype: Tensor  # [C, B, D] the prototypes that they belong to
+    prototype: Tensor  # [C, B, D] what the generator is told of them
     noise: Tensor  # [C, B, noise]
     mix: Tensor  # [C, B, 1], how far from real to fake the penalty is taken
 
@@ -147,6 +159,9 @@ class _Session:
         self.alive = self.state["counts"] > 0
         self.owner = self._owners()
         self.directions = directions(self.state["basis"])
+        self.anchors = prototypes.anchors(
+            self.state["prototypes"], self.state["counts"], config.condition
+        ).flatten(0, 1)
         self.encoder = encoder[self.positions]
         self.prototype_embedding = fuse(*net.embed(self.encoder, self.state["prototypes"]))
 
@@ -188,7 +203,7 @@ class _Session:
     def _draws(self, steps: int) -> Iterator[_Draw]:
         """What ``steps`` steps look at, prepared a few steps at a time."""
         batch, config = self.config.batch, self.config
-        clusters, every = self.alive.shape[1], self.state["prototypes"].flatten(0, 1)
+        clusters = self.alive.shape[1]
         for first in range(0, steps, PREPARED):
             count = min(PREPARED, steps - first)
             with phase("gather"):
@@ -203,7 +218,7 @@ class _Session:
                 device = self.features.device
                 drawn = [torch.stack(parts, 1).to(device) for parts in (index, owner, noise, mix)]
             for at, kind, *rest in zip(*drawn, strict=True):
-                yield _Draw(self.features[at], every[kind], *rest)
+                yield _Draw(self.features[at], self.anchors[kind], *rest)
 
     def _generate(self, params: Tensor, noise: Tensor, prototype: Tensor) -> Tensor:
         return self.adversary.generator(params, noise, prototype, self.directions)
@@ -274,6 +289,25 @@ def constraint_losses(
     return loss
 
 
-def upload(state: Mapping[str, Tensor]) -> Payload:
-    """What leaves the client: prototypes, counts, Gaussian directions and the generator."""
-    return {name: state[name] for name in UPLOADED if name in state}
+def introduction(state: Mapping[str, Tensor], config: SynthesisConfig) -> Payload:
+    """What a client sends once: prototypes, counts and Gaussian directions."""
+    return {name: _sent(state[name], config) for name in INTRODUCED}
+
+
+def upload(state: Mapping[str, Tensor], config: SynthesisConfig) -> Payload:
+    """What a client sends in every round: the generator, and its own view of its prototypes."""
+    names = (*trained_parts(config), *(("embedded",) if config.space == "private" else ()))
+    return {name: state[name] for name in names}
+
+
+def trained_parts(config: SynthesisConfig) -> tuple[str, ...]:
+    """What of a client's state holds the trained generator as it is sent."""
+    if config.generator == "gaussian":
+        return ()
+    return ("generator",) if config.upload == "float32" else ("sent",)
+
+
+def _sent(value: Tensor, config: SynthesisConfig) -> Tensor:
+    """A tensor as it travels."""
+    half = config.upload == "float16" and value.is_floating_point()
+    return value.half() if half else value

@@ -5,6 +5,8 @@ feature space, which all clients share, so any model can embed it: prototypes of
 are comparable under whichever network is in use.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -32,7 +34,7 @@ def fit(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
         ``prototypes [C, M, D]``, ``counts [C, M]`` (0 where there is no prototype) and
         ``basis [C, noise, D]``, the pooled within-cluster principal directions scaled by their
         standard deviations, so that ``z @ basis`` with ``z ~ N(0, I)`` has (up to rank ``noise``)
-        the pooled within-cluster covariance.
+        the pooled within-cluster covariance; without ``condition``, that of all pairs.
     """
     width = max(1, *cohort.sizes)
     index, valid = padded([torch.from_numpy(rows) for rows in cohort.rows], width)
@@ -47,8 +49,22 @@ def fit(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
     alive |= largest & (~alive.any(-1) & enough)[:, None]
     owner = assign(points, prototypes, alive).masked_fill(~(valid & enough[:, None]), -1)
     prototypes, counts = _means(points, owner, config.prototypes)
-    basis = _directions(points, prototypes, owner, config.noise)
+    anchor = anchors(prototypes, counts, config.condition)
+    freed = counts > 0 if config.condition else counts.sum(-1, keepdim=True) > 0
+    basis = _directions(points, anchor, owner, freed.sum(-1).tolist(), config.noise)
     return {"prototypes": prototypes, "counts": counts, "basis": basis}
+
+
+def anchors(prototypes: Tensor, counts: Tensor, condition: bool) -> Tensor:  # [C, M, D]
+    """What a generator is told of a pair that it is to make: a prototype, or nothing.
+
+    Nothing is the mean of all the client's pairs, whichever prototype is asked for.
+    """
+    if condition:
+        return prototypes
+    share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+    mean = (share[..., None].to(prototypes) * prototypes).sum(-2, keepdim=True)
+    return mean.expand_as(prototypes)
 
 
 def assign(points: Tensor, prototypes: Tensor, alive: Tensor) -> Tensor:  # [C, N]
@@ -67,19 +83,21 @@ def _means(points: Tensor, owner: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return means.to(points.dtype), counts.long()
 
 
-def _directions(points: Tensor, prototypes: Tensor, owner: Tensor, rank: int) -> Tensor:
+def _directions(
+    points: Tensor, anchor: Tensor, owner: Tensor, means: Sequence[int], rank: int
+) -> Tensor:
     """Scaled principal directions of the pooled residuals ``[C, rank, D]``, zero beyond their rank.
 
-    One decomposition a client, once in a run: their sizes differ too much to be worth stacking.
+    ``means`` are the degrees of freedom that each client's anchors take. One decomposition a
+    client, once in a run: their sizes differ too much to be worth stacking.
     """
     basis = points.new_zeros(len(points), rank, points.shape[-1])
     for client, mine in enumerate(owner):
         rows = (mine >= 0).nonzero().squeeze(-1)
-        clusters = mine[rows].unique().numel()
-        freedom = len(rows) - clusters
+        freedom = len(rows) - means[client]
         if freedom < 1:
             continue
-        residual = points[client, rows].double() - prototypes[client, mine[rows]].double()
+        residual = points[client, rows].double() - anchor[client, mine[rows]].double()
         _, scale, directions = torch.linalg.svd(residual, full_matrices=False)
         kept = min(rank, freedom, len(scale))
         scaled = directions[:kept] * (scale[:kept, None] / freedom**0.5)

@@ -20,8 +20,10 @@ from fedsyn.metrics.timing import phase
 from fedsyn.models.generator import Generator, directions
 from fedsyn.models.retrieval import RetrievalNet, fuse
 from fedsyn.objectives.base import Batch, Objective
+from fedsyn.synthesis import generators
 from fedsyn.synthesis.filtering import Scores, global_prototypes, score, select
 from fedsyn.synthesis.filtering import quotas as shares
+from fedsyn.synthesis.prototypes import anchors
 
 BLOCK = 256  # most candidates of one random stream
 AT_ONCE = 1 << 14  # most pairs that fine-tuning holds
@@ -122,17 +124,18 @@ class Sampler:
             noise[place, : len(chosen)] = drawn[chosen]
             owner[place, : len(chosen)] = kinds[chosen]
         sent = self._library.take(ids, _generator_parts(config))
-        where = sent["prototypes"].device
-        prototype = sent["prototypes"].take_along_dim(owner.to(where)[..., None], 1)
+        anchor = anchors(sent["prototypes"], sent["counts"], config.condition)
+        prototype = anchor.take_along_dim(owner.to(anchor.device)[..., None], 1)
         generator = Generator(config.noise, prototype.shape[-1], config.hidden)
-        noise = config.truncation * noise.to(where)
-        made = generator(sent.get("generator"), noise, prototype, directions(sent["basis"]))
+        noise = config.truncation * noise.to(anchor.device)
+        trained = [sent[name].to(noise) for name in generators.trained_parts(config)]
+        params = trained[0] if trained else None
+        made = generator(params, noise, prototype, directions(sent["basis"]))
         return torch.cat([pairs[: len(c)] for pairs, c in zip(made, rows, strict=True)])
 
 
 def _generator_parts(config: SynthesisConfig) -> tuple[str, ...]:
-    parts = ("prototypes", "basis")
-    return parts if config.generator == "gaussian" else (*parts, "generator")
+    return ("prototypes", "counts", "basis", *generators.trained_parts(config))
 
 
 def synthesise(
@@ -146,7 +149,7 @@ def synthesise(
 ) -> Pool:
     """Sample all generators and keep what passes the filter; empty where nobody has prototypes."""
     with phase("filter"):
-        embedded, counts = _embedded_prototypes(net, model, library, stack)
+        embedded, counts = _embedded_prototypes(net, model, library, config.space, stack)
         if counts.sum() == 0:
             return Pool(0, lambda at: model.new_zeros(0, 0))
         generator = streams.generator(seed, "filter", round)
@@ -191,18 +194,21 @@ def synthesise(
 
 
 def _embedded_prototypes(
-    net: RetrievalNet, model: Tensor, library: Library, stack: int
+    net: RetrievalNet, model: Tensor, library: Library, space: str, stack: int
 ) -> tuple[Tensor, Tensor]:  # [C, M, d] unit rows, [C, M]
-    """All clients' prototypes under one model, and the pairs behind each."""
+    """All clients' prototypes under one model or as they embed them, and the pairs behind each."""
     if not library.ids:
         return model.new_zeros(0, 1, 1), model.new_zeros(0, 1)
     embedded, counts = [], []
     for start in range(0, len(library.ids), stack):
-        sent = library.take(library.ids[start : start + stack], ("prototypes", "counts"))
-        pairs = sent["prototypes"]
+        ids = library.ids[start : start + stack]
+        counts.append(library.take(ids, ("counts",))["counts"])
+        if space == "private":
+            embedded.append(library.take(ids, ("embedded",))["embedded"])
+            continue
+        pairs = library.take(ids, ("prototypes",))["prototypes"]
         flat = fuse(*net.embed(model, pairs.flatten(0, 1)[None]))[0]
         embedded.append(flat.unflatten(0, pairs.shape[:2]))
-        counts.append(sent["counts"])
     return torch.cat(embedded), torch.cat(counts)
 
 

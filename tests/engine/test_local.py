@@ -1,14 +1,17 @@
 """Pieces of the round loop."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsyn.core.payload import nbytes
 from fedsyn.data import federated
 from fedsyn.engine import local
 from fedsyn.engine.clients import FILE, ClientRows
 from fedsyn.engine.devices import HOST, Inline
 from fedsyn.engine.federation import federation, round_half_up, sampled
+from fedsyn.synthesis import generators
 
 
 @given(st.integers(1, 200), st.floats(0.01, 1.0), st.integers(0, 5), st.integers(1, 9))
@@ -35,6 +38,35 @@ def test_bytes_are_what_the_payloads_weigh(make, tmp_path):
     fed, state, device = begun(make("run.fraction=0.3", "synthesis.enabled=false"), tmp_path)
     row = local.step(fed, state, device)
     assert row["bytes_up"] == row["bytes_down"] == 3 * 4 * fed.problem.net.layout.size
+
+
+def test_what_never_changes_is_sent_once(make, tmp_path):
+    fed, state, device = begun(make("synthesis.gate=false"), tmp_path)
+    first, second = (local.step(fed, state, device)["bytes_up"] for _ in range(2))
+    rows = state.clients.take(state.clients.known.tolist())
+    assert first - second == nbytes(generators.introduction(rows, fed.config.synthesis))
+    each = 10 * 4 * fed.problem.net.layout.size
+    assert second == each + nbytes(generators.upload(rows, fed.config.synthesis))
+
+
+def test_generators_rest_outside_their_rounds(make, tmp_path):
+    settings = make("synthesis.first_round=2", "synthesis.last_round=2", "synthesis.gate=false")
+    fed, state, device = begun(settings, tmp_path)
+    rows = [local.step(fed, state, device) for _ in range(3)]
+    assert ["generator" in row["losses"] for row in rows] == [False, True, False]
+    assert [row["server"]["candidates"] for row in rows] == [0, 128, 128]
+    assert rows[0]["bytes_up"] == rows[2]["bytes_up"] < rows[1]["bytes_up"]
+
+
+def test_a_frozen_encoder_is_the_first_model_received(make, tmp_path):
+    fed, state, device = begun(make("synthesis.encoder=frozen", "run.fraction=0.5"), tmp_path)
+    received = {}
+    for _ in range(3):
+        model = state.server["model"][0].clone()
+        for client in local.step(fed, state, device)["clients"]:
+            received.setdefault(client, model)
+    for client, model in received.items():
+        assert torch.equal(state.clients.take([client])["frozen"][0], model)
 
 
 @pytest.mark.parametrize("memory", [0, 1024])

@@ -60,6 +60,20 @@ def test_quotas_are_kept(size, groups, quantile, keep, balance):
         assert found.realism[kept].min() >= found.realism.quantile(quantile)
 
 
+def test_hard_quotas_take_the_most_divergent_of_the_plausible():
+    config = SynthesisConfig(filter="hard", quantile=0.1, keep=0.3, balance=1.0)
+    found, there = scores(60, 3), world(3)
+    kept = filtering.select(found, there, config, streams.generator(0, "filter"))
+    plausible = (found.divergence <= found.divergence.quantile(0.9)) & (
+        found.realism >= found.realism.quantile(0.1)
+    )
+    for prototype in range(3):
+        able = (plausible & (found.prototype == prototype)).nonzero().squeeze(-1)
+        hardest = able[found.divergence[able].argsort(descending=True)][:6]  # 0.3 · 60 / 3
+        taken = kept[found.prototype[kept] == prototype]
+        assert set(taken.tolist()) == set(hardest.tolist())
+
+
 def test_no_filter_keeps_everything():
     kept = filtering.select(
         scores(7, 2), world(2), SynthesisConfig(filter="none"), streams.generator(0, "filter")

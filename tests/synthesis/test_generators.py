@@ -11,8 +11,9 @@ from torch.nn.functional import normalize
 from fedsyn import ops
 from fedsyn.config import ModelConfig, SynthesisConfig
 from fedsyn.core.cohort import Cohort
+from fedsyn.core.payload import nbytes
 from fedsyn.models.retrieval import build
-from fedsyn.synthesis import generators
+from fedsyn.synthesis import generators, prototypes
 
 NET = build(ModelConfig(hidden=(8,), dim=4), 3, 2, {})
 FEATURES = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
@@ -36,7 +37,7 @@ def encoders(clients):
 
 
 def trained(settings, clients, rounds=2):
-    state = generators.init(FEATURES, clients, settings)
+    state = generators.init(FEATURES, clients, settings, NET.code)
     for round in range(1, rounds + 1):
         now = Cohort(clients.ids, clients.rows, 0, round)
         losses = generators.train(
@@ -91,7 +92,7 @@ def test_training_gives_the_numbers_of_autograd(kind, monkeypatch):
 
 def test_a_warm_start_begins_at_the_gaussian_and_leaves_it():
     settings = config()
-    state = generators.init(FEATURES, cohort(30), settings)
+    state = generators.init(FEATURES, cohort(30), settings, NET.code)
     before = state["generator"].clone()
     generators.train(state, FEATURES, cohort(30), config(steps=0), NET, encoders(1))
     assert torch.equal(state["generator"], before)
@@ -115,17 +116,54 @@ def test_the_clipped_critic_stays_in_its_bounds():
 def test_a_client_with_nothing_is_left_alone():
     settings = config()
     state, _ = trained(settings, cohort(30, 0))
-    fresh = generators.init(FEATURES, cohort(30, 0), settings)
+    fresh = generators.init(FEATURES, cohort(30, 0), settings, NET.code)
     assert torch.equal(state["generator"][1], fresh["generator"][1])
     assert state["trained"].tolist() == [2, 0]
     assert state["counts"][1].sum() == 0
 
 
 def test_what_leaves_a_client_is_listed():
-    state, _ = trained(config(), cohort(30))
-    assert set(generators.upload(state)) == {"prototypes", "counts", "basis", "generator"}
-    state, _ = trained(config(generator="gaussian"), cohort(30))
-    assert set(generators.upload(state)) == {"prototypes", "counts", "basis"}
+    for kind, each_round in (("wgan-gp", {"generator"}), ("gaussian", set())):
+        state, _ = trained(config(generator=kind), cohort(30))
+        once = generators.introduction(state, config(generator=kind))
+        assert set(once) == {"prototypes", "counts", "basis"}
+        assert set(generators.upload(state, config(generator=kind))) == each_round
+    private = config(space="private")
+    state, _ = trained(private, cohort(30))
+    assert set(generators.upload(state, private)) == {"generator", "embedded"}
+
+
+def test_a_half_precision_upload_is_half_the_bytes_and_the_client_goes_by_what_is_sent():
+    half = config(upload="float16")
+    state, _ = trained(half, cohort(30))
+    sent, plain = generators.upload(state, half), generators.upload(state, config())
+    assert nbytes(sent) * 2 == nbytes(plain)
+    assert torch.equal(sent["sent"], state["generator"].half())
+    once = generators.introduction(state, half)
+    assert once["prototypes"].dtype == once["basis"].dtype == torch.float16
+    assert torch.equal(once["prototypes"].float(), state["prototypes"])
+    assert torch.equal(once["basis"].float(), state["basis"])
+
+
+def test_an_unconditioned_generator_makes_the_same_of_every_prototype():
+    settings = config(condition=False, generator="gaussian")
+    state = generators.init(FEATURES, cohort(30), settings, NET.code)
+    anchor = prototypes.anchors(state["prototypes"], state["counts"], condition=False)
+    mean = FEATURES[:30].double().mean(0).float()
+    torch.testing.assert_close(anchor, mean.expand_as(anchor))
+    # The Gaussian is that of all pairs, up to the rank of the noise.
+    residual = (FEATURES[:30] - mean).double()
+    covariance = residual.T @ residual / 29
+    scale, axes = torch.linalg.eigh(covariance)
+    kept = axes[:, -4:] @ torch.diag(scale[-4:]) @ axes[:, -4:].T
+    torch.testing.assert_close(state["basis"][0].T @ state["basis"][0], kept.float())
+
+
+def test_private_prototypes_are_as_the_clients_network_embeds_them():
+    settings = config(space="private")
+    state, _ = trained(settings, cohort(30, 20))
+    image, text = NET.embed(encoders(2), state["prototypes"])
+    torch.testing.assert_close(state["embedded"], normalize(image + text, dim=-1))
 
 
 class TestConstraintLosses:

@@ -28,7 +28,7 @@ def library(*sizes, config=CONFIG):
     bounds = np.cumsum([0, *sizes])
     held = tuple(np.arange(a, b) for a, b in itertools.pairwise(bounds))
     cohort = Cohort(tuple(range(len(sizes))), held, 0, 1)
-    sent = generators.upload(generators.init(FEATURES, cohort, config))
+    sent = generators.init(FEATURES, cohort, config, NET.code)
 
     def take(ids, names):
         return {name: sent[name][list(ids)] for name in names}
