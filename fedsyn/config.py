@@ -141,7 +141,9 @@ class CIRHConfig(Section):
 class ObjectiveConfig(Section):
     """What a client minimises without labels."""
 
-    name: Literal["info_nce", "ucch", "djsrh", "jdsh", "dgcpn", "cirh"] = "info_nce"
+    name: Literal["info_nce", "alignment_uniformity", "ucch", "djsrh", "jdsh", "dgcpn", "cirh"] = (
+        "info_nce"
+    )
     temperature: Positive = 1.0  # of info_nce
     learnable: bool = False  # temperature learnt (and federated) with the model
     ucch: UCCHConfig = UCCHConfig()
@@ -266,7 +268,7 @@ class SynthesisConfig(Section):
     server_lr: Positive = 1e-3
     proximal: NonNegative = 0.0
     gate: bool = True  # keep the fine-tuned model only if clients' held-out pairs do not object
-    tolerance: NonNegative = 0.01  # relative rise of the held-out objective that the gate allows
+    tolerance: NonNegative = 0.01  # relative rise of run.criterion on them that the gate allows
 
 
 class EngineConfig(Section):
@@ -287,6 +289,7 @@ class RunConfig(Section):
     seed: Whole = 0
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # share of clients sampled a round
     evaluate_every: Count = 1
+    criterion: Literal["objective", "alignment_uniformity"] = "objective"  # of held-out pairs
     tf32: bool = False  # float32 products on a GPU in TF32; not measured yet
     ranking: Literal["full", "top"] = "full"  # top: metrics of the first ranks alone, for millions
 

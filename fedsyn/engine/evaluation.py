@@ -51,7 +51,7 @@ def evaluate(fed: Federation, models: Tensor) -> tuple[dict[str, float], dict[st
 
 
 def held_out_loss(fed: Federation, models: Tensor, ids: Sequence[int]) -> float:
-    """The objective on the clients' held-out pairs: mean over pairs, NaN where there are none.
+    """The criterion on the clients' held-out pairs: mean over pairs, NaN where there are none.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def held_out_loss(fed: Federation, models: Tensor, ids: Sequence[int]) -> float:
         mine = models.expand(len(part), -1) if len(models) == 1 else models[list(part)]
         problem, rows = fed.near([fed.silos[client].holdout for client in part])
         losses, counts = held_out(
-            problem.net, problem.objective, mine, problem.features, rows, fed.config.method.batch
+            problem.net, fed.criterion, mine, problem.features, rows, fed.config.method.batch
         )
         for loss, count in zip(losses.tolist(), counts.tolist(), strict=True):  # in client order
             total, pairs = total + loss * count, pairs + count

@@ -14,7 +14,8 @@ from fedsyn.methods import METHODS
 from fedsyn.methods.base import Method, Problem
 from fedsyn.metrics.timing import phase
 from fedsyn.models.retrieval import build
-from fedsyn.objectives.base import Sizes
+from fedsyn.objectives.alignment_uniformity import AlignmentUniformity
+from fedsyn.objectives.base import Objective, Sizes
 
 STACK_CPU, STACK_GPU = 8, 128  # of engine.stack = 0; measured on the former, not on the latter
 
@@ -27,6 +28,7 @@ class Federation:
     data: FederatedData
     method: Method
     problem: Problem  # its features wherever they are held, see `near`
+    criterion: Objective  # by which models are judged on held-out pairs
     silos: tuple[Silo, ...]  # one where the method pools all clients
     device: torch.device  # of the server
 
@@ -80,7 +82,9 @@ def federation(
     features = data.features if stay else data.features.to(device)
     method = METHODS[config.method.name]
     silos = (_pool(data.silos),) if method.pooled else data.silos
-    return Federation(config, data, method, Problem(features, net, objective), silos, device)
+    criterion = AlignmentUniformity() if config.run.criterion != "objective" else objective
+    problem = Problem(features, net, objective)
+    return Federation(config, data, method, problem, criterion, silos, device)
 
 
 def sampled(clients: int, fraction: float, seed: int, round: int) -> tuple[int, ...]:

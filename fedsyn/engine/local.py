@@ -102,8 +102,8 @@ def _server_step(fed: Federation, state: State, ids: tuple[int, ...], round: int
     """Fine-tune the aggregated model on synthetic (oracle: real) pairs, if the gate agrees.
 
     The gate needs no labels: the round's clients compare the aggregated and the fine-tuned model by
-    the objective on their held-out pairs, and refuse a fine-tuning that makes it worse by more than
-    ``synthesis.tolerance``.
+    ``run.criterion`` on their held-out pairs, and refuse a fine-tuning that makes it worse by more
+    than the share ``synthesis.tolerance``.
     """
     config, problem = fed.config, fed.problem
     model = state.server["model"]
@@ -127,7 +127,7 @@ def _server_step(fed: Federation, state: State, ids: tuple[int, ...], round: int
     if config.synthesis.gate and tuned is not model:
         with phase("gate"):
             before, after = (held_out_loss(fed, candidate, ids) for candidate in (model, tuned))
-        accepted = not after > (1 + config.synthesis.tolerance) * before
+        accepted = not after > before + config.synthesis.tolerance * abs(before)
         report |= {"holdout_before": before, "holdout_after": after}
         # The round's clients receive the fine-tuned model beside the aggregated one, and answer.
         report["bytes_down"] += len(ids) * nbytes({"model": tuned})

@@ -96,7 +96,7 @@ def plain_object(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def held_out_loss(row: Row) -> float:
-    """The objective on held-out pairs after a round; infinite where there are none."""
+    """The criterion on held-out pairs after a round; infinite where there are none."""
     value = row["losses"].get("holdout")
     return math.inf if value is None or math.isnan(value) else value
 
@@ -105,7 +105,7 @@ def chosen_rounds(rows: Sequence[Row]) -> dict[str, Row]:
     """The evaluated rounds that a summary reports.
 
     ``last``; ``best`` by mAP on the test pairs (mAP@50 where only the first ranks were judged),
-    which only a benchmark can know; ``selected`` by the lowest objective on held-out pairs, which
+    which only a benchmark can know; ``selected`` by the lowest criterion on held-out pairs, which
     needs no labels (the last, where no client holds any pairs out).
     """
     judged = [row for row in rows if "metrics" in row]

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping
 
 from fedsyn.config import ObjectiveConfig
+from fedsyn.objectives.alignment_uniformity import AlignmentUniformity
 from fedsyn.objectives.base import Objective, Sizes
 from fedsyn.objectives.info_nce import InfoNCE
 
 OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig, Sizes], Objective]] = {
     "info_nce": lambda config, sizes: InfoNCE(config.temperature, config.learnable),
+    "alignment_uniformity": lambda config, sizes: AlignmentUniformity(),
 }
 
 
