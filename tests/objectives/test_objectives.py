@@ -1,0 +1,124 @@
+"""What every objective promises, by the batch alone and with what it remembers."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsyn import objectives
+from fedsyn.config import MethodConfig, ModelConfig, ObjectiveConfig
+from fedsyn.core.cohort import Cohort
+from fedsyn.models.retrieval import build
+from fedsyn.objectives.base import Batch, Held, Sizes
+from fedsyn.objectives.local import held_out, local_training
+
+pytestmark = pytest.mark.parametrize("hashing", [False, True])
+every_objective = pytest.mark.parametrize("name", objectives.OBJECTIVES)
+STEP = torch.tensor(9)  # beyond every client's first pass
+
+
+def prepared(name, sizes, clients):
+    """An objective, and its parameters once a client."""
+    objective = objectives.build(ObjectiveConfig(name=name), sizes)
+    start = objective.parameters(torch.Generator().manual_seed(0))
+    return objective, {
+        key: value.double().expand(clients, *value.shape).clone().requires_grad_()
+        for key, value in start.items()
+    }
+
+
+def losses(name, made):
+    """By the batch alone, and in the second pass of a local training."""
+    clients = torch.arange(len(made.place))
+    objective, params = prepared(name, made.sizes, len(clients))
+    memory = objective.remember(made.held)
+    if memory is None:
+        return [objective(params, made.batch)]
+    memory(params, made.batch, clients, made.place, 0 * STEP)
+    return [objective(params, made.batch), memory(params, made.batch, clients, made.place, STEP)]
+
+
+def one_client(made, c):
+    """The same for one client, without the rows that pad it."""
+    taken, exists = made.batch.valid[c], made.held.valid[c]
+    batch = Batch(*(field[c : c + 1, taken] for field in made.batch))
+    index, steps = made.held.index[c : c + 1, exists], made.held.steps[c : c + 1]
+    held = Held(made.held.features, index, torch.ones_like(index, dtype=torch.bool), steps)
+    return made._replace(batch=batch, held=held, place=made.place[c : c + 1, taken])
+
+
+@every_objective
+@settings(max_examples=15, deadline=None)
+@given(
+    held=st.lists(st.integers(2, 9), min_size=1, max_size=3),
+    share=st.floats(0.3, 1),
+    seed=st.integers(0, 99),
+)
+def test_stacked_clients_have_the_losses_they_have_alone(stack, name, hashing, held, share, seed):
+    taken = [max(2, int(share * n)) for n in held]
+    made = stack(hashing, held, taken, [1] * len(held), seed)
+    together = losses(name, made)
+    for c in range(len(held)):
+        for loss, alone in zip(together, losses(name, one_client(made, c)), strict=True):
+            torch.testing.assert_close(loss[c : c + 1], alone)
+
+
+@every_objective
+def test_rows_that_pad_a_batch_take_no_part(stack, name, hashing):
+    made = stack(hashing, held=(8, 6), batch=(5, 3))
+    padding = ~made.batch.valid[..., None]
+    other = [field.masked_fill(padding, 7.0) for field in made.batch[:3]]
+    assert padding.any()
+    others = made._replace(batch=Batch(*other, made.batch.valid))
+    for loss, same in zip(losses(name, made), losses(name, others), strict=True):
+        torch.testing.assert_close(loss, same)
+        for rows in made.batch[:2]:
+            (gradient,) = torch.autograd.grad(loss.sum(), rows, retain_graph=True)
+            assert not gradient.masked_select(padding).any()
+
+
+@every_objective
+def test_both_modalities_of_each_client_are_trained_and_no_other_client(stack, name, hashing):
+    made = stack(hashing)
+    for loss in losses(name, made):
+        for rows in made.batch[:2]:
+            (gradient,) = torch.autograd.grad(loss[0], rows, retain_graph=True)
+            assert gradient.isfinite().all()
+            assert gradient[0].any() and not gradient[1].any()
+
+
+@every_objective
+def test_a_client_without_pairs_has_no_loss(stack, name, hashing):
+    made = stack(hashing, held=(6, 0), batch=(4, 0))
+    for loss in losses(name, made):
+        assert loss[1] == 0 and loss[0] != 0
+        (gradient,) = torch.autograd.grad(loss.sum(), made.batch.image, retain_graph=True)
+        assert gradient.isfinite().all() and not gradient[1].any()
+
+
+@every_objective
+def test_a_batch_without_a_mask_is_whole(stack, name, hashing):
+    made = stack(hashing, batch=(4, 4))
+    objective, params = prepared(name, made.sizes, 2)
+    whole = objective(params, made.batch._replace(valid=None))
+    torch.testing.assert_close(whole, objective(params, made.batch))
+
+
+@every_objective
+def test_local_training_lowers_the_objective_on_pairs_that_it_has_not_seen(name, hashing):
+    draw = torch.Generator().manual_seed(0)
+    meaning = torch.randn(120, 5, generator=draw)
+    mixed = [meaning @ torch.randn(5, d, generator=draw) for d in (12, 9)]
+    features = torch.cat(mixed, -1) + 0.1 * torch.randn(120, 21, generator=draw)
+    model = ModelConfig(hidden=(16,), dim=8, bits=8 * hashing)
+    objective = objectives.build(ObjectiveConfig(name=name), Sizes(12, 9, 8, hashing))
+    net = build(model, 12, 9, objective.parameters(draw))
+    start = net.init(draw).expand(2, -1)
+    rows = torch.arange(120).numpy()
+    cohort = Cohort((0, 1), (rows[:50], rows[50:90]), seed=0, round=1)
+    config = MethodConfig(epochs=20, batch=16)
+    trained, loss = local_training(net, objective, start, features, cohort, config)
+    assert loss.isfinite().all()
+    unseen = [rows[90:], rows[90:]]
+    before, after = (held_out(net, objective, m, features, unseen, 16)[0] for m in (start, trained))
+    assert (after < before).all()
