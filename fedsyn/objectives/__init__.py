@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from fedsyn.config import ObjectiveConfig
 from fedsyn.objectives.alignment_uniformity import AlignmentUniformity
 from fedsyn.objectives.base import Objective, Sizes
+from fedsyn.objectives.dgcpn import DGCPN
 from fedsyn.objectives.info_nce import InfoNCE
 from fedsyn.objectives.ucch import UCCH
 
@@ -12,6 +13,7 @@ OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig, Sizes], Objective]] = {
     "info_nce": lambda config, sizes: InfoNCE(config.temperature, config.learnable),
     "alignment_uniformity": lambda config, sizes: AlignmentUniformity(),
     "ucch": lambda config, sizes: UCCH(config.ucch, sizes),
+    "dgcpn": lambda config, sizes: DGCPN(config.dgcpn, sizes),
 }
 
 
