@@ -78,6 +78,21 @@ def _places(rows: int, batch: int) -> tuple[int, np.ndarray, np.ndarray]:
     return pieces, step, np.arange(rows) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
+def steps(sizes: Sequence[int], batch: int, count: int) -> Tensor:
+    """How many steps ``count`` passes of `epochs` have for clients of these sizes, long ``[C]``."""
+    return torch.tensor([count * math.ceil(size / batch) if size > 1 else 0 for size in sizes])
+
+
+def everything(
+    rows: Sequence[np.ndarray],  # one array of row numbers a client
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:  # [C, N], [C, N]
+    """All rows of each client, padded to the most of any (at least one), and their mask."""
+    width = max(1, *map(len, rows))
+    index, valid = padded([torch.from_numpy(held) for held in rows], width)
+    return index.to(device), valid.to(device)
+
+
 def padded(rows: Sequence[Tensor], width: int) -> tuple[Tensor, Tensor]:
     """Ragged row numbers as ``[C, width]`` (0 where padded) and their mask."""
     index = torch.zeros(len(rows), width, dtype=torch.long)

@@ -51,15 +51,15 @@ def train(
     trained = params[order].clone()
     state = optimizer.init(trained)
     total = torch.zeros(len(order), dtype=torch.float64, device=params.device)
-    steps = batches.steps[order]
+    steps, clients = batches.steps[order], order.to(params.device)
     index, valid = (part[:, order].to(params.device) for part in (batches.index, batches.valid))
 
     def one(active: int, index: Tensor, valid: Tensor, step: Tensor) -> Tensor:
         leaf = trained[:active].detach().requires_grad_()
-        losses = loss(leaf, order[:active], index, valid, step)
+        losses = loss(leaf, clients[:active], index, valid, step)
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         if correction is not None:
-            gradient = gradient + correction(trained[:active], order[:active])
+            gradient = gradient + correction(trained[:active], clients[:active])
         optimizer.step(trained[:active], gradient, rows(state, active))
         return losses.detach()
 

@@ -5,11 +5,14 @@ A method is three functions over plain data, gathered in one explicit table of n
 
 from collections.abc import Mapping
 
-from fedsyn.methods import bounds, fedavg
+from fedsyn.methods import bounds, fedavg, fedprox, moon, pt_fuch
 from fedsyn.methods.base import Method
 
 METHODS: Mapping[str, Method] = {
     "fedavg": fedavg.METHOD,
+    "fedprox": fedprox.METHOD,
+    "moon": moon.METHOD,
+    "pt_fuch": pt_fuch.METHOD,
     "local": bounds.LOCAL,
     "centralised": bounds.CENTRALISED,
 }

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from fedsyn import ops
 from fedsyn.config import MethodConfig
-from fedsyn.core.batches import Batches, epochs, in_order, padded
+from fedsyn.core.batches import epochs, everything, in_order, steps
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.optim import Optimizer
-from fedsyn.core.training import Correction, train
+from fedsyn.core.training import Correction, Loss, train
 from fedsyn.metrics.timing import phase
 from fedsyn.models.retrieval import RetrievalNet
 from fedsyn.objectives.base import Batch, Held, Objective
@@ -68,7 +68,19 @@ def local_training(
             1 / objective.temperature, head=net.head, optimizer=rule.name, lr=rule.lr,
             betas=rule.betas, momentum=rule.momentum, weight_decay=rule.weight_decay, eps=rule.eps,
         )  # fmt: skip
-    base = _objective(objective, features, cohort, batches, config)
+    loss = _loss(net, objective, features, cohort, config, penalty)
+    return train(start, loss, batches, rule, correction)
+
+
+def _loss(
+    net: RetrievalNet,
+    objective: Objective,
+    features: Tensor,
+    cohort: Cohort,
+    config: MethodConfig,
+    penalty: Penalty | None = None,
+) -> Loss:
+    base = _objective(objective, features, cohort, config)
 
     def loss(params: Tensor, clients: Tensor, index: Tensor, valid: Tensor, step: Tensor) -> Tensor:
         pairs = features[index]
@@ -76,7 +88,7 @@ def local_training(
         value = base(net.extras(params), batch, clients, index, step)
         return value if penalty is None else value + penalty(clients, batch)
 
-    return train(start, loss, batches, rule, correction)
+    return loss
 
 
 # base(parameters, batch, clients [c], index [c, B], step) -> [c]
@@ -87,16 +99,12 @@ def _objective(
     objective: Objective,
     features: Tensor,
     cohort: Cohort,
-    batches: Batches,
     config: MethodConfig,
 ) -> _Base:
     """The objective, with what it remembers of the cohort's pairs if it looks beyond the batch."""
-    order = [np.argsort(rows, kind="stable") for rows in cohort.rows]
-    rows = [torch.from_numpy(r[o]) for r, o in zip(cohort.rows, order, strict=True)]
-    index, valid = padded(rows, max(1, *cohort.sizes))
-    index, valid = index.to(features.device), valid.to(features.device)
-    steps = (batches.steps // config.epochs).to(features.device)
-    memory = objective.remember(Held(features, index, valid, steps))
+    index, valid = everything([np.sort(rows) for rows in cohort.rows], features.device)
+    once = steps(cohort.sizes, config.batch, 1).to(features.device)
+    memory = objective.remember(Held(features, index, valid, once))
     if memory is None:
         return lambda params, batch, clients, index, step: objective(params, batch)
     held = index.masked_fill(~valid, len(features))  # ascending, so that places are found

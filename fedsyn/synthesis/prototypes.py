@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from fedsyn import ops
 from fedsyn.config import SynthesisConfig
-from fedsyn.core.batches import padded
+from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 
@@ -36,10 +36,8 @@ def fit(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
         standard deviations, so that ``z @ basis`` with ``z ~ N(0, I)`` has (up to rank ``noise``)
         the pooled within-cluster covariance; without ``condition``, that of all pairs.
     """
-    width = max(1, *cohort.sizes)
-    index, valid = padded([torch.from_numpy(rows) for rows in cohort.rows], width)
-    points = features[index.to(features.device)]
-    valid = valid.to(features.device)
+    index, valid = everything(cohort.rows, features.device)
+    points = features[index]
     generators = cohort.streams("prototypes")
     prototypes, _, counts = ops.kmeans(points, config.prototypes, generators, valid=valid)
     alive = counts >= config.min_cluster

@@ -76,6 +76,7 @@ class TestBatches:
     def test_every_epoch_visits_every_row_once(self, sizes, batch, count):
         held = [np.arange(size) + 100 * client for client, size in enumerate(sizes)]
         plan = batches.epochs(held, batch, count, generators(len(sizes)))
+        assert torch.equal(plan.steps, batches.steps(sizes, batch, count))
         for client, mine in enumerate(held):
             seen = plan.index[:, client][plan.valid[:, client]].tolist()
             expected = sorted(mine.tolist() * count) if len(mine) > 1 else []
@@ -83,6 +84,13 @@ class TestBatches:
             taken = plan.valid[:, client].any(-1)
             assert taken.sum() == plan.steps[client]
             assert not taken[plan.steps[client] :].any()
+
+    def test_everything_is_padded_to_the_most_of_any(self):
+        device = torch.device("cpu")
+        index, valid = batches.everything([np.array([4, 7]), np.array([], int)], device)
+        assert index.tolist() == [[4, 7], [0, 0]]
+        assert valid.tolist() == [[True, True], [False, False]]
+        assert batches.everything([np.array([], int)], device)[0].shape == (1, 1)
 
     @given(st.integers(2, 200))
     def test_batches_of_an_epoch_are_nearly_equal(self, size):

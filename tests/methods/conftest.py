@@ -1,0 +1,151 @@
+"""A tiny problem in float64, rounds of it, and the same mathematics written out pair by pair."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from fedsyn import streams
+from fedsyn.config import MethodConfig
+from fedsyn.core.cohort import Cohort, chunks
+from fedsyn.methods import METHODS
+from fedsyn.methods.base import Problem
+from fedsyn.models.mlp import MLP
+from fedsyn.models.retrieval import RetrievalNet
+from fedsyn.objectives.info_nce import InfoNCE
+
+TEMPERATURE = 0.5
+IMAGE, TEXT = (3, 4, 3), (2, 4, 3)
+
+
+def embedded(w, pair):
+    """The two embeddings of one pair by the flat model ``w``."""
+    both, place, column = [], 0, 0
+    for widths in (IMAGE, TEXT):
+        x = pair[column : column + widths[0]]
+        column += widths[0]
+        for layer in range(2):
+            fan_in, fan_out = widths[layer], widths[layer + 1]
+            weight = w[place : place + fan_in * fan_out].reshape(fan_in, fan_out)
+            bias = w[place + fan_in * fan_out : place + (fan_in + 1) * fan_out]
+            place += (fan_in + 1) * fan_out
+            x = x @ weight + bias
+            if layer == 0:
+                x = torch.where(x > 0, x, 0)
+        both.append(x / x.square().sum().sqrt())
+    return both
+
+
+def info_nce(w, pairs):
+    """The objective of all pairs in one batch."""
+    image, text = zip(*(embedded(w, pair) for pair in pairs), strict=True)
+    loss = 0
+    for i in range(len(pairs)):
+        by_image = torch.stack([image[i] @ t for t in text]) / TEMPERATURE
+        by_text = torch.stack([text[i] @ v for v in image]) / TEMPERATURE
+        loss = loss + by_image.exp().sum().log() - by_image[i]
+        loss = loss + by_text.exp().sum().log() - by_text[i]
+    return loss / (2 * len(pairs))
+
+
+def gradient(loss, w):
+    """Of ``loss(w)``."""
+    leaf = w.detach().clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(leaf), leaf)
+    return slope
+
+
+def descend(w, loss, lr, steps, extra=lambda w: 0):
+    """``w`` after steps of plain descent on ``loss``, with ``extra`` added to its gradient."""
+    for _ in range(steps):
+        w = w - lr * (gradient(loss, w) + extra(w))
+    return w
+
+
+@dataclass(frozen=True)
+class World:
+    """Clients that hold ``sizes`` pairs each."""
+
+    problem: Problem
+    model: torch.Tensor  # [P]
+    sizes: tuple[int, ...]
+
+    def rows(self, client):
+        """Rows of a client's pairs."""
+        start = sum(self.sizes[:client])
+        return np.arange(start, start + self.sizes[client])
+
+    def pairs(self, client):
+        """The pairs themselves."""
+        return self.problem.features[self.rows(client)]
+
+    def cohort(self, ids=None, round=1):
+        """These clients, by default all, in a round."""
+        ids = tuple(range(len(self.sizes))) if ids is None else tuple(ids)
+        return Cohort(ids, tuple(self.rows(client) for client in ids), 0, round)
+
+    def single(self):
+        """The same in float32."""
+        problem = replace(self.problem, features=self.problem.features.float())
+        return World(problem, self.model.float(), self.sizes)
+
+    def client(self, name, payload, kept, config, ids=None, round=1):
+        """What these clients do."""
+        cohort = self.cohort(ids, round)
+        return METHODS[name].client(self.problem, payload, kept, cohort, config)
+
+    def play(self, name, config, rounds=2, stack=5, sampled=lambda round, client: True):
+        """The server's state, and what clients have kept, after some rounds."""
+        method = METHODS[name]
+        state, kept = method.init(self.model, len(self.sizes)), {}
+        begin = {} if method.keep is None else method.keep(self.model)
+        for round in range(1, rounds + 1):
+            ids = [client for client in range(len(self.sizes)) if sampled(round, client)]
+            heard = {}
+            for chunk in chunks(self.cohort(ids, round), stack):
+                mine = [kept.get(client, begin) for client in chunk.ids]
+                stacked = {key: torch.stack([m[key] for m in mine]) for key in begin}
+                payload = method.down(state, chunk.ids)
+                sent, stacked, _ = method.client(self.problem, payload, stacked, chunk, config)
+                for place, client in enumerate(chunk.ids):
+                    kept[client] = {key: value[place] for key, value in stacked.items()}
+                sizes = torch.tensor(chunk.sizes)
+                heard = method.hear(heard, chunk.ids, sent, sizes, config)
+            generator = streams.generator(0, "aggregate", round)
+            state = method.server(state, heard, config, generator)
+        return state, kept
+
+
+def build(*sizes):
+    """A world of clients that hold so many pairs."""
+    draw = torch.Generator().manual_seed(1)
+    features = torch.randn(max(sum(sizes), 1), 5, generator=draw, dtype=torch.float64)
+    net = RetrievalNet(MLP("image", IMAGE), MLP("text", TEXT), 0)
+    model = net.init(draw).double()
+    return World(Problem(features, net, InfoNCE(TEMPERATURE)), model, sizes)
+
+
+@pytest.fixture(scope="session")
+def world():
+    """``world(5, 0, 3)``: clients that hold so many pairs."""
+    return build
+
+
+@pytest.fixture(scope="session")
+def by_hand():
+    """The mathematics, pair by pair."""
+
+    class ByHand:
+        embedded = staticmethod(embedded)
+        info_nce = staticmethod(info_nce)
+        gradient = staticmethod(gradient)
+        descend = staticmethod(descend)
+
+    return ByHand
+
+
+@pytest.fixture(scope="session")
+def plain():
+    """Full batches, so that steps do not depend on the order of pairs, and plain descent."""
+    return MethodConfig(optimizer="sgd", lr=0.3, epochs=2, batch=16)
