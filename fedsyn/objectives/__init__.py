@@ -6,6 +6,7 @@ from fedsyn.config import ObjectiveConfig
 from fedsyn.objectives.alignment_uniformity import AlignmentUniformity
 from fedsyn.objectives.base import Objective, Sizes
 from fedsyn.objectives.dgcpn import DGCPN
+from fedsyn.objectives.djsrh import DJSRH
 from fedsyn.objectives.info_nce import InfoNCE
 from fedsyn.objectives.ucch import UCCH
 
@@ -13,6 +14,7 @@ OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig, Sizes], Objective]] = {
     "info_nce": lambda config, sizes: InfoNCE(config.temperature, config.learnable),
     "alignment_uniformity": lambda config, sizes: AlignmentUniformity(),
     "ucch": lambda config, sizes: UCCH(config.ucch, sizes),
+    "djsrh": lambda config, sizes: DJSRH(config.djsrh, sizes),
     "dgcpn": lambda config, sizes: DGCPN(config.dgcpn, sizes),
 }
 
