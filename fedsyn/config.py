@@ -8,11 +8,11 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedsyn.errors import ConfigError
 
@@ -114,6 +114,12 @@ class JDSHConfig(Section):
     stress_high: NonNegative = 0.2
     scale: Positive = 1.4
     intra: NonNegative = 0.1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"expected low <= high, got {self.low} and {self.high}")
+        return self
 
 
 class DGCPNConfig(Section):
@@ -409,7 +415,8 @@ def _explain(error: pydantic.ValidationError) -> str:
         close = difflib.get_close_matches(".".join(location), valid, n=1, cutoff=0.0)
         leaf = [key for key in valid if key.split(".")[-1] == location[-1]]
         return f"unknown key {name!r}; the nearest valid name is {(leaf or close)[0]!r}"
-    return f"{name} = {first['input']!r} is not valid: {first['msg']}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{name} = {first['input']!r} is not valid: {message}"
 
 
 def _valid_names() -> list[str]:

@@ -28,6 +28,7 @@ def test_overrides_win_over_the_file(tmp_path):
         ("alpha=1", ["alpha", "partition.alpha"]),
         ("run.rounds=0", ["run.rounds", "0"]),
         ("run.rounds=many", ["run.rounds", "many"]),
+        ("objective.jdsh.low=0.5", ["objective.jdsh", "low <= high, got 0.5 and -0.138"]),
         ("method.name=fedmagic", ["method.name", "fedmagic", "fedavg"]),
         ("partition.alpha=nan", ["partition.alpha", "nan"]),
         ("run", ["run", "section.key=value"]),

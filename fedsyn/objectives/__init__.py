@@ -8,6 +8,7 @@ from fedsyn.objectives.base import Objective, Sizes
 from fedsyn.objectives.dgcpn import DGCPN
 from fedsyn.objectives.djsrh import DJSRH
 from fedsyn.objectives.info_nce import InfoNCE
+from fedsyn.objectives.jdsh import JDSH
 from fedsyn.objectives.ucch import UCCH
 
 OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig, Sizes], Objective]] = {
@@ -15,6 +16,7 @@ OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig, Sizes], Objective]] = {
     "alignment_uniformity": lambda config, sizes: AlignmentUniformity(),
     "ucch": lambda config, sizes: UCCH(config.ucch, sizes),
     "djsrh": lambda config, sizes: DJSRH(config.djsrh, sizes),
+    "jdsh": lambda config, sizes: JDSH(config.jdsh, sizes),
     "dgcpn": lambda config, sizes: DGCPN(config.dgcpn, sizes),
 }
 
