@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from fedsyn.config import ObjectiveConfig
 from fedsyn.objectives.alignment_uniformity import AlignmentUniformity
 from fedsyn.objectives.base import Objective, Sizes
+from fedsyn.objectives.cirh import CIRH
 from fedsyn.objectives.dgcpn import DGCPN
 from fedsyn.objectives.djsrh import DJSRH
 from fedsyn.objectives.info_nce import InfoNCE
@@ -18,6 +19,7 @@ OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig, Sizes], Objective]] = {
     "djsrh": lambda config, sizes: DJSRH(config.djsrh, sizes),
     "jdsh": lambda config, sizes: JDSH(config.jdsh, sizes),
     "dgcpn": lambda config, sizes: DGCPN(config.dgcpn, sizes),
+    "cirh": lambda config, sizes: CIRH(config.cirh, sizes),
 }
 
 
