@@ -85,7 +85,8 @@ class CIRH:
         rows = weighted(pairs, self.sizes.image, self.config.image)
         plain = gram(rows, rows)
         plain = plain.masked_fill(~strongest(plain, valid, 1 - self.config.neighbours), 0)
-        squashed = 2 * plain.sigmoid() - 1 + torch.eye(plain.shape[-1]).to(plain)
+        identity = torch.eye(plain.shape[-1], dtype=plain.dtype, device=plain.device)
+        squashed = 2 * plain.sigmoid() - 1 + identity
         return self.config.first * plain + (1 - self.config.first) * squashed
 
     def _encode(self, params: Mapping[str, Tensor], pairs: Tensor, target: Tensor) -> list[Tensor]:

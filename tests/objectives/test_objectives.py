@@ -1,5 +1,8 @@
 """What every objective promises, by the batch alone and with what it remembers."""
 
+from typing import NamedTuple
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from fedsyn import objectives
 from fedsyn.config import MethodConfig, ModelConfig, ObjectiveConfig
 from fedsyn.core.cohort import Cohort
-from fedsyn.models.retrieval import build
+from fedsyn.models.retrieval import RetrievalNet, build
 from fedsyn.objectives.base import Batch, Held, Sizes
 from fedsyn.objectives.local import held_out, local_training
 
@@ -104,21 +107,50 @@ def test_a_batch_without_a_mask_is_whole(stack, name, hashing):
     torch.testing.assert_close(whole, objective(params, made.batch))
 
 
-@every_objective
-def test_local_training_lowers_the_objective_on_pairs_that_it_has_not_seen(name, hashing):
+class Problem(NamedTuple):
+    """Pairs of which both halves show the same meaning, and what is trained on them."""
+
+    objective: objectives.Objective
+    net: RetrievalNet
+    start: torch.Tensor  # [P]
+    features: torch.Tensor  # [120, 21]
+
+    def train(self, cohort, epochs):
+        start, config = self.start.expand(len(cohort.ids), -1), MethodConfig(epochs=epochs, batch=8)
+        return local_training(self.net, self.objective, start, self.features, cohort, config)
+
+
+def problem(name, hashing):
     draw = torch.Generator().manual_seed(0)
     meaning = torch.randn(120, 5, generator=draw)
     mixed = [meaning @ torch.randn(5, d, generator=draw) for d in (12, 9)]
     features = torch.cat(mixed, -1) + 0.1 * torch.randn(120, 21, generator=draw)
-    model = ModelConfig(hidden=(16,), dim=8, bits=8 * hashing)
     objective = objectives.build(ObjectiveConfig(name=name), Sizes(12, 9, 8, hashing))
+    model = ModelConfig(hidden=(16,), dim=8, bits=8 * hashing)
     net = build(model, 12, 9, objective.parameters(draw))
-    start = net.init(draw).expand(2, -1)
-    rows = torch.arange(120).numpy()
-    cohort = Cohort((0, 1), (rows[:50], rows[50:90]), seed=0, round=1)
-    config = MethodConfig(epochs=20, batch=16)
-    trained, loss = local_training(net, objective, start, features, cohort, config)
-    assert loss.isfinite().all()
-    unseen = [rows[90:], rows[90:]]
-    before, after = (held_out(net, objective, m, features, unseen, 16)[0] for m in (start, trained))
+    return Problem(objective, net, net.init(draw), features)
+
+
+@every_objective
+def test_local_training_lowers_the_objective_on_pairs_that_it_has_not_seen(name, hashing):
+    made, rows = problem(name, hashing), np.arange(120)
+    trained, _ = made.train(Cohort((0, 1), (rows[:50], rows[50:90]), seed=0, round=1), epochs=15)
+    before, after = (
+        held_out(made.net, made.objective, model, made.features, [rows[90:]] * 2, 16)[0]
+        for model in (made.start.expand(2, -1), trained)
+    )
     assert (after < before).all()
+
+
+@every_objective
+def test_clients_trained_together_are_those_trained_alone(name, hashing):
+    """Rows in any order, and clients with unequal numbers of steps, one pair and none."""
+    made, order = problem(name, hashing), np.random.default_rng(0).permutation(120)
+    rows = tuple(np.split(order, (19, 20, 20, 55)))
+    cohort = Cohort(tuple(range(5)), rows, seed=0, round=1)
+    trained, loss = made.train(cohort, epochs=3)
+    assert torch.equal(trained[[1, 2]], made.start.expand(2, -1)) and not loss[[1, 2]].any()
+    for c in range(5):
+        alone, its_loss = made.train(cohort.take([c]), epochs=3)
+        torch.testing.assert_close(trained[c : c + 1], alone, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(loss[c : c + 1], its_loss, rtol=1e-4, atol=1e-5)
