@@ -226,6 +226,16 @@ class MethodConfig(Section):
     adaptive: AdaptiveConfig = AdaptiveConfig()
     pt_fuch: PTFUCHConfig = PTFUCHConfig()
 
+    @pydantic.model_validator(mode="after")
+    def _drift_is_of_plain_sgd(self) -> Self:
+        plain = self.optimizer == "sgd" and self.momentum == 0
+        if self.name == "scaffold" and self.scaffold.control == "drift" and not plain:
+            raise ValueError(
+                "method.scaffold.control = 'drift' holds for sgd without momentum only, "
+                f"got {self.optimizer!r} with momentum {self.momentum}"
+            )
+        return self
+
 
 class SynthesisConfig(Section):
     """Generators on the clients, filter and fine-tuning on the server."""
@@ -408,6 +418,8 @@ def _explain(error: pydantic.ValidationError) -> str:
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
     name = ".".join(location)
+    if first["type"] == "value_error":  # of keys that do not go together, which it names
+        return str(first["ctx"]["error"])
     if first["type"] == "extra_forbidden":
         valid = _valid_names()
         if isinstance(first["input"], dict):  # a section that there is not, with its keys

@@ -17,8 +17,11 @@ def add_weighted(
     sums: Payload,  # so far; empty at first
     payload: Payload,  # [C, ...]
     weights: Tensor,  # [C]
+    total: str = WEIGHT,
 ) -> Payload:
     """``sums`` plus Σ w_k x_k of every tensor of a chunk's payload, and plus Σ w_k; in place.
+
+    What has weights of its own has a ``total`` of its own, the name of Σ w_k.
 
     Raises
     ------
@@ -27,16 +30,16 @@ def add_weighted(
     """
     if not bool(((weights >= 0) & weights.isfinite()).all()):
         raise ValueError(f"expected weights that are finite and >= 0, got {weights.tolist()}")
-    if not sums:
-        sums = {name: torch.zeros_like(v[0], dtype=torch.float64) for name, v in payload.items()}
-        sums[WEIGHT] = torch.zeros((), dtype=torch.float64)
+    if total not in sums:
+        new = {name: torch.zeros_like(v[0], dtype=torch.float64) for name, v in payload.items()}
+        sums = sums | new | {total: torch.zeros((), dtype=torch.float64)}
     shares = weights.tolist()
     for name, rows in payload.items():
         for row, share in zip(rows, shares, strict=True):
             if share:  # what a client without a say sends may be anything
                 sums[name].add_(row, alpha=share)
     for share in shares:
-        sums[WEIGHT] += share
+        sums[total] += share
     return sums
 
 

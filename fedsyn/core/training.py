@@ -50,17 +50,51 @@ def train(
     back = order.argsort()
     trained = params[order].clone()
     state = optimizer.init(trained)
+
+    def update(clients: Tensor, gradient: Tensor) -> None:
+        active = len(clients)
+        if correction is not None:
+            gradient = gradient + correction(trained[:active], clients)
+        optimizer.step(trained[:active], gradient, rows(state, active))
+
+    mean = _walk(trained, loss, batches, order, update)
+    return trained[back], mean[back]
+
+
+def mean_gradient(params: Tensor, loss: Loss, batches: Batches) -> Tensor:  # [C, P]
+    """The mean gradient of ``loss`` over each client's batches, all at its row of ``params``.
+
+    0 for a client without steps.
+    """
+    order = batches.steps.argsort(descending=True, stable=True)
+    here = params[order]
+    total = torch.zeros_like(here)
+
+    def add(clients: Tensor, gradient: Tensor) -> None:
+        total[: len(clients)] += gradient
+
+    _walk(here, loss, batches, order, add)
+    steps = batches.steps.clamp(min=1).to(params.device)
+    return total[order.argsort()] / steps[:, None]
+
+
+def _walk(
+    params: Tensor,  # [C, P], sorted
+    loss: Loss,
+    batches: Batches,
+    order: Tensor,  # [C] long, clients by their number of steps, descending
+    act: Callable[[Tensor, Tensor], None],  # (clients [c], gradient [c, P]), may change params
+) -> Tensor:  # [C], sorted
+    """All steps of all clients; the mean loss over each client's steps."""
     total = torch.zeros(len(order), dtype=torch.float64, device=params.device)
     steps, clients = batches.steps[order], order.to(params.device)
     index, valid = (part[:, order].to(params.device) for part in (batches.index, batches.valid))
 
     def one(active: int, index: Tensor, valid: Tensor, step: Tensor) -> Tensor:
-        leaf = trained[:active].detach().requires_grad_()
+        leaf = params[:active].detach().requires_grad_()
         losses = loss(leaf, clients[:active], index, valid, step)
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-        if correction is not None:
-            gradient = gradient + correction(trained[:active], clients[:active])
-        optimizer.step(trained[:active], gradient, rows(state, active))
+        act(clients[:active], gradient)
         return losses.detach()
 
     numbers = torch.arange(len(index), device=params.device)
@@ -70,5 +104,4 @@ def train(
         if active not in step_of:
             step_of = {active: Step(partial(one, active), params.device)}
         total[:active] += step_of[active](index[step, :active], valid[step, :active], numbers[step])
-    mean = total / steps.clamp(min=1).to(total.device)
-    return trained[back], mean[back].float()
+    return (total / steps.clamp(min=1).to(total.device)).float()

@@ -5,13 +5,28 @@ A method is three functions over plain data, gathered in one explicit table of n
 
 from collections.abc import Mapping
 
-from fedsyn.methods import bounds, fedavg, fedprox, moon, pt_fuch
+from fedsyn.methods import (
+    adaptive,
+    bounds,
+    fedavg,
+    feddyn,
+    fednova,
+    fedprox,
+    moon,
+    pt_fuch,
+    scaffold,
+)
 from fedsyn.methods.base import Method
 
 METHODS: Mapping[str, Method] = {
     "fedavg": fedavg.METHOD,
     "fedprox": fedprox.METHOD,
     "moon": moon.METHOD,
+    "scaffold": scaffold.METHOD,
+    "feddyn": feddyn.METHOD,
+    "fednova": fednova.METHOD,
+    "fedadam": adaptive.FEDADAM,
+    "fedyogi": adaptive.FEDYOGI,
     "pt_fuch": pt_fuch.METHOD,
     "local": bounds.LOCAL,
     "centralised": bounds.CENTRALISED,

@@ -52,7 +52,12 @@ def server(
     """The mean of the clients' models."""
     if not heard[WEIGHT]:
         return state
-    return {"model": mean(heard)["model"].to(state["model"])[None]}
+    return {"model": average(heard).to(state["model"])[None]}
+
+
+def average(heard: Payload) -> Tensor:
+    """The mean of the clients' models ``[P]``, in float64."""
+    return mean({name: heard[name] for name in ("model", WEIGHT)})["model"]
 
 
 METHOD = Method(init, down, client, hear, server)

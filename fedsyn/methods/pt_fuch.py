@@ -33,7 +33,6 @@ from torch import Tensor
 
 from fedsyn import ops
 from fedsyn.config import MethodConfig, PTFUCHConfig
-from fedsyn.core.aggregate import WEIGHT
 from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload, concatenate
@@ -181,10 +180,9 @@ def hear(
     heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
 ) -> Payload:
     """Sums over the clients' models, and all their prototypes."""
-    sums = {name: heard[name] for name in ("model", WEIGHT) if name in heard}
-    sums = fedavg.hear(sums, ids, {"model": payload["model"]}, sizes, config)
     known = [{name: p[name] for name in ("prototypes", "counts")} for p in (heard, payload) if p]
-    return sums | concatenate(known)
+    heard = fedavg.hear(heard, ids, {"model": payload["model"]}, sizes, config)
+    return heard | concatenate(known)
 
 
 def server(

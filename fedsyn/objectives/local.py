@@ -8,10 +8,11 @@ from torch import Tensor
 
 from fedsyn import ops
 from fedsyn.config import MethodConfig
+from fedsyn.core import training
 from fedsyn.core.batches import epochs, everything, in_order, steps
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.optim import Optimizer
-from fedsyn.core.training import Correction, Loss, train
+from fedsyn.core.training import Correction, Loss
 from fedsyn.metrics.timing import phase
 from fedsyn.models.retrieval import RetrievalNet
 from fedsyn.objectives.base import Batch, Held, Objective
@@ -69,7 +70,22 @@ def local_training(
             betas=rule.betas, momentum=rule.momentum, weight_decay=rule.weight_decay, eps=rule.eps,
         )  # fmt: skip
     loss = _loss(net, objective, features, cohort, config, penalty)
-    return train(start, loss, batches, rule, correction)
+    return training.train(start, loss, batches, rule, correction)
+
+
+def mean_gradient(
+    net: RetrievalNet,
+    objective: Objective,
+    models: Tensor,  # [C, P]
+    features: Tensor,  # [N, D] concatenated pairs
+    cohort: Cohort,
+    config: MethodConfig,
+    purpose: str,
+) -> Tensor:  # [C, P]
+    """The objective's gradient at each client's model, the mean over one pass's batches."""
+    batches = epochs(cohort.rows, config.batch, 1, cohort.streams(purpose))
+    loss = _loss(net, objective, features, cohort, config)
+    return training.mean_gradient(models, loss, batches)
 
 
 def _loss(

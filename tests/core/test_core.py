@@ -10,7 +10,7 @@ from fedsyn import streams
 from fedsyn.core import aggregate, batches, payload
 from fedsyn.core.cohort import Cohort, chunks
 from fedsyn.core.optim import Optimizer, rows
-from fedsyn.core.training import train
+from fedsyn.core.training import mean_gradient, train
 
 
 def generators(count):
@@ -40,6 +40,16 @@ class TestAggregate:
         rows = list(torch.randn(7, 20, generator=torch.Generator().manual_seed(0)))
         weights = torch.rand(7, generator=torch.Generator().manual_seed(1))
         assert torch.equal(mean(rows, weights, stack), mean(rows, weights, 7))
+
+    def test_what_has_weights_of_its_own_has_a_total_of_its_own(self):
+        sums = {}
+        for x, share in ((1.0, 2.0), (3.0, 6.0)):
+            row = torch.tensor([x])
+            sums = aggregate.add_weighted(sums, {"x": row}, torch.tensor([share]))
+            sums = aggregate.add_weighted(sums, {"y": row}, torch.tensor([1.0]), "heard")
+        assert {name: float(value) for name, value in sums.items()} == {
+            "x": 20.0, "weight": 8.0, "y": 4.0, "heard": 2.0,
+        }  # fmt: skip
 
     def test_a_client_without_a_say_may_send_anything(self):
         rows = [torch.tensor([2.0]), torch.tensor([torch.nan])]
@@ -162,3 +172,16 @@ class TestTraining:
         pieces = chunks(cohort, 2)
         assert [piece.ids for piece in pieces] == [(1, 4), (5, 9), (11,)]
         assert pieces[1].sizes == [2, 3]
+
+    def test_the_mean_gradient_is_of_each_client_at_its_own_parameters(self):
+        held = [np.arange(1, 4), np.arange(9), np.arange(1)]
+        cohort = Cohort((0, 1, 2), tuple(held), 0, 1)
+        plan = batches.epochs(held, 4, 1, cohort.streams("x"))
+        params = torch.tensor([[2.0], [-3.0], [5.0]])
+
+        def loss(params, clients, index, valid, step):
+            return (index * valid).sum(-1) * params.square().sum(-1) + clients * params.sum(-1)
+
+        found = mean_gradient(params, loss, plan)
+        # One batch whose rows add up to 6; three that together have 36; none.
+        assert found.tolist() == [[6 * 2 * 2.0], [36 / 3 * 2 * -3.0 + 1], [0.0]]

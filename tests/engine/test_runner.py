@@ -13,6 +13,7 @@ from fedsyn import config
 from fedsyn.engine import records
 from fedsyn.engine.runner import Silent, run
 from fedsyn.errors import ConfigError, DataError, RunError
+from fedsyn.methods import METHODS
 
 MODES = {"off": "synthesis.enabled=false", "on": "synthesis.enabled=true"}
 
@@ -83,6 +84,16 @@ def test_an_interrupted_run_resumes_to_the_same_rounds(make, tmp_path, at, mode,
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
     whole, parts = (load_file(tmp_path / name / records.MODEL) for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_resumes_to_the_same_rounds(make, tmp_path, method):
+    settings = make(f"method={method}", "run.fraction=0.6", "engine.stack=3", MODES["off"])
+    run(settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, tmp_path / "parts", observer=Interrupt(3, "local"))
+    run(settings, tmp_path / "parts", resume=True)
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
 
 
 def test_what_is_mapped_from_files_changes_nothing(make, tmp_path):
