@@ -70,6 +70,7 @@ class PartitionConfig(Section):
     missing_image: Share = 0.0  # share of each client's pairs that lose their picture
     missing_text: Share = 0.0  # share of each client's pairs that lose their text
     unpaired: Share = 0.0  # share of each client's pairs whose pairing is unknown
+    single_modality: Share = 0.0  # share of the clients that hold images or texts alone, in turn
 
 
 class ModelConfig(Section):
@@ -237,6 +238,16 @@ class MethodConfig(Section):
         return self
 
 
+class FedFTGConfig(Section):
+    """Of `fedsyn.synthesis.fedftg`."""
+
+    iterations: Count = 10
+    model_steps: Count = 5  # an iteration, after one generator step
+    generator_lr: Positive = 1e-3
+    disagreement: NonNegative = 1.0  # weight in the generators' loss
+    diversity: NonNegative = 1.0
+
+
 class SynthesisConfig(Section):
     """Generators on the clients, filter and fine-tuning on the server."""
 
@@ -285,6 +296,26 @@ class SynthesisConfig(Section):
     proximal: NonNegative = 0.0
     gate: bool = True  # keep the fine-tuned model only if clients' held-out pairs do not object
     tolerance: NonNegative = 0.01  # relative rise of run.criterion on them that the gate allows
+    server: Literal["filter", "fedftg"] = "filter"  # what the model is fine-tuned on, and how
+    fedftg: FedFTGConfig = FedFTGConfig()
+    # other uses of the pairs that the filter keeps
+    share: Literal["server", "clients"] = "server"  # clients: the next round's train on some too
+    shared: Count = 512  # pairs sent to each of them
+    shared_batch: Count = 16  # how many of them join every batch of a client's own
+    complete: bool = False  # clients complete pairs that lost a half from those they were sent
+
+    @pydantic.model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.complete and self.share != "clients":
+            raise ValueError(
+                f"synthesis.complete = true needs synthesis.share = 'clients', got {self.share!r}"
+            )
+        if self.shared_batch > self.shared:
+            raise ValueError(
+                f"synthesis.shared_batch = {self.shared_batch} is more than "
+                f"synthesis.shared = {self.shared}"
+            )
+        return self
 
 
 class EngineConfig(Section):
@@ -335,6 +366,11 @@ class Config(Section):
     def trains_generators(self) -> bool:
         """Whether clients take part in synthesis."""
         return self.synthesis_mode == "on"
+
+    @property
+    def shares_pairs(self) -> bool:
+        """Whether clients are sent synthetic pairs."""
+        return self.trains_generators and self.synthesis.share == "clients"
 
     @property
     def keeps_private_models(self) -> bool:
@@ -427,8 +463,9 @@ def _explain(error: pydantic.ValidationError) -> str:
         close = difflib.get_close_matches(".".join(location), valid, n=1, cutoff=0.0)
         leaf = [key for key in valid if key.split(".")[-1] == location[-1]]
         return f"unknown key {name!r}; the nearest valid name is {(leaf or close)[0]!r}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{name} = {first['input']!r} is not valid: {message}"
+    if first["type"] == "value_error":  # of keys that contradict each other, named there
+        return str(first["ctx"]["error"])
+    return f"{name} = {first['input']!r} is not valid: {first['msg']}"
 
 
 def _valid_names() -> list[str]:

@@ -68,3 +68,23 @@ def test_a_configuration_is_frozen():
 )
 def test_the_synthesis_mode_has_one_name(overrides, mode):
     assert config.load(None, overrides).synthesis_mode == mode
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (["synthesis.complete=true"], ["synthesis.complete", "synthesis.share", "'server'"]),
+        (
+            ["synthesis.shared=8", "synthesis.shared_batch=9"],
+            ["synthesis.shared_batch = 9", "synthesis.shared = 8"],
+        ),
+        (["partition.single_modality=1.0"], ["partition.single_modality", "1.0"]),
+        (["synthesis.server=fedgan"], ["synthesis.server", "fedgan", "fedftg"]),
+        (["synthesis.fedftg.iterations=0"], ["synthesis.fedftg.iterations", "0"]),
+    ],
+)
+def test_synthesis_that_contradicts_itself_is_refused(overrides, names):
+    with pytest.raises(ConfigError) as caught:
+        config.load(None, overrides)
+    assert all(name in str(caught.value) for name in names)
+    assert "\n" not in str(caught.value)

@@ -45,6 +45,29 @@ def in_order(rows: Sequence[np.ndarray], batch: int) -> Batches:
     return _cut(rows, [[torch.arange(len(held))] if len(held) > 1 else [] for held in rows], batch)
 
 
+def join(
+    batches: Batches,
+    rows: np.ndarray,  # [R], of the data
+    count: int,
+    generators: Sequence[torch.Generator],  # one a client
+) -> Batches:
+    """Every batch with ``count`` of ``rows`` behind its own, drawn without replacement each time.
+
+    Empty batches stay empty.
+    """
+    sizes = batches.valid.sum(-1)
+    index, valid = (torch.nn.functional.pad(v, (0, count)) for v in (batches.index, batches.valid))
+    extra = torch.from_numpy(rows)
+    for client, (steps, generator) in enumerate(
+        zip(batches.steps.tolist(), generators, strict=True)
+    ):
+        drawn = torch.rand(steps, len(rows), generator=generator).argsort(-1)[:, :count]
+        places = sizes[:steps, client, None] + torch.arange(count)
+        index[:steps, client] = index[:steps, client].scatter(-1, places, extra[drawn])
+        valid[:steps, client] = valid[:steps, client].scatter(-1, places, True)
+    return Batches(index, valid, batches.steps)
+
+
 def _cut(
     rows: Sequence[np.ndarray],
     orders: Sequence[Sequence[Tensor]],  # of each client, of each pass, the order of its rows

@@ -1,12 +1,20 @@
 """A cohort: the clients that are computed together, and what each of them holds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from fedsyn import streams
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Pairs that all clients were sent: every batch of a client's own is joined by some of them."""
+
+    rows: np.ndarray  # of the data
+    batch: int  # how many join a batch, at most ``len(rows)``
 
 
 @dataclass(frozen=True)
@@ -17,6 +25,7 @@ class Cohort:
     rows: tuple[np.ndarray, ...]  # rows of each client's training pairs
     seed: int
     round: int
+    extra: Extra | None = None
 
     @property
     def sizes(self) -> list[int]:
@@ -29,12 +38,8 @@ class Cohort:
 
     def take(self, positions: Sequence[int]) -> "Cohort":
         """The clients at these positions."""
-        return Cohort(
-            tuple(self.ids[p] for p in positions),
-            tuple(self.rows[p] for p in positions),
-            self.seed,
-            self.round,
-        )
+        ids = tuple(self.ids[p] for p in positions)
+        return replace(self, ids=ids, rows=tuple(self.rows[p] for p in positions))
 
 
 def chunks(cohort: Cohort, stack: int, workers: int = 1) -> list[Cohort]:

@@ -25,7 +25,7 @@ from fedsyn.data.preprocessing import (
     transform_text,
 )
 from fedsyn.data.readers import read
-from fedsyn.data.silos import Silo, silo
+from fedsyn.data.silos import Silo, silo, single_modality
 from fedsyn.errors import ConfigError
 from fedsyn.streams import numpy_generator
 
@@ -85,6 +85,7 @@ def load(config: Config, folder: Path | None = None) -> FederatedData:
         silo(rows, tests, config.partition, config.data.holdout, seed, client)
         for client, (rows, tests) in enumerate(zip(division.train, division.test, strict=True))
     )
+    silos = single_modality(silos, config.partition.single_modality)
     image_rows = [np.concatenate([client.pairs, client.images]) for client in silos]
     text_rows = [np.concatenate([client.pairs, client.texts]) for client in silos]
     pooled = config.method.name == "centralised"

@@ -1,6 +1,7 @@
 """What one client holds, and the overlays that take parts of its pairs away."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,6 +72,23 @@ def silo(
         texts=_sorted(no_image, unpaired),
         test=_sorted(test),
     )
+
+
+def single_modality(silos: Sequence[Silo], share: float) -> tuple[Silo, ...]:
+    """The same clients, a share of which (to the nearest client) hold one modality alone.
+
+    They are spread evenly over the ids and hold images only and texts only, in turn: every training
+    row of which they have that half, the holdout included. A row without it is no longer theirs.
+    """
+    chosen, clients = round(share * len(silos)), list(silos)
+    for turn in range(chosen):
+        client = (2 * turn + 1) * len(silos) // (2 * chosen)
+        one, name = clients[client], ("images", "texts")[turn % 2]
+        alone = _sorted(one.pairs, one.holdout, getattr(one, name))
+        none = alone[:0]
+        halves = {"images": none, "texts": none, name: alone}
+        clients[client] = replace(one, pairs=none, holdout=none, **halves)
+    return tuple(clients)
 
 
 def _holdout_size(rows: int, share: float) -> int:

@@ -1,13 +1,15 @@
 """What a chunk of clients does in a round, stacked: plain data in, plain data out."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedsyn import streams
 from fedsyn.config import Config
-from fedsyn.core.cohort import Cohort
+from fedsyn.core.cohort import Cohort, Extra
 from fedsyn.core.graphs import recording
 from fedsyn.core.payload import Payload, nbytes
 from fedsyn.methods.base import Method, Problem
@@ -15,6 +17,7 @@ from fedsyn.metrics.timing import phase
 from fedsyn.models.retrieval import RetrievalNet
 from fedsyn.objectives.local import local_training
 from fedsyn.synthesis import generators
+from fedsyn.synthesis.completion import complete
 
 METHOD = "method."  # before the names of what a client keeps for the method
 
@@ -28,12 +31,16 @@ class Task:
     payload: Payload  # [C, ...] of the method
     known: Tensor  # [C] bool, the clients that kept something from an earlier round
     kept: Payload  # [known, ...] what they kept
+    shared: Payload = field(default_factory=dict)  # ``pairs [S, D]``, or nothing, sent to all
+    images: tuple[np.ndarray, ...] = ()  # rows of each client to complete, images ...
+    texts: tuple[np.ndarray, ...] = ()  # ... and texts; none where nobody completes
 
     def to(self, device: torch.device) -> "Task":
         """The same with all tensors on ``device``."""
         problem = replace(self.problem, features=self.problem.features.to(device))
-        payload, kept = (_moved(p, device) for p in (self.payload, self.kept))
-        return replace(self, problem=problem, payload=payload, kept=kept)
+        payloads = (self.payload, self.kept, self.shared)
+        payload, kept, shared = (_moved(p, device) for p in payloads)
+        return replace(self, problem=problem, payload=payload, kept=kept, shared=shared)
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Reply:
     kept: Payload  # [C, ...]; of it `generators.upload`, and once `introduction`, go to the server
     losses: dict[str, Tensor]  # [C] by name
     bytes_up: int
+    sizes: Tensor  # [C] long, on the host: pairs that each has trained on
 
     def to(self, device: torch.device) -> "Reply":
         """The same with all tensors on ``device``."""
@@ -69,14 +77,14 @@ def answer(config: Config, method: Method, task: Task) -> Reply:
 def _answer(config: Config, method: Method, task: Task) -> Reply:
     kept = _with_newcomers(config, method, task)
     mine = {k.removeprefix(METHOD): v for k, v in kept.items() if k.startswith(METHOD)}
+    with phase("gather"):
+        problem, cohort = _with_shared(config, task)
     with phase("local"):
-        payload, mine, loss = method.client(
-            task.problem, task.payload, mine, task.cohort, config.method
-        )
+        payload, mine, loss = method.client(problem, task.payload, mine, cohort, config.method)
     kept |= {f"{METHOD}{name}": value for name, value in mine.items()}
-    losses, bytes_up = {"local": loss}, nbytes(payload)
+    losses, bytes_up, sizes = {"local": loss}, nbytes(payload), torch.tensor(cohort.sizes)
     if not _generates(config, task.cohort.round):
-        return Reply(payload, kept, losses, bytes_up)
+        return Reply(payload, kept, losses, bytes_up, sizes)
     net, objective, features = task.problem.net, task.problem.objective, task.problem.features
     encoder = task.payload["model"]
     if config.keeps_private_models:
@@ -94,13 +102,36 @@ def _answer(config: Config, method: Method, task: Task) -> Reply:
     bytes_up += nbytes(generators.upload(kept, config.synthesis))
     introduced = nbytes(generators.introduction(kept, config.synthesis)) // len(task.known)
     bytes_up += introduced * int((~task.known).sum())
-    return Reply(payload, kept, losses, bytes_up)
+    return Reply(payload, kept, losses, bytes_up, sizes)
 
 
 def _generates(config: Config, round: int) -> bool:
     """Whether clients train their generators in this round."""
     first, last = config.synthesis.first_round, config.synthesis.last_round
     return config.trains_generators and first <= round and (round <= last or not last)
+
+
+def _with_shared(config: Config, task: Task) -> tuple[Problem, Cohort]:
+    """What clients train the method's model on: their pairs, and what they make of those sent.
+
+    Private networks and generators train on real pairs alone.
+    """
+    problem, cohort = task.problem, task.cohort
+    if not task.shared:
+        return problem, cohort
+    shared = task.shared["pairs"]
+    held = [problem.features[torch.from_numpy(rows)] for rows in cohort.rows]
+    if task.images:
+        image_dim = problem.net.image.widths[0]
+        more = complete(problem.features, image_dim, cohort, task.images, task.texts, shared)
+        held = [torch.cat(both) for both in zip(held, more, strict=True)]
+    features = torch.cat([*held, shared])
+    bounds = np.cumsum([0, *map(len, held)])
+    rows = tuple(np.arange(begin, end) for begin, end in pairwise(bounds))
+    extra = Extra(
+        np.arange(bounds[-1], len(features)), min(config.synthesis.shared_batch, len(shared))
+    )
+    return replace(problem, features=features), replace(cohort, rows=rows, extra=extra)
 
 
 def _with_newcomers(config: Config, method: Method, task: Task) -> Payload:

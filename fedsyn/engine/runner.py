@@ -190,7 +190,9 @@ def _check(fed: Federation) -> None:
         )
     empty = [client for client, size in enumerate(sizes) if size < 2]
     if empty:
-        logger.warning("clients %s have fewer than two pairs and sit out training", empty)
+        completing = fed.config.shares_pairs and fed.config.synthesis.complete
+        until = " until they can complete pairs" if completing else ""
+        logger.warning("clients %s have fewer than two pairs and sit out training%s", empty, until)
 
 
 def _finish(

@@ -17,7 +17,7 @@ from fedsyn.core.payload import Payload
 from fedsyn.engine.clients import ClientRows
 from fedsyn.errors import RunError
 
-GROUPS = ("server", "clients", "selected")
+GROUPS = ("server", "clients", "selected", "shared")
 
 
 @dataclass
@@ -27,6 +27,7 @@ class State:
     server: Payload
     clients: ClientRows
     selected: Payload = field(default_factory=dict)  # the models of the round kept so far
+    shared: Payload = field(default_factory=dict)  # what clients are sent beside the method's
     round: int = 0  # rounds done
 
 
@@ -35,7 +36,7 @@ def prepare(state: State, path: Path, digest: str) -> None:
 
     ``digest`` identifies the configuration, so that a run is never resumed under another one.
     """
-    groups = (state.server, state.clients.tensors(), state.selected)
+    groups = (state.server, state.clients.tensors(), state.selected, state.shared)
     tensors = {
         f"{group}/{name}": value
         for group, payload in zip(GROUPS, groups, strict=True)
@@ -85,8 +86,8 @@ def load(path: Path, digest: str, clients: ClientRows, device: torch.device) -> 
         clients.restore(groups["clients"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RunError(f"checkpoint {str(path)!r} cannot be read: {error}") from None
-    server, selected = (
+    server, selected, shared = (
         {name: value.to(device) for name, value in groups[group].items()}
-        for group in ("server", "selected")
+        for group in ("server", "selected", "shared")
     )
-    return State(server, clients, selected, done)
+    return State(server, clients, selected, shared, done)

@@ -9,7 +9,7 @@ from torch import Tensor
 from fedsyn import ops
 from fedsyn.config import MethodConfig
 from fedsyn.core import training
-from fedsyn.core.batches import epochs, everything, in_order, steps
+from fedsyn.core.batches import epochs, everything, in_order, join, steps
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.training import Correction, Loss
@@ -43,6 +43,8 @@ def local_training(
 ) -> tuple[Tensor, Tensor]:  # [C, P], [C]
     """``config.epochs`` passes over each client's pairs from its row of ``start``.
 
+    Where the cohort has ``extra`` pairs, some join every batch, as pairs like its own.
+
     InfoNCE at a fixed temperature, and nothing else, has an operator of its own on a CPU; whatever
     else is minimised, or wherever, is differentiated step by step.
 
@@ -60,7 +62,10 @@ def local_training(
         Mean over each client's steps, with the penalty.
     """
     with phase("gather"):
-        batches = epochs(cohort.rows, config.batch, config.epochs, cohort.streams(purpose))
+        generators = cohort.streams(purpose)
+        batches = epochs(cohort.rows, config.batch, config.epochs, generators)
+        if cohort.extra is not None:
+            batches = join(batches, cohort.extra.rows, cohort.extra.batch, generators)
     rule = optimizer(config)
     alone = penalty is None and correction is None and features.device.type == "cpu"
     if alone and isinstance(objective, InfoNCE) and not objective.learnable:
@@ -118,7 +123,9 @@ def _objective(
     config: MethodConfig,
 ) -> _Base:
     """The objective, with what it remembers of the cohort's pairs if it looks beyond the batch."""
-    index, valid = everything([np.sort(rows) for rows in cohort.rows], features.device)
+    extra = np.empty(0, dtype=np.int64) if cohort.extra is None else cohort.extra.rows
+    rows = [np.sort(np.concatenate([own, extra])) for own in cohort.rows]
+    index, valid = everything(rows, features.device)
     once = steps(cohort.sizes, config.batch, 1).to(features.device)
     memory = objective.remember(Held(features, index, valid, once))
     if memory is None:

@@ -123,7 +123,7 @@ class Sampler:
             kinds = torch.searchsorted(mass, point, right=True).clamp(max=len(mass) - 1)
             noise[place, : len(chosen)] = drawn[chosen]
             owner[place, : len(chosen)] = kinds[chosen]
-        sent = self._library.take(ids, _generator_parts(config))
+        sent = self._library.take(ids, generator_parts(config))
         anchor = anchors(sent["prototypes"], sent["counts"], config.condition)
         prototype = anchor.take_along_dim(owner.to(anchor.device)[..., None], 1)
         generator = Generator(config.noise, prototype.shape[-1], config.hidden)
@@ -134,7 +134,8 @@ class Sampler:
         return torch.cat([pairs[: len(c)] for pairs, c in zip(made, rows, strict=True)])
 
 
-def _generator_parts(config: SynthesisConfig) -> tuple[str, ...]:
+def generator_parts(config: SynthesisConfig) -> tuple[str, ...]:
+    """What is needed of an upload to sample its generator."""
     return ("prototypes", "counts", "basis", *generators.trained_parts(config))
 
 

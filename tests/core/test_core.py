@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fedsyn import streams
 from fedsyn.core import aggregate, batches, payload
-from fedsyn.core.cohort import Cohort, chunks
+from fedsyn.core.cohort import Cohort, Extra, chunks
 from fedsyn.core.optim import Optimizer, rows
 from fedsyn.core.training import mean_gradient, train
 
@@ -109,6 +109,42 @@ class TestBatches:
         assert lengths.max() - lengths.min() <= 1
 
 
+class TestJoinedBatches:
+    EXTRA = np.arange(1000, 1012)
+
+    @settings(deadline=None)
+    @given(
+        st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(2, 9), st.integers(1, 12)
+    )
+    def test_every_batch_is_followed_by_as_many_unlike_extra_rows(self, sizes, batch, count):
+        held = [np.arange(size) + 100 * client for client, size in enumerate(sizes)]
+        plan = batches.epochs(held, batch, 2, generators(len(sizes)))
+        joined = batches.join(plan, self.EXTRA, count, generators(len(sizes)))
+        assert joined.steps is plan.steps
+        for step in range(len(plan.index)):
+            for client in range(len(sizes)):
+                own = plan.index[step, client][plan.valid[step, client]].tolist()
+                length = len(own) + count if own else 0
+                expected = [position < length for position in range(batch + count)]
+                assert joined.valid[step, client].tolist() == expected  # the leading ones
+                row = joined.index[step, client].tolist()
+                assert row[: len(own)] == own
+                extra = row[len(own) : length]
+                assert len(set(extra)) == len(extra) and set(extra) <= set(self.EXTRA.tolist())
+
+    def test_all_extra_rows_are_drawn_at_times(self):
+        plan = batches.epochs([np.arange(60)], 4, 2, generators(1))
+        joined = batches.join(plan, self.EXTRA, 3, generators(1))
+        assert set(joined.index[joined.index >= 1000].tolist()) == set(self.EXTRA.tolist())
+
+    def test_a_client_draws_the_same_alone(self):
+        held, streams_ = [np.arange(5), np.arange(17)], generators(2)
+        together = batches.join(batches.epochs(held, 8, 1, streams_), self.EXTRA, 4, streams_)
+        one = generators(2)[1:]
+        alone = batches.join(batches.epochs(held[1:], 8, 1, one), self.EXTRA, 4, one)
+        assert torch.equal(together.index[:, 1], alone.index[:, 0])
+
+
 class TestOptimizer:
     @pytest.mark.parametrize(
         ("mine", "peer"),
@@ -185,3 +221,8 @@ class TestTraining:
         found = mean_gradient(params, loss, plan)
         # One batch whose rows add up to 6; three that together have 36; none.
         assert found.tolist() == [[6 * 2 * 2.0], [36 / 3 * 2 * -3.0 + 1], [0.0]]
+
+    def test_every_chunk_has_the_extra_rows(self):
+        extra = Extra(np.arange(7), 2)
+        cohort = Cohort((1, 4), (np.arange(2), np.arange(3)), 0, 1, extra)
+        assert all(piece.extra is extra for piece in chunks(cohort, 1))

@@ -188,3 +188,13 @@ def test_shared_photos_with_several_captions_load(configure, shared):
 def test_the_embedded_set_has_no_other_arrays(configure):
     with pytest.raises(ConfigError, match=r"data\.label = 'script'.*'label'"):
         load(configure(data={"label": "script"}))
+
+
+def test_clients_of_one_modality_give_statistics_of_it_alone(federation):
+    data = federation(partition={"single_modality": 0.7})
+    held = who_has_what(data)
+    assert [bool(n) for n in held["images_only"]] == [True, False, False]
+    assert [bool(n) for n in held["texts_only"]] == [False, False, True]
+    assert [bool(n) for n in held["pairs"]] == [n == 0 for n in (1, 0, 1)]
+    assert held["holdout"][0] == held["holdout"][2] == 0
+    assert data.features.isfinite().all()

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsyn.config import PartitionConfig
-from fedsyn.data.silos import silo
+from fedsyn.data.silos import silo, single_modality
 from fedsyn.errors import ConfigError
 
 ROWS = np.arange(100, 300)
@@ -63,3 +63,27 @@ def test_test_rows_are_kept_sorted():
 def test_shares_above_one_are_refused():
     with pytest.raises(ConfigError, match=r"missing_text \+ partition\.unpaired = 1\.2; expected"):
         make(missing_image=0.6, unpaired=0.6)
+
+
+@given(st.integers(1, 23), st.floats(0, 0.99))
+def test_a_share_of_the_clients_holds_one_modality_alone(clients, share):
+    before = [make(ROWS[: 5 * (c + 1)], client=c, missing_text=0.2) for c in range(clients)]
+    after = single_modality(before, share)
+    alone = [c for c in range(clients) if after[c] is not before[c]]
+    assert len(alone) == round(share * clients)
+    for turn, client in enumerate(alone):
+        one = after[client]
+        kept, gone = (one.images, one.texts) if turn % 2 == 0 else (one.texts, one.images)
+        assert len(gone) == len(one.pairs) == len(one.holdout) == 0
+        lost = before[client].images if turn % 2 else NOTHING  # rows that had no text before
+        assert np.array_equal(kept, np.setdiff1d(before[client].training, lost))
+        assert kept.dtype == np.int64
+        assert np.array_equal(one.test, before[client].test)
+
+
+def test_clients_of_one_modality_are_spread_evenly():
+    silos = [make(client=c) for c in range(10)]
+    after = single_modality(silos, 0.5)
+    assert [c for c in range(10) if len(after[c].texts)] == [3, 7]
+    assert [c for c in range(10) if len(after[c].images)] == [1, 5, 9]
+    assert single_modality(silos, 0.0) == tuple(silos)

@@ -1,5 +1,7 @@
 """Pieces of the round loop."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -86,3 +88,88 @@ def test_the_panel_is_everybody_or_as_many_as_a_round_samples(make, tmp_path):
     for fraction, size in ((1.0, 10), (0.3, 3)):
         fed, _, _ = begun(make(f"run.fraction={fraction}"), tmp_path)
         assert len(fed.panel) == len(set(fed.panel)) == size
+
+
+SHARING = ["synthesis.share=clients", "synthesis.shared=40", "synthesis.shared_batch=5"]
+
+
+def test_pairs_are_shared_from_the_second_round_on_and_counted(make, tmp_path):
+    found = {}
+    for share in ("server", "clients"):
+        config = make(*SHARING, f"synthesis.share={share}", "run.fraction=0.3")
+        fed, state, device = begun(config, tmp_path / share)
+        found[share] = [local.step(fed, state, device) for _ in range(2)]
+        assert ("pairs" in state.shared) == (share == "clients")
+    first, second = zip(found["server"], found["clients"], strict=True)
+    assert first[0] == first[1]
+    assert second[1]["bytes_down"] - second[0]["bytes_down"] == 3 * 40 * 16 * 4
+    assert second[1]["bytes_up"] == second[0]["bytes_up"]
+    assert second[1]["losses"]["local"] != second[0]["losses"]["local"]
+
+
+def test_what_is_shared_passed_the_filter(make, tmp_path):
+    config = make(*SHARING, "synthesis.candidates=64", "synthesis.keep=0.5")
+    fed, state, device = begun(config, tmp_path)
+    row = local.step(fed, state, device)
+    assert len(state.shared["pairs"]) == min(40, row["server"]["kept"]) == 32
+    assert len(state.shared["pairs"].unique(dim=0)) == 32
+
+
+def test_private_networks_and_generators_see_real_pairs_alone(make, tmp_path):
+    kept = []
+    for share in ("server", "clients"):
+        config = make(*SHARING, f"synthesis.share={share}", "partition.missing_text=0.4")
+        fed, state, device = begun(config, tmp_path / share)
+        for _ in range(2):
+            local.step(fed, state, device)
+        kept.append(state.clients.take(range(10), ("private", "generator", "critic")))
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+
+
+COMPLETING = [*SHARING, "synthesis.complete=true", "partition.single_modality=0.4"]
+
+
+def test_clients_without_pairs_take_part_from_the_second_round_on(make, tmp_path):
+    fed, state, device = begun(make(*COMPLETING), tmp_path)
+    heard = []
+
+    def hear(sums, ids, payload, sizes, config):
+        heard.append(sizes)
+        return fed.method.hear(sums, ids, payload, sizes, config)
+
+    watched = replace(fed, method=replace(fed.method, hear=hear))
+    for _ in range(2):
+        local.step(watched, state, device)
+    half = len(heard) // 2
+    first, second = torch.cat(heard[:half]), torch.cat(heard[half:])
+    assert first.tolist() == [len(silo.pairs) for silo in fed.silos]
+    lost = torch.tensor([len(silo.images) + len(silo.texts) for silo in fed.silos])
+    assert (first == 0).sum() == 4
+    assert torch.equal(second, first + lost)
+
+
+def test_the_hidden_halves_change_nothing(make, tmp_path):
+    models = []
+    for hidden in (False, True):
+        overlay = "partition.missing_image=0.2", "partition.missing_text=0.2"
+        fed, state, device = begun(make(*COMPLETING, *overlay), tmp_path / str(hidden))
+        if hidden:
+            features, image_dim = fed.problem.features, fed.data.image_dim
+            for silo in fed.silos:
+                features[torch.from_numpy(silo.images), image_dim:] = torch.nan
+                features[torch.from_numpy(silo.texts), :image_dim] = torch.nan
+        for _ in range(3):
+            local.step(fed, state, device)
+        models.append(state.server["model"])
+    assert models[0].isfinite().all()
+    assert torch.equal(*models)
+
+
+def test_fedftg_moves_the_model_by_the_models_of_the_round(make, tmp_path):
+    config = make("synthesis.server=fedftg", "synthesis.gate=false", "run.fraction=0.5")
+    fed, state, device = begun(config, tmp_path / "on")
+    row = local.step(fed, state, device)
+    plain, other, _ = begun(make("synthesis.enabled=false", "run.fraction=0.5"), tmp_path / "off")
+    local.step(plain, other, device)
+    assert row["server"]["loss"] > 0 and "candidates" not in row["server"]
+    assert not torch.equal(state.server["model"], other.server["model"])

@@ -96,6 +96,33 @@ def test_every_method_resumes_to_the_same_rounds(make, tmp_path, method):
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
 
 
+SHARING = [
+    "synthesis.share=clients",
+    "synthesis.shared=40",
+    "synthesis.shared_batch=5",
+    "synthesis.complete=true",
+    "partition.single_modality=0.4",
+    "partition.missing_text=0.2",
+]
+FEDFTG = ["synthesis.server=fedftg", "synthesis.fedftg.iterations=2"]
+
+
+@pytest.mark.parametrize("overrides", [SHARING, FEDFTG], ids=["shared", "fedftg"])
+def test_shared_pairs_and_fedftg_resume_and_stack_as_the_rest(make, tmp_path, overrides):
+    settings = make(*overrides, "run.fraction=0.6", "engine.stack=3")
+    run(settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, tmp_path / "parts", observer=Interrupt(3, "local"))
+    run(settings, tmp_path / "parts", resume=True)
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    for engine in ("engine.stack=1", "engine.memory=0"):
+        out = tmp_path / engine
+        run(make(*overrides, "run.fraction=0.6", engine), out)
+        for mine, theirs in zip(rows(tmp_path / "whole"), rows(out), strict=True):
+            assert mine["metrics"] == pytest.approx(theirs["metrics"], abs=1e-4)
+            assert mine["losses"] == pytest.approx(theirs["losses"], abs=1e-4, nan_ok=True)
+
+
 def test_what_is_mapped_from_files_changes_nothing(make, tmp_path):
     for memory in (0, 1024):
         run(make(f"engine.memory={memory}"), tmp_path / str(memory))
@@ -201,6 +228,11 @@ def test_the_oracle_moves_no_generators(make, tmp_path):
         ["run.evaluate_every=2"],
         ["synthesis.prototypes=200"],
         ["synthesis.steps=0"],
+        ["synthesis.share=clients", "synthesis.shared=16", "synthesis.generator=gaussian"],
+        ["synthesis.share=clients", "method=local"],
+        ["synthesis.share=clients", "synthesis.server=fedftg"],
+        ["synthesis.server=fedftg", "synthesis.generator=gaussian"],
+        ["partition.single_modality=0.5"],
     ],
     ids=lambda overrides: overrides[0],
 )
