@@ -40,7 +40,7 @@ def library(*sizes, config=CONFIG, change=None):
     bounds = np.cumsum([0, *sizes])
     held = tuple(np.arange(a, b) for a, b in itertools.pairwise(bounds))
     cohort = Cohort(tuple(range(len(sizes))), held, 0, 1)
-    sent = generators.upload(generators.init(FEATURES, cohort, config))
+    sent = generators.init(FEATURES, cohort, config, NET.code)
     if change is not None:
         change(sent)
     return Library(cohort.ids, lambda ids, names: {k: sent[k][list(ids)] for k in names})
