@@ -119,7 +119,10 @@ class JDSHConfig(Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.low > self.high:
-            raise ValueError(f"expected low <= high, got {self.low} and {self.high}")
+            raise ValueError(
+                "objective.jdsh: expected low <= high, "
+                f"got {self.low} and {self.high}"
+            )
         return self
 
 

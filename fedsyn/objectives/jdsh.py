@@ -6,12 +6,13 @@ every batch, with features F and embeddings B in unit rows:
     S ← S (1 + l e^{−(S − min)})  where S < low,   S (1 + h e^{S − max})  where S > high
     S ← μ S
     L = ν [MSE(B^I B^Iᵀ, S) + MSE(B^T B^Tᵀ, S)] + MSE(B^I B^Tᵀ, S) + MSE(B^T B^Iᵀ, S)
-      − mean_i ⟨B^I_i, B^T_i⟩
+      + mean_i (1 − ⟨B^I_i, B^T_i⟩)
 
 S is symmetric, so the two terms across modalities are equal.
 
-Not as published: tanh(α u) does not sharpen with the epochs, α is 1, because every round starts
-from an averaged model.
+Not as published: the 1 in the last term, with which the loss is never negative, so that two models
+can be compared by the ratio of their losses; and tanh(α u) does not sharpen with the epochs, α is 1
+because every round starts from an averaged model.
 """
 
 from collections.abc import Mapping
@@ -43,8 +44,8 @@ class JDSH:
         target, every = self.similarity(batch.pairs, valid), both(valid)
         within = mse(gram(image, image), target, every) + mse(gram(text, text), target, every)
         across = 2 * mse(gram(image, text), target, every)
-        partner = masked_mean((image * text).sum(-1), valid)
-        return self.config.intra * within + across - partner
+        partner = masked_mean(1 - (image * text).sum(-1), valid)
+        return self.config.intra * within + across + partner
 
     def remember(self, held: Held) -> None:
         """Nothing beyond the batch matters."""

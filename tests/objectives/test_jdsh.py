@@ -48,7 +48,7 @@ def loss_of(image, text, pairs):
     n, total = len(pairs), 0.0
     s, _ = similarity(pairs)
     for i in range(n):
-        total -= image[i] @ text[i] / n
+        total += (1 - image[i] @ text[i]) / n
         for j in range(n):
             within = (image[i] @ image[j] - s[i, j]) ** 2 + (text[i] @ text[j] - s[i, j]) ** 2
             across = (image[i] @ text[j] - s[i, j]) ** 2 + (text[i] @ image[j] - s[i, j]) ** 2
