@@ -120,8 +120,7 @@ class JDSHConfig(Section):
     def _ordered(self) -> Self:
         if self.low > self.high:
             raise ValueError(
-                "objective.jdsh: expected low <= high, "
-                f"got {self.low} and {self.high}"
+                f"objective.jdsh: expected low <= high, got {self.low} and {self.high}"
             )
         return self
 
