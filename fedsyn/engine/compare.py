@@ -7,8 +7,9 @@ that a comparison uses all cores, can be interrupted, and goes on where it stopp
 import json
 import multiprocessing
 import os
+import shutil
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from fedsyn import config as configuration
 from fedsyn.config import Config
 from fedsyn.engine import records
 from fedsyn.engine.runner import run
-from fedsyn.errors import ConfigError, RunError
+from fedsyn.errors import ConfigError, FedsynError, RunError
 
 MODES = ("off", "on", "oracle")
 RESULT = "comparison.json"
@@ -115,38 +116,65 @@ def compare(
     """
     if out.is_dir() and any(out.iterdir()) and not (out / "runs").is_dir():
         raise RunError(f"output folder {str(out)!r} is not empty and holds no comparison")
-    for job in jobs:
-        _check_same(job)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool:
-        futures = {pool.submit(_run, job) for job in jobs if not _finished(job)}
-        try:
-            _await(futures, jobs, progress)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    execute(jobs, workers=workers, progress=progress)
     result = {"rows": _rows(jobs), "gap_closed": []}
     result["gap_closed"] = gaps(result["rows"])
     records.write_json(out / RESULT, result)
     return result
 
 
-def _await(
-    futures: set[Future[None]], jobs: Sequence[Job], progress: Callable[[int], None]
+def _raise(job: Job, error: FedsynError | None) -> None:
+    if error is not None:
+        raise error
+
+
+def execute(
+    jobs: Sequence[Job],
+    *,
+    workers: int | None = None,
+    progress: Callable[[int], None] = lambda rounds: None,
+    ended: Callable[[Job, FedsynError | None], None] = _raise,
 ) -> None:
-    while futures:
-        done, futures = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
-        for future in done:
-            future.result()
-        progress(sum(_rounds(job) for job in jobs))
+    """Run what is not done yet, each run in a worker process.
+
+    ``ended`` is told of every run that ends, and of why it failed; what it raises ends the others.
+    ``workers`` and ``progress`` are as in `compare`.
+    """
+    for job in jobs:
+        _check_same(job)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool:
+        futures = {pool.submit(_run, job): job for job in jobs if not finished(job)}
+        waiting = set(futures)
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in done:
+                    ended(futures[future], _failure(future))
+                progress(sum(_rounds(job) for job in jobs))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _failure(future: Future[None]) -> FedsynError | None:
+    """Why a run failed; what is no failure of a run, but of the program, is raised."""
+    try:
+        future.result()
+    except FedsynError as error:
+        return error
+    return None
 
 
 def _run(job: Job) -> None:
     resumable = (job.out / records.CHECKPOINT).exists()
+    if not resumable and not (job.out / records.SUMMARY).exists():
+        shutil.rmtree(job.out, ignore_errors=True)  # stopped before its first checkpoint
     run(job.config, job.out, resume=resumable)
 
 
-def _finished(job: Job) -> bool:
+def finished(job: Job) -> bool:
+    """Whether the run has done all its rounds."""
     return (job.out / records.SUMMARY).exists() and _rounds(job) >= job.config.run.rounds
 
 
@@ -172,12 +200,14 @@ def _rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str, str], list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.setting, []).append(job)
-    return [_row(setting, group) for setting, group in groups.items()]
+    return [row_of(group) for group in groups.values()]
 
 
-def _row(setting: tuple[str, str, str], jobs: Sequence[Job]) -> dict[str, Any]:
+def row_of(jobs: Sequence[Job]) -> dict[str, Any]:
+    """One row: the finished runs of one setting over its seeds."""
     summaries = [json.loads((job.out / records.SUMMARY).read_text("utf-8")) for job in jobs]
-    row: dict[str, Any] = dict(zip(("method", "objective", "synthesis"), setting, strict=True))
+    names = ("method", "objective", "synthesis")
+    row: dict[str, Any] = dict(zip(names, jobs[0].setting, strict=True))
     row["seeds"] = len(jobs)
     for at in ("selected", "best", "last"):
         chosen = [summary[at]["metrics"] for summary in summaries]
@@ -230,15 +260,24 @@ def gaps(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         entry: dict[str, Any] = {"method": key[0], "objective": key[1]}
         for name, prefix in (("value", ""), ("best", "best_"), ("last", "last_")):
-            entry[name] = _gap(modes, f"{prefix}map")
+            entry[name] = gap_closed(modes, f"{prefix}map")
         found.append(entry)
     return found
 
 
-def _gap(modes: dict[str, dict[str, Any]], metric: str) -> float | None:
+def gap_closed(
+    modes: Mapping[str, Mapping[str, Any]], metric: str, deviations: float = 1.0
+) -> float | None:
+    """(on − off) / (oracle − off) of a metric of three rows.
+
+    ``None`` where one is absent, or where the oracle is not above the method by more than
+    ``deviations`` times both standard deviations.
+    """
+    if not modes.keys() >= set(MODES):
+        return None
     means = [modes[mode][f"{metric}_mean"] for mode in MODES]
     if None in means:
         return None
     off, on, oracle = means
     noise = max(modes[mode][f"{metric}_std"] for mode in ("off", "oracle"))
-    return (on - off) / (oracle - off) if oracle - off > noise else None
+    return (on - off) / (oracle - off) if oracle - off > deviations * noise else None

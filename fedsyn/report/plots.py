@@ -35,6 +35,7 @@ SYNTHESIS = {
     "on": "with synthesis",
     "oracle": "oracle: real features",
 }
+MODE_COLOURS = {"off": UNLABELLED, "on": COLOURS[0], "oracle": COLOURS[6]}
 
 
 def curves(run: Run) -> "Figure | None":
@@ -48,7 +49,7 @@ def curves(run: Run) -> "Figure | None":
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return None
-    with _style():
+    with style():
         figure, (axes,) = _figure(height=3.3)
         for name, points in lines.items():
             main = name == "both directions"
@@ -62,7 +63,7 @@ def curves(run: Run) -> "Figure | None":
             )
         _mark_outcomes(axes, run)
         _rounds_axis(axes, "mAP")
-        _legend(figure, columns=3)
+        legend(figure, columns=3)
     return figure
 
 
@@ -72,7 +73,7 @@ def losses(run: Run) -> "Figure | None":
     if not names:
         return None
     rows = math.ceil(len(names) / 2)
-    with _style():
+    with style():
         figure, panels = _figure(height=0.4 + 1.5 * rows, rows=rows, columns=min(2, len(names)))
         for axes, name in zip(panels, names, strict=False):
             points = _over_rounds(run, "losses", name)
@@ -91,11 +92,11 @@ def phases(run: Run) -> "Figure | None":
     if not names:
         return None
     series = {name: [one.seconds.get(name, 0.0) for one in run.rounds] for name in names}
-    with _style():
+    with style():
         figure, (axes,) = _figure(height=2.9)
         _stack(axes, [one.number for one in run.rounds], series, COLOURS)
         _rounds_axis(axes, "seconds")
-        _legend(figure, columns=4)
+        legend(figure, columns=4)
     return figure
 
 
@@ -103,7 +104,7 @@ def who_has_what(partition: Partition) -> "Figure | None":
     """Training pairs of each client by label: stacked bars, a heat map of shares if many labels."""
     if not partition.clients:
         return None
-    with _style():
+    with style():
         if len(partition.labels) > MOST_STACKED + 1:
             return _heat_map(partition)
         figure, (axes,) = _figure(height=3.3)
@@ -113,7 +114,7 @@ def who_has_what(partition: Partition) -> "Figure | None":
         axes.set_ylabel("training pairs")
         _whole_numbers(axes.xaxis)
         if len(series) > 1:
-            _legend(figure, columns=4)
+            legend(figure, columns=4)
     return figure
 
 
@@ -125,7 +126,7 @@ def comparison_bars(results: Comparison) -> "Figure | None":
     groups = list(dict.fromkeys(row.group for row in rows))
     modes = _modes(rows)
     thickness = 0.8 / len(modes)
-    with _style():
+    with style():
         figure, (axes,) = _figure(height=1.0 + 0.26 * len(rows) + 0.12 * len(groups))
         for mode in modes:
             members = [row for row in rows if row.synthesis == mode]
@@ -137,7 +138,7 @@ def comparison_bars(results: Comparison) -> "Figure | None":
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("mAP, mean of both directions")
-        _legend(figure, columns=3)
+        legend(figure, columns=3)
     return figure
 
 
@@ -149,7 +150,7 @@ def comparison_curves(results: Comparison) -> "Figure | None":
     objectives = list(dict.fromkeys(row.objective for row in rows))
     methods = list(dict.fromkeys(row.method for row in rows))
     dashes = dict(zip(_modes(rows), ("-", "--", ":", "-."), strict=False))
-    with _style():
+    with style():
         figure, panels = _figure(height=0.8 + 2.6 * len(objectives), rows=len(objectives))
         for axes, objective in zip(panels, objectives, strict=True):
             for row in (row for row in rows if row.objective == objective):
@@ -157,7 +158,7 @@ def comparison_curves(results: Comparison) -> "Figure | None":
                 _band(axes, row, colour, dashes.get(row.synthesis, "-"))
             axes.set_title(objective, loc="left", color=INK)
             _rounds_axis(axes, "mAP")
-        _legend(figure, columns=2)
+        legend(figure, columns=2)
     return figure
 
 
@@ -171,7 +172,7 @@ def svg(figure: "Figure", name: str) -> str:
         gives the same bytes.
     """
     stream = io.StringIO()
-    with _style(), warnings.catch_warnings():
+    with style(), warnings.catch_warnings():
         # The reader's browser has the characters that the measuring font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         import matplotlib
@@ -189,14 +190,14 @@ def svg(figure: "Figure", name: str) -> str:
 def png(figure: "Figure", dpi: int = 160) -> bytes:
     """The figure as a PNG on white."""
     stream = io.BytesIO()
-    with _style(), warnings.catch_warnings():
+    with style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(stream, format="png", dpi=dpi, facecolor="white")
     return stream.getvalue()
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
     """The look of all plots; names of labels may hold dollars, so no text is mathematics."""
     import matplotlib
     from cycler import cycler
@@ -234,7 +235,7 @@ def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple["Figure", l
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def _legend(figure: "Figure", columns: int) -> None:
+def legend(figure: "Figure", columns: int) -> None:
     """One legend below all axes, each name once."""
     entries: dict[str, Artist] = {}
     for axes in figure.axes:
@@ -364,7 +365,7 @@ def _group_names(groups: Sequence[tuple[str, str]]) -> list[str]:
 def _bars(
     axes: "Axes", rows: Sequence[Row], places: Sequence[float], thickness: float, mode: str
 ) -> None:
-    colour = {"off": UNLABELLED, "on": COLOURS[0], "oracle": COLOURS[6]}.get(mode, COLOURS[4])
+    colour = MODE_COLOURS.get(mode, COLOURS[4])
     means = [row.numbers["map_mean"] for row in rows]
     deviations = [row.numbers.get("map_std", 0.0) if row.seeds > 1 else 0.0 for row in rows]
     axes.barh(

@@ -101,3 +101,27 @@ def test_a_failing_run_is_reported(make, tmp_path):
     failing = plan(settings, tmp_path / "out", ["fedavg"], ["info_nce"], ["off"], 1)
     with pytest.raises(RunError, match="diverged"):
         compare.compare(failing, tmp_path / "out", workers=1)
+
+
+def test_whoever_listens_is_told_of_failures_and_the_other_runs_go_on(jobs, make, tmp_path):
+    settings = make("method.optimizer=sgd", "method.lr=1e30", "objective.learnable=true")
+    failing = plan(settings, tmp_path / "bad", ["fedavg"], ["info_nce"], ["off"], 1)
+    heard = {}
+    compare.execute([*failing, jobs[0]], workers=1, ended=heard.__setitem__)
+    assert "diverged" in str(heard[failing[0]])
+    assert heard[jobs[0]] is None and compare.finished(jobs[0])
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_again(jobs):
+    jobs[0].out.mkdir(parents=True)
+    (jobs[0].out / records.METRICS).write_text("")
+    compare.execute(jobs[:1], workers=1)
+    assert compare.finished(jobs[0])
+
+
+def test_the_gap_can_be_asked_to_exceed_several_deviations():
+    rows = {mode: row(mode, mean, 0.1) for mode, mean in (("off", 0.2), ("oracle", 0.35))}
+    assert compare.gap_closed(rows, "map") is None
+    rows["on"] = row("on", 0.275)
+    assert compare.gap_closed(rows, "map") == pytest.approx(0.5)
+    assert compare.gap_closed(rows, "map", deviations=2) is None
