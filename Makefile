@@ -58,6 +58,11 @@ $(SIMULATORS)/installed: $(VENV)/installed
 		pfl==0.6.0 "flwr[simulation]==1.41.0"
 	touch $@
 
+# Whether synthesis helps (docs/evidence.md): baselines, ablations and federations on real data, in
+# some hours; interrupted, it goes on. `make evidence ARGS=--quick` tries all of it and keeps nothing.
+evidence: $(VENV)/installed
+	PYTHONPATH=bench $(BIN)/python -m evidence $(ARGS)
+
 clean:
 	rm -rf $(VENV) build
 

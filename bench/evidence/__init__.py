@@ -1,0 +1,1 @@
+"""Whether synthesis helps: on real data, over baselines, seeds, ablations and federations."""

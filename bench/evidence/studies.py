@@ -1,0 +1,185 @@
+"""What is measured: data sets, baselines, and the studies with one line a setting.
+
+A setting is a list of overrides of the default configuration. To add or remove one, add or remove
+its line; runs that two studies share are run once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+OFF_ON, ALL = ("off", "on"), ("off", "on", "oracle")
+Baseline = tuple[str, str]  # method and objective
+
+# File below the data folder ("" is embedded), and which of its arrays are the pairs.
+DATA: dict[str, tuple[str, tuple[str, ...]]] = {
+    "glyphs": ("", ()),
+    "wikipedia": ("wikipedia/wikipedia.npz", ("data.text=text_tfidf",)),
+    "emoji": ("emoji/emoji.npz", ()),
+    "uci_mfeat": ("uci_mfeat/uci_mfeat.npz", ()),
+}
+PLAIN: Baseline = ("fedavg", "info_nce")
+BASELINES: tuple[Baseline, ...] = (
+    PLAIN,
+    ("fedprox", "ucch"),
+    ("moon", "dgcpn"),
+    ("pt_fuch", "ucch"),
+)
+SKEWED = 0.1  # the Dirichlet concentration at which gaps are judged
+LOSSES = ("direct", "indirect", "jsd")  # constraint losses, each a weight in [synthesis]
+WEIGHTS = (0.01, 0.1, 1)  # of them
+# Names that conclusions refer to.
+WEIGHED = "private encoder"  # the context with all weights
+DEFAULT, GAUSSIAN = "default", "gaussian"
+UPLOAD, SMALL_UPLOAD = "float32, rank 128", "float16, rank 64"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of a study."""
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ("on",)  # of synthesis
+    against: str = ""  # the setting that its runs are compared with, seed by seed
+
+
+@dataclass(frozen=True)
+class Study:
+    """Every setting on every data set, under every baseline, at every concentration."""
+
+    name: str
+    title: str
+    about: str  # what the page says before the table
+    settings: tuple[Setting, ...]
+    data: tuple[str, ...] = ("glyphs", "emoji")
+    baselines: tuple[Baseline, ...] = (PLAIN,)
+    alphas: tuple[float, ...] = (SKEWED,)
+
+
+def context(setting: str) -> str:
+    """What stands before the colon of a setting's name."""
+    return setting.rpartition(": ")[0]
+
+
+def weighted(context: str, loss: str, weight: float) -> str:
+    """The name of a constraint loss's setting."""
+    return f"{context}: {loss} {weight:g}"
+
+
+def constraints(
+    context: str, overrides: tuple[str, ...] = (), weights: tuple[float, ...] = (0.1,)
+) -> Iterator[Setting]:
+    """Each constraint loss alone, at each weight, against none of them."""
+
+    def weighing(**chosen: float) -> tuple[str, ...]:
+        return tuple(f"synthesis.{loss}={chosen.get(loss, 0)}" for loss in LOSSES)
+
+    none = f"{context}: none"
+    yield Setting(none, (*weighing(), *overrides))
+    for loss in LOSSES:
+        for weight in weights:
+            name = weighted(context, loss, weight)
+            yield Setting(name, (*weighing(**{loss: weight}), *overrides), against=none)
+
+
+STUDIES = (
+    Study(
+        "baselines",
+        "Four baselines",
+        "Each baseline as it is, with synthesis at its defaults, and with the oracle.",
+        (Setting(DEFAULT, modes=ALL),),
+        data=tuple(DATA),
+        baselines=BASELINES,
+        alphas=(SKEWED, 1.0),
+    ),
+    Study(
+        "losses",
+        "The constraint losses, one at a time",
+        "Each of the generator's three constraint losses alone, at several weights, against none "
+        "of them: through the client's private network or the global one, at other temperatures, "
+        "and where it should matter most.",
+        (
+            *constraints(WEIGHED, ("synthesis.encoder=private",), WEIGHTS),
+            *constraints("global encoder", ("synthesis.encoder=global",), (0.1, 1)),
+            *constraints("temperature 0.1", ("synthesis.temperature=0.1",)),
+            *constraints("temperature 1", ("synthesis.temperature=1",)),
+            *constraints("50 clients", ("partition.clients=50",)),
+            *constraints("half with one modality", ("partition.single_modality=0.5",)),
+            *constraints("no warm start", ("synthesis.warm_start=false",)),
+            *constraints("32 bits", ("model.bits=32",)),
+        ),
+    ),
+    Study(
+        "generators",
+        "Generators",
+        "Other generators in the place of the default. The closed-form Gaussian is not trained.",
+        (
+            Setting(DEFAULT, modes=ALL),
+            Setting(GAUSSIAN, ("synthesis.generator=gaussian",), against=DEFAULT),
+            Setting("wgan, clipped weights", ("synthesis.generator=wgan",), against=DEFAULT),
+            Setting("unconditioned", ("synthesis.condition=false",), against=DEFAULT),
+        ),
+        data=tuple(DATA),
+    ),
+    Study(
+        "federations",
+        "Other federations",
+        "Number of clients, skew, partial participation, and clients that lack a modality.",
+        (
+            *(Setting(f"{n} clients", (f"partition.clients={n}",), ALL) for n in (5, 10, 20, 50)),
+            *(
+                Setting(f"Dirichlet {alpha:g}", (f"partition.alpha={alpha}",), ALL)
+                for alpha in (0.05, 0.1, 0.3, 1.0, 3.0, 10.0)
+            ),
+            Setting("30 % of clients a round", ("run.fraction=0.3",), ALL),
+            Setting("half with one modality", ("partition.single_modality=0.5",), OFF_ON),
+        ),
+    ),
+    Study(
+        "codes",
+        "Hash codes",
+        "Codes instead of embeddings, ranked by Hamming distance.",
+        tuple(
+            Setting(f"{bits} bits", (f"model.bits={bits}",), OFF_ON) for bits in (16, 32, 64, 128)
+        ),
+    ),
+    Study(
+        "filters",
+        "What the server keeps",
+        "Filters of the candidates, the space that prototypes are compared in, and the gate. "
+        "Without fine-tuning there is no synthesis: that is *off*.",
+        (
+            Setting(DEFAULT, modes=ALL),
+            *(
+                Setting(f"filter {name}", (f"synthesis.filter={name}",), against=DEFAULT)
+                for name in ("none", "quantile", "quota", "agreement", "hard")
+            ),
+            Setting("prototypes in private spaces", ("synthesis.space=private",), against=DEFAULT),
+            Setting("no gate", ("synthesis.gate=false",), against=DEFAULT),
+        ),
+    ),
+    Study(
+        "uploads",
+        "Uploads",
+        "Precision in which generators are sent, and the rank of their warm start.",
+        (
+            Setting(UPLOAD, ("synthesis.upload=float32", "synthesis.noise=128"), ALL),
+            Setting("float16, rank 128", ("synthesis.upload=float16", "synthesis.noise=128"),
+                    against=UPLOAD),
+            Setting("float32, rank 64", ("synthesis.upload=float32", "synthesis.noise=64"),
+                    against=UPLOAD),
+            Setting(SMALL_UPLOAD, ("synthesis.upload=float16", "synthesis.noise=64"),
+                    against=UPLOAD),
+        ),
+    ),
+)  # fmt: skip
+
+
+def sources(folder: Path) -> dict[str, list[str]]:
+    """The data sets that are there, as overrides."""
+    return {
+        name: [*([f"data.path={folder / file}"] if file else []), *overrides]
+        for name, (file, overrides) in DATA.items()
+        if not file or (folder / file).exists()
+    }
