@@ -1,4 +1,4 @@
-"""PT-FUCH, prototype transfer (Li et al., ACM Multimedia 2023).
+"""PT-FUCH, prototype transfer (Li et al. 2023, ACM Multimedia, doi 10.1145/3581783.3613837).
 
 client k, who keeps private networks:
     1. private networks ← E epochs on  F_k + a L_clu + b L_kd / L_clu

@@ -1,5 +1,7 @@
 """What goes down, what comes back, and what the server makes of it."""
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -56,6 +58,10 @@ def test_local_models_never_meet():
     assert torch.equal(state["model"][[0, 2]], MODEL.expand(2, 3))
     assert torch.equal(start["model"], MODEL.expand(4, 3))
     assert torch.equal(method.down(state, (3,))["model"], REPLIES["model"][1:])
+
+
+def test_the_configuration_names_every_method():
+    assert set(get_args(MethodConfig.model_fields["name"].annotation)) == set(METHODS)
 
 
 def test_only_the_centralised_bound_pools():
