@@ -465,8 +465,6 @@ def _explain(error: pydantic.ValidationError) -> str:
         close = difflib.get_close_matches(".".join(location), valid, n=1, cutoff=0.0)
         leaf = [key for key in valid if key.split(".")[-1] == location[-1]]
         return f"unknown key {name!r}; the nearest valid name is {(leaf or close)[0]!r}"
-    if first["type"] == "value_error":  # of keys that contradict each other, named there
-        return str(first["ctx"]["error"])
     return f"{name} = {first['input']!r} is not valid: {first['msg']}"
 
 

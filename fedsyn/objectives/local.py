@@ -9,7 +9,7 @@ from torch import Tensor
 from fedsyn import ops
 from fedsyn.config import MethodConfig
 from fedsyn.core import training
-from fedsyn.core.batches import epochs, everything, in_order, join, steps
+from fedsyn.core.batches import Batches, epochs, everything, in_order, join, steps
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.training import Correction, Loss
@@ -61,11 +61,7 @@ def local_training(
     loss : Tensor [C]
         Mean over each client's steps, with the penalty.
     """
-    with phase("gather"):
-        generators = cohort.streams(purpose)
-        batches = epochs(cohort.rows, config.batch, config.epochs, generators)
-        if cohort.extra is not None:
-            batches = join(batches, cohort.extra.rows, cohort.extra.batch, generators)
+    batches = _batches(cohort, config.batch, config.epochs, purpose)
     rule = optimizer(config)
     alone = penalty is None and correction is None and features.device.type == "cpu"
     if alone and isinstance(objective, InfoNCE) and not objective.learnable:
@@ -88,9 +84,19 @@ def mean_gradient(
     purpose: str,
 ) -> Tensor:  # [C, P]
     """The objective's gradient at each client's model, the mean over one pass's batches."""
-    batches = epochs(cohort.rows, config.batch, 1, cohort.streams(purpose))
+    batches = _batches(cohort, config.batch, 1, purpose)
     loss = _loss(net, objective, features, cohort, config)
     return training.mean_gradient(models, loss, batches)
+
+
+def _batches(cohort: Cohort, batch: int, passes: int, purpose: str) -> Batches:
+    """Shuffled passes over each client's pairs; extra pairs join every batch."""
+    with phase("gather"):
+        generators = cohort.streams(purpose)
+        batches = epochs(cohort.rows, batch, passes, generators)
+        if cohort.extra is None:
+            return batches
+        return join(batches, cohort.extra.rows, cohort.extra.batch, generators)
 
 
 def _loss(

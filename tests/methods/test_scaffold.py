@@ -1,10 +1,13 @@
 """SCAFFOLD corrects local gradients by the difference of two controls."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from fedsyn import config
 from fedsyn.config import MethodConfig, ScaffoldConfig
+from fedsyn.core.cohort import Extra
 from fedsyn.errors import ConfigError
 from fedsyn.methods import METHODS
 
@@ -38,6 +41,18 @@ def test_two_steps_and_the_next_control_by_hand(world, by_hand, plain, control):
             expected = own[client] - c + (there.model - trained) / (2 * config.lr)
         torch.testing.assert_close(kept["control"][client], expected)
         torch.testing.assert_close(sent["control"][client], expected - own[client])
+
+
+def test_extra_pairs_are_part_of_a_clients_gradient(world, by_hand, plain):
+    there = world(5, 3)
+    zero = torch.zeros_like(there.model)[None]
+    payload = {"model": there.model[None], "control": zero}
+    cohort = replace(there.cohort([1]), extra=Extra(there.rows(0), 5))  # all of them, always
+    client = METHODS["scaffold"].client
+    _, kept, _ = client(there.problem, payload, {"control": zero}, cohort, plain)
+    both = torch.cat([there.pairs(1), there.pairs(0)])
+    expected = by_hand.gradient(lambda w: by_hand.info_nce(w, both), there.model)
+    torch.testing.assert_close(kept["control"][0], expected)
 
 
 def test_option_two_is_the_mean_gradient_along_the_way(world, by_hand, plain):
