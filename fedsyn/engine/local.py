@@ -119,10 +119,6 @@ def _server_step(
     """Fine-tune the aggregated model on synthetic (oracle: real) pairs, if the gate agrees.
 
     ``models`` are those that the round's clients sent, for FedFTG alone.
-
-    The gate needs no labels: the round's clients compare the aggregated and the fine-tuned model by
-    ``run.criterion`` on their held-out pairs, and refuse a fine-tuning that makes it worse by more
-    than the share ``synthesis.tolerance``.
     """
     config, problem = fed.config, fed.problem
     model = state.server["model"]
@@ -154,15 +150,28 @@ def _server_step(
     accepted = True
     if config.synthesis.gate and tuned is not model:
         with phase("gate"):
-            before, after = (held_out_loss(fed, candidate, ids) for candidate in (model, tuned))
-        accepted = not after > before + config.synthesis.tolerance * abs(before)
-        report |= {"holdout_before": before, "holdout_after": after}
-        # The round's clients receive the fine-tuned model beside the aggregated one, and answer.
-        report["bytes_down"] += len(ids) * nbytes({"model": tuned})
-        report["bytes_up"] += len(ids) * 2 * tuned.element_size()
+            accepted, judged = _gate(fed, model, tuned, ids)
+        report |= judged
     report["accepted"] = accepted
     state.server["model"] = tuned if accepted else model
     return report
+
+
+def _gate(fed: Federation, model: Tensor, tuned: Tensor, ids: tuple[int, ...]) -> tuple[bool, Row]:
+    """Whether the round's clients accept a fine-tuning, without labels, and what they say.
+
+    They compare both models by ``run.criterion`` on their held-out pairs, and refuse one that takes
+    back more than the share ``synthesis.tolerance`` of what was gained since the initial model.
+    """
+    start = initial_model(fed.problem.net, fed.config.run.seed).to(model)[None]
+    first, before, after = (held_out_loss(fed, each, ids) for each in (start, model, tuned))
+    accepted = not after - before > fed.config.synthesis.tolerance * max(first - before, 0.0)
+    # Everybody can make the initial model; the fine-tuned one is sent beside the aggregated one,
+    # and three numbers come back.
+    report = {"holdout_start": first, "holdout_before": before, "holdout_after": after}
+    report["bytes_down"] = len(ids) * nbytes({"model": tuned})
+    report["bytes_up"] = len(ids) * 3 * tuned.element_size()
+    return accepted, report
 
 
 def _shared(config: Config, pool: Pool, round: int) -> Payload:

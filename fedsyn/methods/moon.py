@@ -20,8 +20,9 @@ from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method, Problem
-from fedsyn.objectives.base import Batch, mean_of_valid
+from fedsyn.objectives.base import Batch
 from fedsyn.objectives.local import local_training
+from fedsyn.objectives.similarity import masked_mean, present
 
 
 def keep(model: Tensor) -> Payload:
@@ -42,7 +43,7 @@ def client(
             contrast(z, z_near, z_far, config.moon.temperature)
             for z, z_near, z_far in zip((batch.image, batch.text), near, far, strict=True)
         ]
-        return config.moon.mu * mean_of_valid((losses[0] + losses[1]) / 2, batch.valid)
+        return config.moon.mu * masked_mean((losses[0] + losses[1]) / 2, present(batch))
 
     model, losses = local_training(
         net, problem.objective, received, problem.features, cohort, config, penalty=penalty

@@ -39,8 +39,9 @@ from fedsyn.core.payload import Payload, concatenate
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method, Problem
 from fedsyn.models.retrieval import fuse
-from fedsyn.objectives.base import Batch, mean_of_valid
+from fedsyn.objectives.base import Batch
 from fedsyn.objectives.local import Penalty, local_training
+from fedsyn.objectives.similarity import masked_mean, present
 from fedsyn.ops.prototype_nce import prototype_logits
 from fedsyn.synthesis.filtering import global_prototypes
 
@@ -173,7 +174,7 @@ def js(batch: Batch, known: Clusters, config: PTFUCHConfig) -> Tensor:
     # Prototypes that do not exist have target 0, whose logarithm is to be finite.
     log_target = target.clamp_min(torch.finfo(target.dtype).tiny).log()
     divergence = (target * (log_target - (log_p[0] + log_p[1]) / 2)).sum(-1)
-    return mean_of_valid(divergence, batch.valid)
+    return masked_mean(divergence, present(batch))
 
 
 def hear(

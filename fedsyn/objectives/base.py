@@ -41,13 +41,6 @@ class Held:
         return self.features[self.index]
 
 
-def mean_of_valid(values: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean ``[C]`` of ``values [C, B]`` where ``valid [C, B]``; 0 where nothing is."""
-    if valid is None:
-        return values.mean(-1)
-    return values.masked_fill(~valid, 0).sum(-1) / valid.sum(-1).clamp(min=1)
-
-
 class Memory(Protocol):
     """What an objective remembers of each client over one local training."""
 
