@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -142,19 +143,20 @@ def execute(
     """
     for job in jobs:
         _check_same(job)
+    missing = iter([job for job in jobs if not finished(job)])
+    at_once = workers or os.cpu_count() or 1
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool:
-        futures = {pool.submit(_run, job): job for job in jobs if not finished(job)}
-        waiting = set(futures)
-        try:
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in done:
-                    ended(futures[future], _failure(future))
-                progress(sum(_rounds(job) for job in jobs))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with ProcessPoolExecutor(at_once, mp_context=context) as pool:
+        running: dict[Future[None], Job] = {}
+        while True:
+            # None waits in the pool, so none begins after an exception here.
+            for job in islice(missing, at_once - len(running)):
+                running[pool.submit(_run, job)] = job
+            if not running:
+                return
+            for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                ended(running.pop(future), _failure(future))
+            progress(sum(_rounds(job) for job in jobs))
 
 
 def _failure(future: Future[None]) -> FedsynError | None:

@@ -103,6 +103,14 @@ def test_a_failing_run_is_reported(make, tmp_path):
         compare.compare(failing, tmp_path / "out", workers=1)
 
 
+def test_after_a_failure_no_other_run_begins(jobs, make, tmp_path):
+    settings = make("method.optimizer=sgd", "method.lr=1e30", "objective.learnable=true")
+    failing = plan(settings, tmp_path / "bad", ["fedavg"], ["info_nce"], ["off"], 1)
+    with pytest.raises(RunError, match="diverged"):
+        compare.execute([*failing, *jobs], workers=1)
+    assert not jobs[-1].out.exists()
+
+
 def test_whoever_listens_is_told_of_failures_and_the_other_runs_go_on(jobs, make, tmp_path):
     settings = make("method.optimizer=sgd", "method.lr=1e30", "objective.learnable=true")
     failing = plan(settings, tmp_path / "bad", ["fedavg"], ["info_nce"], ["off"], 1)
