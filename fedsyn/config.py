@@ -260,7 +260,7 @@ class SynthesisConfig(Section):
     min_cluster: Count = 3  # fewest pairs behind a prototype: none is a single real pair
     space: Literal["global", "private"] = "global"  # whose embeddings of them the filter looks at
     # generator and critic
-    generator: Literal["wgan-gp", "wgan", "gaussian"] = "wgan-gp"
+    generator: Literal["gaussian", "wgan-gp", "wgan"] = "gaussian"
     warm_start: bool = True  # start from the closed-form Gaussian
     condition: bool = True  # a generator makes pairs of a prototype asked for
     first_round: Count = 1  # generators are trained in these rounds,
@@ -278,16 +278,16 @@ class SynthesisConfig(Section):
     penalty: NonNegative = 10.0  # gradient-penalty weight (wgan-gp)
     clip: Positive = 0.01  # weight bound (wgan)
     # constraint losses of the generator
-    direct: NonNegative = 0.1
-    indirect: NonNegative = 0.1
-    jsd: NonNegative = 0.1
+    direct: NonNegative = 0.0
+    indirect: NonNegative = 0.0
+    jsd: NonNegative = 0.0
     temperature: Positive = 0.3
     encoder: Literal["private", "global", "frozen"] = "private"  # frozen: the first one received
     upload: Literal["float32", "float16"] = "float32"
     # server
     global_prototypes: Count = 24
     candidates: Annotated[int, Field(ge=1, le=1 << 24)] = 8192  # drawn a round, over all clients
-    truncation: Positive = 0.6  # scale of the noise that candidates are drawn with
+    truncation: Positive = 0.8  # scale of the noise that candidates are drawn with
     filter: Literal["quota", "hard", "quantile", "agreement", "none"] = "quota"
     quantile: Fraction = 0.01  # share of the worst candidates dropped by each score
     keep: Fraction = 0.75  # share of the candidates kept (quota, hard, agreement)

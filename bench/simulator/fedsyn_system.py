@@ -14,6 +14,13 @@ from simulator.workload import TEMPERATURE, Clock, Net, Task, parse, read, recal
 # Bound here: fedsyn imports its engine with the first use of these names.
 run, load_config = fedsyn.run, fedsyn.load_config
 
+# Everything that synthesis can do, in every round: adversarial training under all three losses.
+SYNTHESIS = (
+    *("synthesis.generator=wgan-gp", "synthesis.steps=20", "synthesis.last_round=0"),
+    *("synthesis.direct=0.1", "synthesis.indirect=0.1", "synthesis.jsd=0.1"),
+    "synthesis.truncation=0.6",
+)
+
 
 class Laps:
     """An observer that notes when each round, its checkpoint included, is done."""
@@ -63,8 +70,8 @@ def overrides(task: Task) -> list[str]:
         f"run.seed={task.seed}",
     ]
     if task.workload == "local":
-        common += ["data.holdout=0", "method.epochs=1", "synthesis.enabled=false"]
-    return common
+        return [*common, "data.holdout=0", "method.epochs=1", "synthesis.enabled=false"]
+    return [*common, *SYNTHESIS]
 
 
 def plain(model: dict[str, torch.Tensor]) -> Net:

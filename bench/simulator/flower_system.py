@@ -12,6 +12,7 @@ import os
 import platform
 import warnings
 from collections.abc import Iterable
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -77,7 +78,7 @@ def server(task: Task, net: Net, clock: Clock) -> ServerApp:
         kind = FedAvg if task.workload == "local" else WithSynthesis
         strategy = kind(fraction_train=1.0, fraction_evaluate=0.0, **everyone)
         if isinstance(strategy, WithSynthesis):
-            strategy.held_out = held_out(task)
+            strategy.initial, strategy.held_out = deepcopy(net), held_out(task)
         arrays = ArrayRecord(net.state_dict())
         found = strategy.start(grid, arrays, task.rounds, evaluate_fn=evaluate)
         net.load_state_dict(found.arrays.to_torch_state_dict())
@@ -122,6 +123,7 @@ def worker(data: str, pairs: int) -> tuple[list[Pairs], Net, torch.optim.Optimiz
 class WithSynthesis(FedAvg):
     """FedAvg whose server also does what synthesis adds."""
 
+    initial: Net
     held_out: list[Pairs]
 
     def aggregate_train(
@@ -133,7 +135,7 @@ class WithSynthesis(FedAvg):
         arrays, metrics = super().aggregate_train(server_round, replies)
         net = Net()
         net.load_state_dict(arrays.to_torch_state_dict())
-        synthesis_loop.server_round(net, uploads, self.held_out)
+        synthesis_loop.server_round(net, self.initial, uploads, self.held_out)
         return ArrayRecord(net.state_dict()), metrics
 
 

@@ -8,6 +8,7 @@ where there is one, so that synthesis runs in one.
 """
 
 import platform
+from copy import deepcopy
 from typing import Any
 
 import pfl
@@ -55,9 +56,9 @@ class Laps(TrainingProcessCallback):
 class Synthesis(FederatedAveraging):
     """Federated averaging whose clients and server also do what synthesis adds."""
 
-    def __init__(self, states: list[synthesis_loop.Client]) -> None:
+    def __init__(self, states: list[synthesis_loop.Client], initial: Net) -> None:
         super().__init__()
-        self.states = states
+        self.states, self.initial = states, initial
 
     def train_one_user(
         self, initial_model_state: Any, model: PyTorchModel, user_dataset: Any, central_context: Any
@@ -77,6 +78,7 @@ class Synthesis(FederatedAveraging):
         )
         synthesis_loop.server_round(
             model.pytorch_model,
+            self.initial,
             [state.upload for state in self.states],
             [state.held_out for state in self.states],
         )
@@ -95,7 +97,7 @@ def main() -> None:
     if task.workload == "synthesis":
         states = [synthesis_loop.client(number, held, net) for number, held in enumerate(clients)]
         clients = [state.pairs for state in states]
-        algorithm = Synthesis(states)
+        algorithm = Synthesis(states, deepcopy(net))
     train(algorithm, net, clients, task.rounds, clock)
     if pytorch_ops.distributed.global_rank == 0:
         versions = {"python": platform.python_version(), "torch": torch.__version__}

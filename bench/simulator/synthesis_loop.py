@@ -1,8 +1,8 @@
-"""A round with synthesis written plainly: the same algorithm, steps and sizes as fedsyn's defaults.
+"""A round with synthesis written plainly: the same algorithm, steps and sizes as the workload's.
 
 One client after another, ordinary modules and optimisers, the gradient penalty by differentiating
 twice, k-means from scikit-learn. docs/synthesis.md says what is done and why; the numbers here are
-those of ``[synthesis]`` and ``[method]`` in fedsyn/config.py.
+those of `simulator.fedsyn_system` and, where that is silent, the defaults in fedsyn/config.py.
 
 What it does not do is what the algorithm has no use for: scores that the chosen filter does not
 read, the held-out objective of a model that the gate has just judged.
@@ -10,6 +10,7 @@ read, the held-out objective of a model that the gate has just judged.
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,7 +30,7 @@ GENERATOR_LR, CRITIC_LR, BETAS, PENALTY = 1e-4, 1e-3, (0.0, 0.9), 10.0
 DIRECT, INDIRECT, JSD, SCALE = 0.1, 0.1, 0.1, 1 / 0.3
 GLOBAL_PROTOTYPES, CANDIDATES, TRUNCATION = 24, 8192, 0.6
 QUANTILE, KEEP, BALANCE = 0.01, 0.75, 0.75
-SERVER_STEPS, SERVER_BATCH, SERVER_LR, TOLERANCE = 20, 256, 1e-3, 0.01
+SERVER_STEPS, SERVER_BATCH, SERVER_LR, TOLERANCE = 20, 256, 1e-3, 0.05
 
 
 # ---- A client -------------------------------------------------------------------------------
@@ -227,11 +228,13 @@ def fused(net: Net, joined: Tensor) -> Tensor:
 # ---- The server -----------------------------------------------------------------------------
 
 
-def server_round(net: Net, uploads: Sequence[Upload], held_out: Sequence[Pairs]) -> None:
+def server_round(
+    net: Net, initial: Net, uploads: Sequence[Upload], held_out: Sequence[Pairs]
+) -> None:
     """Fine-tune the aggregated ``net`` on filtered synthetic pairs, unless clients object."""
     with torch.no_grad():
         pairs = synthesise(net, uploads)
-    before = objective(net, held_out)
+    start, before = (objective(each, held_out) for each in (initial, net))
     aggregated = {name: value.clone() for name, value in net.state_dict().items()}
     optimizer = adam(net.parameters(), SERVER_LR)
     for rows in torch.randint(len(pairs), (SERVER_STEPS, SERVER_BATCH)):
@@ -239,7 +242,7 @@ def server_round(net: Net, uploads: Sequence[Upload], held_out: Sequence[Pairs])
         net.loss(*pairs[rows].split(FEATURES, 1)).backward()
         optimizer.step()
     optimizer.zero_grad()
-    if objective(net, held_out) > (1 + TOLERANCE) * before:
+    if objective(net, held_out) - before > TOLERANCE * max(start - before, 0):
         net.load_state_dict(aggregated)
 
 
@@ -314,6 +317,7 @@ def objective(net: Net, held_out: Sequence[Pairs]) -> float:
 
 def run(net: Net, held: Sequence[Pairs], rounds: int, clock: Clock) -> None:
     """Federated averaging with synthesis, all clients in every round."""
+    initial = deepcopy(net)
     states = [client(number, pairs, net) for number, pairs in enumerate(held)]
     parameters = list(net.parameters())
     optimizer = adam(parameters)
@@ -330,5 +334,5 @@ def run(net: Net, held: Sequence[Pairs], rounds: int, clock: Clock) -> None:
                 torch._foreach_add_(total, parameters, alpha=len(state.pairs[0]) / pairs)
         with torch.no_grad():
             torch._foreach_copy_(parameters, total)
-        server_round(net, uploads, [state.held_out for state in states])
+        server_round(net, initial, uploads, [state.held_out for state in states])
         clock.lap()

@@ -23,7 +23,8 @@ DRAW = torch.Generator().manual_seed(0)
 FEATURES = torch.randn(60, 5, generator=DRAW)
 MODELS = torch.stack([NET.init(torch.Generator().manual_seed(seed)) for seed in range(4)])
 CONFIG = SynthesisConfig(
-    prototypes=3, noise=4, hidden=(6,), batch=7, server_batch=24, server_lr=3e-3,
+    generator="wgan-gp", prototypes=3, noise=4, hidden=(6,), batch=7, server_batch=24,
+    server_lr=3e-3,
     fedftg=FedFTGConfig(iterations=2, model_steps=2),
 )  # fmt: skip
 

@@ -21,7 +21,17 @@ FEATURES = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
 
 def config(**keys):
     small = dict(
-        prototypes=3, noise=4, hidden=(6,), critic_hidden=(6,), steps=2, batch=8, critic_warmup=2
+        generator="wgan-gp",
+        direct=0.1,
+        indirect=0.1,
+        jsd=0.1,
+        prototypes=3,
+        noise=4,
+        hidden=(6,),
+        critic_hidden=(6,),
+        steps=2,
+        batch=8,
+        critic_warmup=2,
     )
     return SynthesisConfig(**(small | keys))
 
