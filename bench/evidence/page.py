@@ -207,11 +207,11 @@ def _losses_note(summary: dict[str, Any]) -> str:
 
 
 def _generators_note(summary: dict[str, Any]) -> str:
-    found = summary["gaussian"]
+    found = summary["adversarial"]
     if found is None:
         return ""
     return (
-        f"The default less the Gaussian, mean over {len(found['data'])} data sets: "
+        f"{studies.ADVERSARIAL} less the default, mean over {len(found['data'])} data sets: "
         f"{signed(found)} mAP (interval over data sets)."
     )
 

@@ -14,7 +14,7 @@ Baseline = tuple[str, str]  # method and objective
 # File below the data folder ("" is embedded), and which of its arrays are the pairs.
 DATA: dict[str, tuple[str, tuple[str, ...]]] = {
     "glyphs": ("", ()),
-    "wikipedia": ("wikipedia/wikipedia.npz", ("data.text=text_tfidf",)),
+    "wikipedia": ("wikipedia/wikipedia.npz", ()),
     "emoji": ("emoji/emoji.npz", ()),
     "uci_mfeat": ("uci_mfeat/uci_mfeat.npz", ()),
 }
@@ -28,9 +28,13 @@ BASELINES: tuple[Baseline, ...] = (
 SKEWED = 0.1  # the Dirichlet concentration at which gaps are judged
 LOSSES = ("direct", "indirect", "jsd")  # constraint losses, each a weight in [synthesis]
 WEIGHTS = (0.01, 0.1, 1)  # of them
+WGAN = ("synthesis.generator=wgan-gp",)  # what they constrain
 # Names that conclusions refer to.
 WEIGHED = "private encoder"  # the context with all weights
-DEFAULT, GAUSSIAN = "default", "gaussian"
+DEFAULT, ADVERSARIAL = "default", "wgan-gp"
+ALL_LOSSES = tuple(f"synthesis.{loss}=0.1" for loss in LOSSES)
+LACKING = ("partition.single_modality=0.5",)
+COMPLETE = ("synthesis.share=clients", "synthesis.complete=true")
 UPLOAD, SMALL_UPLOAD = "float32, rank 128", "float16, rank 64"
 
 
@@ -73,7 +77,8 @@ def constraints(
     """Each constraint loss alone, at each weight, against none of them."""
 
     def weighing(**chosen: float) -> tuple[str, ...]:
-        return tuple(f"synthesis.{loss}={chosen.get(loss, 0)}" for loss in LOSSES)
+        weights = (f"synthesis.{loss}={chosen.get(loss, 0)}" for loss in LOSSES)
+        return (*WGAN, *weights)
 
     none = f"{context}: none"
     yield Setting(none, (*weighing(), *overrides))
@@ -101,11 +106,11 @@ STUDIES = (
         "and where it should matter most.",
         (
             *constraints(WEIGHED, ("synthesis.encoder=private",), WEIGHTS),
-            *constraints("global encoder", ("synthesis.encoder=global",), (0.1, 1)),
-            *constraints("temperature 0.1", ("synthesis.temperature=0.1",)),
+            *constraints("global encoder", ("synthesis.encoder=global",)),
+            *constraints("frozen encoder", ("synthesis.encoder=frozen", "synthesis.first_round=4")),
             *constraints("temperature 1", ("synthesis.temperature=1",)),
             *constraints("50 clients", ("partition.clients=50",)),
-            *constraints("half with one modality", ("partition.single_modality=0.5",)),
+            *constraints("half with one modality", LACKING),
             *constraints("no warm start", ("synthesis.warm_start=false",)),
             *constraints("32 bits", ("model.bits=32",)),
         ),
@@ -113,12 +118,19 @@ STUDIES = (
     Study(
         "generators",
         "Generators",
-        "Other generators in the place of the default. The closed-form Gaussian is not trained.",
+        "Other generators in the place of the default, the closed-form Gaussian, which is not "
+        "trained. A WGAN is trained for 20 steps a round but where a name says otherwise.",
         (
             Setting(DEFAULT, modes=ALL),
-            Setting(GAUSSIAN, ("synthesis.generator=gaussian",), against=DEFAULT),
+            Setting(ADVERSARIAL, WGAN, against=DEFAULT),
+            Setting("wgan-gp, all three losses at 0.1", (*WGAN, *ALL_LOSSES), against=DEFAULT),
+            Setting("wgan-gp, 40 steps, rounds 1 to 10",
+                    (*WGAN, "synthesis.steps=40", "synthesis.last_round=10"), against=DEFAULT),
+            Setting("wgan-gp, no warm start", (*WGAN, "synthesis.warm_start=false"),
+                    against=DEFAULT),
             Setting("wgan, clipped weights", ("synthesis.generator=wgan",), against=DEFAULT),
             Setting("unconditioned", ("synthesis.condition=false",), against=DEFAULT),
+            Setting("full noise", ("synthesis.truncation=1",), against=DEFAULT),
         ),
         data=tuple(DATA),
     ),
@@ -133,7 +145,9 @@ STUDIES = (
                 for alpha in (0.05, 0.1, 0.3, 1.0, 3.0, 10.0)
             ),
             Setting("30 % of clients a round", ("run.fraction=0.3",), ALL),
-            Setting("half with one modality", ("partition.single_modality=0.5",), OFF_ON),
+            Setting("half with one modality", LACKING, OFF_ON),
+            Setting("half with one modality, completed", (*LACKING, *COMPLETE),
+                    against="half with one modality"),
         ),
     ),
     Study(
@@ -146,9 +160,10 @@ STUDIES = (
     ),
     Study(
         "filters",
-        "What the server keeps",
-        "Filters of the candidates, the space that prototypes are compared in, and the gate. "
-        "Without fine-tuning there is no synthesis: that is *off*.",
+        "What the server does",
+        "Filters of the candidates, the space that prototypes are compared in, the gate, FedFTG's "
+        "step in the place of all of it, and pairs sent to the clients as well. Without "
+        "fine-tuning there is no synthesis: that is *off*.",
         (
             Setting(DEFAULT, modes=ALL),
             *(
@@ -157,20 +172,22 @@ STUDIES = (
             ),
             Setting("prototypes in private spaces", ("synthesis.space=private",), against=DEFAULT),
             Setting("no gate", ("synthesis.gate=false",), against=DEFAULT),
+            Setting("FedFTG's step", ("synthesis.server=fedftg",), against=DEFAULT),
+            Setting("shared with clients", ("synthesis.share=clients",), against=DEFAULT),
         ),
     ),
     Study(
         "uploads",
         "Uploads",
-        "Precision in which generators are sent, and the rank of their warm start.",
+        "Precision in which the generators of a WGAN are sent, and the rank of their warm start.",
         (
-            Setting(UPLOAD, ("synthesis.upload=float32", "synthesis.noise=128"), ALL),
-            Setting("float16, rank 128", ("synthesis.upload=float16", "synthesis.noise=128"),
-                    against=UPLOAD),
-            Setting("float32, rank 64", ("synthesis.upload=float32", "synthesis.noise=64"),
-                    against=UPLOAD),
-            Setting(SMALL_UPLOAD, ("synthesis.upload=float16", "synthesis.noise=64"),
-                    against=UPLOAD),
+            Setting(UPLOAD, (*WGAN, "synthesis.upload=float32", "synthesis.noise=128"), ALL),
+            Setting("float16, rank 128",
+                    (*WGAN, "synthesis.upload=float16", "synthesis.noise=128"), against=UPLOAD),
+            Setting("float32, rank 64",
+                    (*WGAN, "synthesis.upload=float32", "synthesis.noise=64"), against=UPLOAD),
+            Setting(SMALL_UPLOAD,
+                    (*WGAN, "synthesis.upload=float16", "synthesis.noise=64"), against=UPLOAD),
         ),
     ),
 )  # fmt: skip
