@@ -265,7 +265,7 @@ class SynthesisConfig(Section):
     condition: bool = True  # a generator makes pairs of a prototype asked for
     first_round: Count = 1  # generators are trained in these rounds,
     last_round: Whole = 0  # 0: to the end, and then rest
-    noise: Count = 128
+    noise: Count = 256  # dimensions; of the Gaussian, directions
     hidden: Widths = (256,)
     critic_hidden: Widths = (256, 256)
     steps: Whole = 20  # generator steps a round
@@ -292,7 +292,7 @@ class SynthesisConfig(Section):
     quantile: Fraction = 0.01  # share of the worst candidates dropped by each score
     keep: Fraction = 0.75  # share of the candidates kept (quota, hard, agreement)
     balance: Fraction = 0.75  # quotas: 0 follows the pooled clients, 1 is uniform over prototypes
-    server_steps: Whole = 20
+    server_steps: Whole = 40
     server_batch: Annotated[int, Field(ge=2)] = 256
     server_lr: Positive = 1e-3
     proximal: NonNegative = 0.0
@@ -354,6 +354,15 @@ class Config(Section):
     synthesis: SynthesisConfig = SynthesisConfig()
     engine: EngineConfig = EngineConfig()
     run: RunConfig = RunConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _fedftg_sees_models(self) -> Self:
+        if self.synthesis.server == "fedftg" and self.method.name == "fednova":
+            raise ValueError(
+                "synthesis.server = 'fedftg' looks at the clients' models; "
+                "method.name = 'fednova' sends none"
+            )
+        return self
 
     @property
     def synthesis_mode(self) -> Literal["off", "on", "oracle"]:

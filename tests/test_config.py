@@ -20,6 +20,11 @@ def test_overrides_win_over_the_file(tmp_path):
     assert (read.run.seed, read.run.rounds) == (2, 7)
 
 
+def test_fedftg_is_refused_where_no_model_is_sent():
+    with pytest.raises(ConfigError, match=r"fedftg.*fednova"):
+        config.load(None, ["synthesis.server=fedftg", "method=fednova"])
+
+
 @pytest.mark.parametrize(
     ("override", "names"),
     [

@@ -35,7 +35,7 @@ DEFAULT, ADVERSARIAL = "default", "wgan-gp"
 ALL_LOSSES = tuple(f"synthesis.{loss}=0.1" for loss in LOSSES)
 LACKING = ("partition.single_modality=0.5",)
 COMPLETE = ("synthesis.share=clients", "synthesis.complete=true")
-UPLOAD, SMALL_UPLOAD = "float32, rank 128", "float16, rank 64"
+UPLOAD, SMALL_UPLOAD = "float32, rank 256", "float16, rank 128"
 
 
 @dataclass(frozen=True)
@@ -99,42 +99,6 @@ STUDIES = (
         alphas=(SKEWED, 1.0),
     ),
     Study(
-        "losses",
-        "The constraint losses, one at a time",
-        "Each of the generator's three constraint losses alone, at several weights, against none "
-        "of them: through the client's private network or the global one, at other temperatures, "
-        "and where it should matter most.",
-        (
-            *constraints(WEIGHED, ("synthesis.encoder=private",), WEIGHTS),
-            *constraints("global encoder", ("synthesis.encoder=global",)),
-            *constraints("frozen encoder", ("synthesis.encoder=frozen", "synthesis.first_round=4")),
-            *constraints("temperature 1", ("synthesis.temperature=1",)),
-            *constraints("50 clients", ("partition.clients=50",)),
-            *constraints("half with one modality", LACKING),
-            *constraints("no warm start", ("synthesis.warm_start=false",)),
-            *constraints("32 bits", ("model.bits=32",)),
-        ),
-    ),
-    Study(
-        "generators",
-        "Generators",
-        "Other generators in the place of the default, the closed-form Gaussian, which is not "
-        "trained. A WGAN is trained for 20 steps a round but where a name says otherwise.",
-        (
-            Setting(DEFAULT, modes=ALL),
-            Setting(ADVERSARIAL, WGAN, against=DEFAULT),
-            Setting("wgan-gp, all three losses at 0.1", (*WGAN, *ALL_LOSSES), against=DEFAULT),
-            Setting("wgan-gp, 40 steps, rounds 1 to 10",
-                    (*WGAN, "synthesis.steps=40", "synthesis.last_round=10"), against=DEFAULT),
-            Setting("wgan-gp, no warm start", (*WGAN, "synthesis.warm_start=false"),
-                    against=DEFAULT),
-            Setting("wgan, clipped weights", ("synthesis.generator=wgan",), against=DEFAULT),
-            Setting("unconditioned", ("synthesis.condition=false",), against=DEFAULT),
-            Setting("full noise", ("synthesis.truncation=1",), against=DEFAULT),
-        ),
-        data=tuple(DATA),
-    ),
-    Study(
         "federations",
         "Other federations",
         "Number of clients, skew, partial participation, and clients that lack a modality.",
@@ -177,17 +141,51 @@ STUDIES = (
         ),
     ),
     Study(
+        "generators",
+        "Generators",
+        "Other generators in the place of the default, the closed-form Gaussian, which is not "
+        "trained. A WGAN is trained for 20 steps a round but where a name says otherwise.",
+        (
+            Setting(DEFAULT, modes=ALL),
+            Setting(ADVERSARIAL, WGAN, against=DEFAULT),
+            Setting("wgan-gp, all three losses at 0.1", (*WGAN, *ALL_LOSSES), against=DEFAULT),
+            Setting("wgan-gp, 40 steps, rounds 1 to 10",
+                    (*WGAN, "synthesis.steps=40", "synthesis.last_round=10"), against=DEFAULT),
+            Setting("wgan, clipped weights", ("synthesis.generator=wgan",), against=DEFAULT),
+            Setting("unconditioned", ("synthesis.condition=false",), against=DEFAULT),
+            Setting("full noise", ("synthesis.truncation=1",), against=DEFAULT),
+        ),
+        data=tuple(DATA),
+    ),
+    Study(
         "uploads",
         "Uploads",
         "Precision in which the generators of a WGAN are sent, and the rank of their warm start.",
         (
-            Setting(UPLOAD, (*WGAN, "synthesis.upload=float32", "synthesis.noise=128"), ALL),
-            Setting("float16, rank 128",
-                    (*WGAN, "synthesis.upload=float16", "synthesis.noise=128"), against=UPLOAD),
-            Setting("float32, rank 64",
-                    (*WGAN, "synthesis.upload=float32", "synthesis.noise=64"), against=UPLOAD),
+            Setting(UPLOAD, (*WGAN, "synthesis.upload=float32", "synthesis.noise=256"), ALL),
+            Setting("float16, rank 256",
+                    (*WGAN, "synthesis.upload=float16", "synthesis.noise=256"), against=UPLOAD),
+            Setting("float32, rank 128",
+                    (*WGAN, "synthesis.upload=float32", "synthesis.noise=128"), against=UPLOAD),
             Setting(SMALL_UPLOAD,
-                    (*WGAN, "synthesis.upload=float16", "synthesis.noise=64"), against=UPLOAD),
+                    (*WGAN, "synthesis.upload=float16", "synthesis.noise=128"), against=UPLOAD),
+        ),
+    ),
+    Study(
+        "losses",
+        "The constraint losses, one at a time",
+        "Each of the generator's three constraint losses alone, at several weights, against none "
+        "of them: through the client's private network or the global one, at other temperatures, "
+        "and where it should matter most.",
+        (
+            *constraints(WEIGHED, ("synthesis.encoder=private",), WEIGHTS),
+            *constraints("global encoder", ("synthesis.encoder=global",)),
+            *constraints("frozen encoder", ("synthesis.encoder=frozen", "synthesis.first_round=4")),
+            *constraints("temperature 1", ("synthesis.temperature=1",)),
+            *constraints("20 clients", ("partition.clients=20",)),
+            *constraints("half with one modality", LACKING),
+            *constraints("no warm start", ("synthesis.warm_start=false",)),
+            *constraints("32 bits", ("model.bits=32",)),
         ),
     ),
 )  # fmt: skip

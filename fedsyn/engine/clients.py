@@ -57,7 +57,9 @@ class ClientRows:
             names = names or list(file.kinds)
             return {name: file.read(name, places, ids).to(self._device) for name in names}
         at = self._positions(ids)
-        return {name: self._memory[name][at] for name in names or self._memory}
+        # By `data` they have a version counter of their own: autograd would else take what another
+        # thread does to its neighbours' rows for a change of these.
+        return {name: self._memory[name][at].data for name in names or self._memory}
 
     def put(self, ids: Sequence[int], rows: Payload) -> None:
         """Keep the rows of these clients."""

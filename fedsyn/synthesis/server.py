@@ -224,9 +224,9 @@ def fine_tune(
     """Train the aggregated model on pairs of ``pool``; the model ``[1, P]`` and the mean loss.
 
     ``proximal`` adds ``proximal / 2 · ‖w − w_avg‖²``. With fewer than two pairs there is nothing to
-    contrast: the model comes back unchanged.
+    contrast: the model comes back unchanged, as it does without steps.
     """
-    if pool.size < 2:
+    if pool.size < 2 or config.server_steps == 0:
         return model, 0.0
     optimizer = Optimizer("adam", config.server_lr)
     tuned, state, total = model.clone(), optimizer.init(model), 0.0
@@ -241,4 +241,4 @@ def fine_tune(
             (gradient,) = torch.autograd.grad(loss, leaf)
             optimizer.step(tuned, gradient, state)
             total += float(loss.detach())
-    return tuned, total / max(config.server_steps, 1)
+    return tuned, total / config.server_steps

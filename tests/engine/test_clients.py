@@ -54,6 +54,17 @@ def test_rows_come_in_the_order_asked_for(tmp_path, kind):
     assert clients.take([6, 1], ["count"])["count"].tolist() == [6, 1]
 
 
+def test_a_gradient_through_some_rows_survives_a_change_of_their_neighbours(tmp_path):
+    clients = store(tmp_path, "memory")
+    clients.put([0, 1, 2, 3], rows([0, 1, 2, 3], 1))
+    mine, theirs = (clients.take(ids)["weights"] for ids in ([0, 1], [2, 3]))
+    factor = torch.ones(2, 3, requires_grad=True)
+    product = (mine * factor).sum()
+    theirs.mul_(0)  # as another thread does
+    product.backward()
+    assert torch.equal(factor.grad, mine)
+
+
 @pytest.mark.parametrize("kind", BUDGETS)
 def test_a_checkpoint_survives_what_comes_after_it(tmp_path, kind):
     clients = store(tmp_path, kind)

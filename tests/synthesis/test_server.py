@@ -135,6 +135,13 @@ def test_fine_tuning_lowers_the_objective_and_leaves_its_input_alone():
     assert torch.equal(MODEL, before)
 
 
+@pytest.mark.parametrize(("pairs", "steps"), [(60, 0), (1, 3), (0, 3)])
+def test_without_steps_or_pairs_to_contrast_the_model_comes_back(pairs, steps):
+    config = CONFIG.model_copy(update={"server_steps": steps})
+    tuned, _ = server.fine_tune(NET, OBJECTIVE, MODEL, real(pairs), config, torch.Generator())
+    assert tuned is MODEL
+
+
 def test_the_proximal_term_holds_the_model_back():
     def distance(mu):
         config = CONFIG.model_copy(update={"proximal": mu, "server_steps": 30})
