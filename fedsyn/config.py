@@ -312,6 +312,11 @@ class SynthesisConfig(Section):
             raise ValueError(
                 f"synthesis.complete = true needs synthesis.share = 'clients', got {self.share!r}"
             )
+        if self.space == "private" and self.encoder != "private":
+            raise ValueError(
+                "synthesis.space = 'private' needs synthesis.encoder = 'private', "
+                f"got {self.encoder!r}"
+            )
         if self.shared_batch > self.shared:
             raise ValueError(
                 f"synthesis.shared_batch = {self.shared_batch} is more than "

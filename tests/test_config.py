@@ -20,6 +20,11 @@ def test_overrides_win_over_the_file(tmp_path):
     assert (read.run.seed, read.run.rounds) == (2, 7)
 
 
+def test_private_prototypes_are_of_private_networks():
+    with pytest.raises(ConfigError, match=r"synthesis\.space.*synthesis\.encoder.*'global'"):
+        config.load(None, ["synthesis.space=private", "synthesis.encoder=global"])
+
+
 def test_fedftg_is_refused_where_no_model_is_sent():
     with pytest.raises(ConfigError, match=r"fedftg.*fednova"):
         config.load(None, ["synthesis.server=fedftg", "method=fednova"])
@@ -34,6 +39,7 @@ def test_fedftg_is_refused_where_no_model_is_sent():
         ("run.rounds=0", ["run.rounds", "0"]),
         ("run.rounds=many", ["run.rounds", "many"]),
         ("objective.jdsh.low=0.5", ["objective.jdsh", "low <= high, got 0.5 and -0.138"]),
+        ("synthesis.complete=true", ["synthesis.complete", "synthesis.share", "server"]),
         ("method.name=fedmagic", ["method.name", "fedmagic", "fedavg"]),
         ("partition.alpha=nan", ["partition.alpha", "nan"]),
         ("run", ["run", "section.key=value"]),

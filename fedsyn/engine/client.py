@@ -85,24 +85,36 @@ def _answer(config: Config, method: Method, task: Task) -> Reply:
     losses, bytes_up, sizes = {"local": loss}, nbytes(payload), torch.tensor(cohort.sizes)
     if not _generates(config, task.cohort.round):
         return Reply(payload, kept, losses, bytes_up, sizes)
-    net, objective, features = task.problem.net, task.problem.objective, task.problem.features
-    encoder = task.payload["model"]
-    if config.keeps_private_models:
-        if "private" not in mine:
-            with phase("local"):
-                kept["private"], _ = local_training(
-                    net, objective, kept["private"], features, task.cohort, config.method, "private"
-                )
-        encoder = mine["private"] if "private" in mine else kept["private"]
+    encoder, net = _encoder(config, task, kept), task.problem.net
+    own, features = config.synthesis, task.problem.features
+    losses |= generators.train(kept, features, task.cohort, own, net, encoder)
+    beginners = int((kept["trained"] == 1).sum())
+    bytes_up += nbytes(generators.upload(kept, own))
+    bytes_up += beginners * nbytes(generators.introduction(kept, own)) // len(sizes)
+    return Reply(payload, kept, losses, bytes_up, sizes)
+
+
+def _encoder(config: Config, task: Task, kept: Payload) -> Tensor:
+    """The networks ``[C, P]`` through which clients look at generated pairs, as configured.
+
+    Private ones are trained here, unless the method has some that it trains itself.
+    """
+    received = task.payload["model"]
     if "frozen" in kept:
         first = kept["trained"] == 0
-        kept["frozen"][first] = task.payload["model"][first]
-        encoder = kept["frozen"]
-    losses |= generators.train(kept, features, task.cohort, config.synthesis, net, encoder)
-    bytes_up += nbytes(generators.upload(kept, config.synthesis))
-    introduced = nbytes(generators.introduction(kept, config.synthesis)) // len(task.known)
-    bytes_up += introduced * int((~task.known).sum())
-    return Reply(payload, kept, losses, bytes_up, sizes)
+        kept["frozen"][first] = received[first]
+        return kept["frozen"]
+    if not config.keeps_private_models:
+        return received
+    if f"{METHOD}private" in kept:
+        return kept[f"{METHOD}private"]
+    problem = task.problem
+    with phase("local"):
+        kept["private"], _ = local_training(
+            problem.net, problem.objective, kept["private"], problem.features, task.cohort,
+            config.method, "private",
+        )  # fmt: skip
+    return kept["private"]
 
 
 def _generates(config: Config, round: int) -> bool:
