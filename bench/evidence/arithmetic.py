@@ -80,7 +80,8 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     """What the rows say together, and the targets."""
     judged = {
         "gap_closed": _gaps(rows),
-        "hurts": _hurts(rows),
+        "hurts": _hurts(rows, "map"),
+        "hurts_r10": _hurts(rows, "r10"),
         "losses": _losses(rows),
         "adversarial": _adversarial(rows),
         "uploads": _uploads(rows),
@@ -113,16 +114,18 @@ def _gaps(rows: Sequence[Row]) -> dict[str, Any]:
     return found
 
 
-def _hurts(rows: Sequence[Row]) -> dict[str, Any]:
-    """The cells that synthesis leaves worse, of all that were measured with and without it."""
+def _hurts(rows: Sequence[Row], metric: str) -> dict[str, Any]:
+    """The cells that synthesis leaves worse, and of how many; how many it leaves better."""
     both = list({tuple(on["runs"]): (off, on) for off, on in reversed(pairs(rows))}.values())
     names = ("study", "data", "alpha", "method", "objective", "setting")
     worse = [
-        {name: on[name] for name in names} | {"off": off["map_mean"], "on": on["map_mean"]}
+        {name: on[name] for name in names}
+        | {"off": off[f"{metric}_mean"], "on": on[f"{metric}_mean"]}
         for off, on in both
-        if change(off, on) < 0
+        if change(off, on, metric) < 0
     ]
-    return {"cells": worse, "of": len(both)}
+    better = sum(change(off, on, metric) > 0 for off, on in both)
+    return {"cells": worse, "of": len(both), "better": better}
 
 
 def _losses(rows: Sequence[Row]) -> dict[str, Any]:

@@ -9,14 +9,14 @@ from evidence.arithmetic import change, interval, relate, summary
 
 
 def row(synthesis, runs, *, study="baselines", data="glyphs", alpha=0.1, setting="default",
-        against="", baseline=("fedavg", "info_nce"), up=100.0, best=0.0):  # fmt: skip
+        against="", baseline=("fedavg", "info_nce"), up=100.0, best=0.0, r10=0.3):  # fmt: skip
     """Rows of several seeds; the best round's mAP is ``best`` above the selected one's."""
     mean, std = fmean(runs), stdev(runs) if len(runs) > 1 else 0.0
     return {
         "study": study, "data": data, "alpha": alpha, "setting": setting, "against": against,
         "method": baseline[0], "objective": baseline[1], "synthesis": synthesis,
         "map_mean": mean, "map_std": std, "best_map_mean": mean + best, "best_map_std": std,
-        "map_runs": runs, "bytes_up": up, "seeds": len(runs),
+        "r10_mean": r10, "r10_std": 0.01, "map_runs": runs, "bytes_up": up, "seeds": len(runs),
         "runs": [f"{study}-{data}-{alpha}-{setting}-{baseline}-{synthesis}"],
     }  # fmt: skip
 
@@ -123,6 +123,15 @@ def test_the_weight_of_a_loss_is_the_best_tried_or_zero():
     losses = summary(related(*rows))["losses"]
     assert losses["best"] == {"direct": 1, "jsd": 0}
     assert losses["effects"]["private encoder: direct 1"]["mean"] == pytest.approx(0.02)
+
+
+def test_recall_is_judged_beside_map():
+    rows = []
+    for data, off, on in (("glyphs", 0.3, 0.2), ("emoji", 0.3, 0.4), ("wikipedia", 0.3, 0.305)):
+        rows += [row("off", [0.5], data=data, r10=off), row("on", [0.6], data=data, r10=on)]
+    found = summary(related(*rows))["hurts_r10"]
+    assert [cell["data"] for cell in found["cells"]] == ["glyphs"]
+    assert (found["of"], found["better"]) == (3, 1)
 
 
 # ---- Targets ---------------------------------------------------------------------------------
