@@ -297,7 +297,7 @@ class SynthesisConfig(Section):
     server_lr: Positive = 1e-3
     proximal: NonNegative = 0.0
     gate: bool = True  # keep the fine-tuned model only if clients' held-out pairs do not object
-    tolerance: NonNegative = 0.05  # share of their gain in run.criterion that it may take back
+    tolerance: NonNegative = 0.1  # share of their gain in run.criterion that it may take back
     server: Literal["filter", "fedftg"] = "filter"  # what the model is fine-tuned on, and how
     fedftg: FedFTGConfig = FedFTGConfig()
     # other uses of the pairs that the filter keeps

@@ -53,6 +53,8 @@ def main() -> None:
         console.print(f"Error: {error}", style="red", markup=False)
         sys.exit(1)
     result = json.loads(path.read_text("utf-8"))
+    result["summary"] = arithmetic.summary(result["rows"])
+    records.write_json(path, result)
     page.write(result, docs / "evidence.md", docs / "images")
     console.print(f"{path}\n{docs / 'evidence.md'}", soft_wrap=True)
     sys.exit(bool(result["failures"]))
@@ -151,7 +153,6 @@ def add(
         for cell in failed
     ]
     result |= {**facts(), "version": fedsyn.__version__}
-    result["summary"] = arithmetic.summary(result["rows"])
 
 
 def pictured(data: dict[str, list[str]], folder: Path, extra: Sequence[str]) -> Job:

@@ -235,9 +235,9 @@ def _recalls(found: dict[str, Any]) -> str:
     """What becomes of the recall of the very partner, which mAP by class does not see."""
     return (
         "mAP asks for answers of the right class. The recall of a pair's own other half among ten "
-        f"answers rises with synthesis by more than one standard deviation in {found['better']} and "
-        f"falls in {len(found['cells'])} of {found['of']} cells: synthetic pairs teach kinds, not "
-        "instances."
+        "answers, with synthesis, rises by more than one standard deviation in "
+        f"{found['better']} and falls in {len(found['cells'])} of {found['of']} cells: synthetic "
+        "pairs teach kinds, not instances."
     )
 
 
