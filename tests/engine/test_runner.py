@@ -303,8 +303,19 @@ def test_the_gate_refuses_a_harmful_fine_tuning(make, tmp_path):
     gated = run(make(*HARMFUL), tmp_path / "gated")
     (row,) = rows(tmp_path / "gated")
     assert row["server"]["accepted"] is False
-    assert row["server"]["holdout_after"] > 1.01 * row["server"]["holdout_before"]
     assert gated["metrics"] == off["metrics"]
+
+
+def test_the_gate_allows_a_share_of_what_was_gained(make, tmp_path):
+    run(make(*HARMFUL), tmp_path / "run")
+    (row,) = rows(tmp_path / "run")
+    start, before, after = (row["server"][f"holdout_{at}"] for at in ("start", "before", "after"))
+    taken = (after - before) / (start - before)
+    assert taken > 0.1
+    for factor, accepted in ((0.99, False), (1.01, True)):
+        out = tmp_path / str(factor)
+        run(make(*HARMFUL, f"synthesis.tolerance={factor * taken}"), out)
+        assert rows(out)[0]["server"]["accepted"] is accepted
 
 
 @pytest.mark.parametrize("open_gate", ["synthesis.gate=false", "data.holdout=0"])
