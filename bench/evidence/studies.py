@@ -150,8 +150,6 @@ STUDIES = (
             Setting(DEFAULT, modes=ALL),
             Setting(ADVERSARIAL, WGAN, against=DEFAULT),
             Setting("wgan-gp, all three losses at 0.1", (*WGAN, *ALL_LOSSES), against=DEFAULT),
-            Setting("wgan-gp, 40 steps, rounds 1 to 10",
-                    (*WGAN, "synthesis.steps=40", "synthesis.last_round=10"), against=DEFAULT),
             Setting("wgan, clipped weights", ("synthesis.generator=wgan",), against=DEFAULT),
             Setting("unconditioned", ("synthesis.condition=false",), against=DEFAULT),
             Setting("full noise", ("synthesis.truncation=1",), against=DEFAULT),
@@ -164,10 +162,6 @@ STUDIES = (
         "Precision in which the generators of a WGAN are sent, and the rank of their warm start.",
         (
             Setting(UPLOAD, (*WGAN, "synthesis.upload=float32", "synthesis.noise=256"), ALL),
-            Setting("float16, rank 256",
-                    (*WGAN, "synthesis.upload=float16", "synthesis.noise=256"), against=UPLOAD),
-            Setting("float32, rank 128",
-                    (*WGAN, "synthesis.upload=float32", "synthesis.noise=128"), against=UPLOAD),
             Setting(SMALL_UPLOAD,
                     (*WGAN, "synthesis.upload=float16", "synthesis.noise=128"), against=UPLOAD),
         ),
@@ -187,6 +181,7 @@ STUDIES = (
             *constraints("no warm start", ("synthesis.warm_start=false",)),
             *constraints("32 bits", ("model.bits=32",)),
         ),
+        data=("glyphs",),
     ),
 )  # fmt: skip
 
