@@ -256,7 +256,7 @@ class SynthesisConfig(Section):
     enabled: bool = True
     oracle: bool = False  # fine-tune on pooled real pairs: the bound, not a federated method
     # prototypes
-    prototypes: Count = 32  # clusters a client
+    prototypes: Count = 128  # most clusters a client
     min_cluster: Count = 3  # fewest pairs behind a prototype: none is a single real pair
     space: Literal["global", "private"] = "global"  # whose embeddings of them the filter looks at
     # generator and critic

@@ -18,7 +18,8 @@ run, load_config = fedsyn.run, fedsyn.load_config
 SYNTHESIS = (
     *("synthesis.generator=wgan-gp", "synthesis.steps=20", "synthesis.last_round=0"),
     *("synthesis.direct=0.1", "synthesis.indirect=0.1", "synthesis.jsd=0.1"),
-    *("synthesis.noise=128", "synthesis.truncation=0.6", "synthesis.server_steps=20"),
+    *("synthesis.prototypes=32", "synthesis.noise=128", "synthesis.truncation=0.6"),
+    "synthesis.server_steps=20",
 )
 
 
