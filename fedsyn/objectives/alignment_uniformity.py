@@ -12,37 +12,27 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedsyn.objectives.base import Batch, Held
+from fedsyn.objectives.base import Batch, Objective
+from fedsyn.objectives.similarity import both, gram, masked_mean, present
 
 CONCENTRATION = 2.0
 
 
-class AlignmentUniformity:
+class AlignmentUniformity(Objective):
     """Alignment of the two embeddings of a pair, and uniformity of each modality."""
-
-    def parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """None."""
-        return {}
 
     def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Loss ``[C]``; a client with fewer than two pairs has no uniformity and counts 0."""
-        image, text = batch.image, batch.text
-        valid = batch.valid
-        if valid is None:
-            valid = torch.ones(image.shape[:-1], dtype=torch.bool, device=image.device)
-        apart = (image - text).square().sum(-1).masked_fill(~valid, 0.0)
-        alignment = apart.sum(-1) / valid.sum(-1).clamp(min=1)
+        image, text, valid = batch.image, batch.text, present(batch)
+        alignment = masked_mean((image - text).square().sum(-1), valid)
         return alignment + (_uniformity(image, valid) + _uniformity(text, valid)) / 2
-
-    def remember(self, held: Held) -> None:
-        """Nothing beyond the batch matters."""
 
 
 def _uniformity(x: Tensor, valid: Tensor) -> Tensor:  # [C, B, d], [C, B] -> [C]
     others = ~torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
-    pairs = valid[..., :, None] & valid[..., None, :] & others
+    pairs = both(valid) & others
     # ‖x − y‖² = 2 − 2 xᵀy for unit rows.
-    exponent = 2 * CONCENTRATION * (x @ x.mT - 1)
+    exponent = 2 * CONCENTRATION * (gram(x, x) - 1)
     number = pairs.sum((-2, -1))
     # Where there are no two pairs a finite stand-in keeps the gradient finite too.
     exponent = exponent.masked_fill(~pairs & (number > 0)[..., None, None], -torch.inf)

@@ -59,10 +59,12 @@ class Objective(Protocol):
     """What a client minimises without labels."""
 
     def parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Parameters that are trained with the network: name to initial value."""
+        """Parameters that are trained with the network, name to initial value; by default none."""
+        return {}
 
     def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Loss ``[C]`` by the batch alone, as the server and held-out pairs have it."""
 
     def remember(self, held: Held) -> Memory | None:
-        """The loss of a local training; ``None`` if nothing beyond the batch matters."""
+        """The loss of a local training; by default ``None``: nothing beyond the batch matters."""
+        return None

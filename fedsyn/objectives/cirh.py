@@ -29,7 +29,7 @@ from torch.nn.functional import normalize
 
 from fedsyn.config import CIRHConfig
 from fedsyn.models.mlp import MLP
-from fedsyn.objectives.base import Batch, Held, Sizes
+from fedsyn.objectives.base import Batch, Objective, Sizes
 from fedsyn.objectives.similarity import (
     both,
     code,
@@ -43,7 +43,7 @@ from fedsyn.objectives.similarity import (
 
 
 @dataclass(frozen=True)
-class CIRH:
+class CIRH(Objective):
     """Codes of a graph autoencoder, and networks that learn them."""
 
     config: CIRHConfig
@@ -76,9 +76,6 @@ class CIRH:
             + distance
             + config.gram * similar
         )
-
-    def remember(self, held: Held) -> None:
-        """Nothing beyond the batch matters."""
 
     def similarity(self, pairs: Tensor, valid: Tensor) -> Tensor:
         """S ``[C, B, B]`` of pairs ``[C, B, D]``."""

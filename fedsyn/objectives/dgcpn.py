@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from fedsyn.config import DGCPNConfig
-from fedsyn.objectives.base import Batch, Held, Sizes
+from fedsyn.objectives.base import Batch, Held, Objective, Sizes
 from fedsyn.objectives.similarity import (
     both,
     code,
@@ -39,15 +39,11 @@ from fedsyn.objectives.similarity import (
 
 
 @dataclass(frozen=True)
-class DGCPN:
+class DGCPN(Objective):
     """Codes whose similarities are those of the features and of their neighbourhoods."""
 
     config: DGCPNConfig
     sizes: Sizes
-
-    def parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """None."""
-        return {}
 
     def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Loss ``[C]`` with the neighbours that pairs have within the batch."""

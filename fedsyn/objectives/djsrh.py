@@ -12,24 +12,19 @@ every round starts from an averaged model.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fedsyn.config import DJSRHConfig
-from fedsyn.objectives.base import Batch, Held, Sizes
+from fedsyn.objectives.base import Batch, Objective, Sizes
 from fedsyn.objectives.similarity import both, gram, mse, present, weighted
 
 
 @dataclass(frozen=True)
-class DJSRH:
+class DJSRH(Objective):
     """Codes as similar as the features, jointly over both modalities."""
 
     config: DJSRHConfig
     sizes: Sizes
-
-    def parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """None."""
-        return {}
 
     def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Loss ``[C]``."""
@@ -37,9 +32,6 @@ class DJSRH:
         target, every = self.similarity(batch.pairs, valid), both(valid)
         within = mse(gram(image, image), target, every) + mse(gram(text, text), target, every)
         return mse(gram(image, text), target, every) + self.config.intra * within
-
-    def remember(self, held: Held) -> None:
-        """Nothing beyond the batch matters."""
 
     def similarity(self, pairs: Tensor, valid: Tensor) -> Tensor:
         """S ``[C, B, B]`` of pairs ``[C, B, D]``."""

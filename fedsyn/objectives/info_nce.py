@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from fedsyn import ops
-from fedsyn.objectives.base import Batch, Held
+from fedsyn.objectives.base import Batch, Objective
 
 MAX_LOG_SCALE = math.log(100.0)  # CLIP's bound: a learnt temperature does not fall below 0.01
 
 
 @dataclass(frozen=True)
-class InfoNCE:
+class InfoNCE(Objective):
     """Symmetric InfoNCE of the two embeddings of a batch."""
 
     temperature: float = 1.0
@@ -32,6 +32,3 @@ class InfoNCE:
         if self.learnable:
             scale = params["log_scale"].squeeze(-1).clamp(max=MAX_LOG_SCALE).exp()
         return ops.info_nce(batch.image, batch.text, scale, batch.valid)
-
-    def remember(self, held: Held) -> None:
-        """Nothing beyond the batch matters."""

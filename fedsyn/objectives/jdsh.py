@@ -10,33 +10,27 @@ every batch, with features F and embeddings B in unit rows:
 
 S is symmetric, so the two terms across modalities are equal.
 
-Not as published: the 1 in the last term, with which the loss is never negative, so that two models
-can be compared by the ratio of their losses; and tanh(α u) does not sharpen with the epochs, α is 1
-because every round starts from an averaged model.
+Not as published: the 1 in the last term, with which the loss is never negative; and tanh(α u) does
+not sharpen with the epochs, α is 1 because every round starts from an averaged model.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from fedsyn.config import JDSHConfig
-from fedsyn.objectives.base import Batch, Held, Sizes
+from fedsyn.objectives.base import Batch, Objective, Sizes
 from fedsyn.objectives.similarity import both, gram, masked_mean, mse, present
 
 
 @dataclass(frozen=True)
-class JDSH:
+class JDSH(Objective):
     """Codes as similar as the features, where extreme similarities are stressed."""
 
     config: JDSHConfig
     sizes: Sizes
-
-    def parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """None."""
-        return {}
 
     def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Loss ``[C]``."""
@@ -46,9 +40,6 @@ class JDSH:
         across = 2 * mse(gram(image, text), target, every)
         partner = masked_mean(1 - (image * text).sum(-1), valid)
         return self.config.intra * within + across + partner
-
-    def remember(self, held: Held) -> None:
-        """Nothing beyond the batch matters."""
 
     def similarity(self, pairs: Tensor, valid: Tensor) -> Tensor:
         """S ``[C, B, B]`` of pairs ``[C, B, D]``."""

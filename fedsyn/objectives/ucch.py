@@ -29,21 +29,17 @@ from torch.nn.functional import normalize, pad, softplus
 from fedsyn import ops
 from fedsyn.config import UCCHConfig
 from fedsyn.models.retrieval import fuse
-from fedsyn.objectives.base import Batch, Held, Sizes
+from fedsyn.objectives.base import Batch, Held, Objective, Sizes
 from fedsyn.objectives.similarity import code, gram, masked_mean, present
 from fedsyn.ops.info_nce import MASKED
 
 
 @dataclass(frozen=True)
-class UCCH:
+class UCCH(Objective):
     """Contrast with a memory bank, and a cross-modal ranking loss."""
 
     config: UCCHConfig
     sizes: Sizes
-
-    def parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """None."""
-        return {}
 
     def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Loss ``[C]`` with the batch's own codes as keys, as in the first pass."""
