@@ -17,6 +17,7 @@ from fedsyn.report.tables import ABSENT
 WIDTH = 7.4  # inches: 8 points of text remain readable where the picture is 800 pixels wide
 # Told apart by lightness too, for those who do not see the hues.
 SERIES = (COLOURS[0], COLOURS[1], INK, UNLABELLED)
+MARKERS = {"off": "s", "on": "o", "oracle": "d"}
 DASHES = {"off": "-", "on": "-", "oracle": "--"}
 SHARES = (-0.5, 2.0)  # of a gap, that are drawn; longer bars are cut and say so
 MEGA = 1e6
@@ -31,7 +32,7 @@ def draw(result: dict[str, Any], folder: Path) -> dict[str, str]:
             "curves": curves(rows),
             "bytes": traffic(rows),
             "features": features(result.get("picture")),
-            **{study.name: effects(rows, study) for study in studies.STUDIES},
+            **{one.name: levels(rows, one) or effects(rows, one) for one in studies.STUDIES},
         }
     folder.mkdir(parents=True, exist_ok=True)
     saved = {}
@@ -150,6 +151,48 @@ def features(picture: dict[str, Any] | None) -> Figure | None:
         axes.spines["bottom"].set_visible(False)
         axes.grid(visible=False)
     plots.legend(figure, columns=5)
+    return figure
+
+
+def levels(rows: Sequence[Row], study: studies.Study) -> Figure | None:
+    """The mAP of each setting by synthesis, a panel a data set.
+
+    Of studies that have more than one setting without synthesis.
+    """
+    mine = [row for row in rows if row["study"] == study.name]
+    modes = [mode for mode in MODE_COLOURS if any(row["synthesis"] == mode for row in mine)]
+    settings = _different([row for row in mine if row["synthesis"] == "off"], "setting")
+    if len(settings) < 2:
+        return None
+    names = _different(mine, "data")
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.26 * len(settings)), layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        for mode in modes:
+            chosen = [
+                row
+                for row in mine
+                if (row["data"], row["synthesis"]) == (name, mode) and row["setting"] in settings
+            ]
+            axes.errorbar(
+                [row["map_mean"] for row in chosen],
+                [settings.index(row["setting"]) for row in chosen],
+                xerr=[row["map_std"] or 0.0 for row in chosen],
+                label=SYNTHESIS[mode],
+                color=MODE_COLOURS[mode],
+                marker=MARKERS[mode],
+                markersize=5,
+                linestyle="none",
+                elinewidth=1.0,
+                capsize=2.0,
+            )
+        axes.set_title(name, loc="left", color=INK)
+        axes.set_xlabel("mAP")
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.margins(y=0.05)
+    panels[0].set_yticks(range(len(settings)), settings)
+    panels[0].invert_yaxis()
+    plots.legend(figure, columns=len(modes))
     return figure
 
 

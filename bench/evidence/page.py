@@ -69,7 +69,7 @@ def section(
 ) -> dict[str, Any]:
     """What the page says of a study."""
     mine = [row for row in rows if row["study"] == study.name]
-    shown = FIGURES.get(study.name, {}) | {study.name: "Change of mAP by setting"}
+    shown = FIGURES.get(study.name, {}) | {study.name: "mAP by setting"}
     return {
         "title": study.title,
         "about": study.about,

@@ -36,7 +36,7 @@ DEFAULT, ADVERSARIAL = "default", "wgan-gp"
 ALL_LOSSES = tuple(f"synthesis.{loss}=0.1" for loss in LOSSES)
 LACKING = ("partition.single_modality=0.5",)
 COMPLETE = ("synthesis.share=clients", "synthesis.complete=true")
-UPLOAD, SMALL_UPLOAD = "float32, rank 256", "float16, rank 128"
+UPLOAD, SMALL_UPLOAD = "float32, rank 256", "float16, rank 192"
 
 
 @dataclass(frozen=True)
@@ -162,26 +162,31 @@ STUDIES = (
         "Precision in which the generators of a WGAN are sent, and the rank of their warm start.",
         (
             Setting(UPLOAD, (*WGAN, "synthesis.upload=float32", "synthesis.noise=256"), ALL),
-            Setting(SMALL_UPLOAD,
-                    (*WGAN, "synthesis.upload=float16", "synthesis.noise=128"), against=UPLOAD),
+            *(
+                Setting(f"float16, rank {rank}",
+                        (*WGAN, "synthesis.upload=float16", f"synthesis.noise={rank}"),
+                        against=UPLOAD)
+                for rank in (128, 192, 224)
+            ),
         ),
     ),
     Study(
         "losses",
         "The constraint losses, one at a time",
         "Each of the three constraint losses of a WGAN-GP alone, against none of them: at two "
-        "weights, through the client's private network or the global one, at another temperature, "
-        "and where it should matter most. 10 rounds, in each 40 steps of every generator.",
+        "weights, through the client's private network, the global one or the initial one, at "
+        "another temperature, and where it should matter most. 10 rounds, in each 40 steps of "
+        "every generator.",
         (
             *constraints(WEIGHED, ("synthesis.encoder=private",), WEIGHTS),
             *constraints("global encoder", ("synthesis.encoder=global",)),
+            *constraints("frozen encoder", ("synthesis.encoder=frozen",)),
             *constraints("temperature 1", ("synthesis.temperature=1",)),
             *constraints("20 clients", ("partition.clients=20",)),
             *constraints("half with one modality", LACKING),
             *constraints("no warm start", ("synthesis.warm_start=false",)),
             *constraints("32 bits", ("model.bits=32",)),
         ),
-        data=("glyphs",),
     ),
 )  # fmt: skip
 
