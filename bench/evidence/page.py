@@ -200,10 +200,13 @@ def _losses_note(summary: dict[str, Any]) -> str:
         for name in names
     ]
     winners = ", ".join(f"{loss} {weight:g}" for loss, weight in best.items())
+    sure = [name for name, e in effects.items() if e["half"] and abs(e["mean"]) > e["half"]]
     return (
         "Changes over all data sets and seeds (the interval takes them for independent):\n\n"
         f"{table(('loss, weight', *contexts), lines)}\n\n"
-        f"Weights of the largest mean change, {studies.WEIGHED} (0: all tried lose): {winners}."
+        f"Weights of the largest mean change, {studies.WEIGHED} (0: all tried lose): {winners}. "
+        f"Of the {len(effects)} intervals {len(sure)} exclude 0"
+        f"{f' ({chr(59).join(sure)})' if sure else ''}: the default weights are 0."
     )  # fmt: skip
 
 
