@@ -59,7 +59,8 @@ $(SIMULATORS)/installed: $(VENV)/installed
 	touch $@
 
 # Whether synthesis helps (docs/evidence.md): baselines, ablations and federations on real data, in
-# less than two hours on two cores; interrupted, it goes on. `make evidence ARGS=--quick` tries all of it and keeps nothing.
+# less than two hours on two cores; interrupted, it goes on. `make evidence ARGS=--quick` tries all of
+# it and keeps nothing.
 evidence: $(VENV)/installed
 	PYTHONPATH=bench $(BIN)/python -m evidence $(ARGS)
 
