@@ -1,6 +1,7 @@
 """Descriptors of raw pixels and strings that need no fitting: the same on every client."""
 
 import hashlib
+import math
 import re
 import zlib
 from collections import Counter
@@ -60,7 +61,7 @@ def hog(pixels: np.ndarray) -> np.ndarray:
     rows, columns = _pooling(height, CELLS), _pooling(width, CELLS)
     chunks = [
         _describe(pixels[start : start + CHUNK], rows, columns)
-        for start in range(0, len(pixels), CHUNK)
+        for start in range(0, len(pixels) or 1, CHUNK)
     ]
     return np.concatenate(chunks)
 
@@ -68,7 +69,7 @@ def hog(pixels: np.ndarray) -> np.ndarray:
 def _describe(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     values = pixels.astype(np.float32) / 255.0
     grey = values @ LUMA if values.ndim == 4 else values
-    blocks = _blocks(_cells(grey, rows, columns)).reshape(len(values), -1)
+    blocks = _flat(_blocks(_cells(grey, rows, columns)))
     if values.ndim == 3:
         return blocks
     return np.concatenate([blocks, _mean_colours(values)], axis=1)
@@ -112,7 +113,11 @@ def _mean_colours(values: np.ndarray) -> np.ndarray:
     rows, columns = (_pooling(size, COLOURS) for size in values.shape[1:3])
     rows, columns = (pool / pool.sum(axis=1, keepdims=True) for pool in (rows, columns))
     grid: np.ndarray = np.einsum("ih,nhwc,jw->nijc", rows, values, columns, optimize=True)
-    return (COLOUR_WEIGHT * grid).reshape(len(values), -1).astype(np.float32)
+    return _flat(COLOUR_WEIGHT * grid).astype(np.float32)
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 def hashed_counts(strings: Sequence[str] | np.ndarray, buckets: int) -> csr_array:

@@ -64,6 +64,11 @@ def test_pictures_too_small_are_refused():
         hog(np.zeros((2, 8, 30), np.uint8))
 
 
+def test_of_no_pictures_there_are_no_descriptors(pictures):
+    coloured = np.repeat(pictures[:0, ..., None], 3, axis=-1)
+    assert hog(pictures[:0]).shape == (0, 576) and hog(coloured).shape == (0, 624)
+
+
 def test_counts_are_those_of_words_and_their_grams():
     row = hashed_counts(["abc abc"], 1 << 20)
     # the word, " ab" "abc" "bc ", " abc" "abc ", " abc ": each twice
