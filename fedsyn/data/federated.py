@@ -1,4 +1,10 @@
-"""From a configuration to a federation: pairs, silos, features."""
+"""From a configuration to a federation: pairs, silos, features.
+
+In one process `load` does it all. Where the rows are spread over nodes, the same steps are taken
+apart: every node and the server describe what they hold (`describe`, `describe_files`,
+`describe_test`), the statistics travel as `fedsyn.data.preprocessing` has them (`frequencies`,
+`derive_idf`, `moments`, `derive`), and each makes the features of its own rows (`finish`).
+"""
 
 import math
 from dataclasses import dataclass
@@ -9,27 +15,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsyn.config import Config, DataConfig
-from fedsyn.data import cache
-from fedsyn.data.features import VERSION, hashed_counts, hog
-from fedsyn.data.glyphs import glyphs
+from fedsyn.config import Config
+from fedsyn.data import preprocessing
+from fedsyn.data.described import Described, agree, describe, describe_files, describe_test
 from fedsyn.data.mapped import MappedTensor
 from fedsyn.data.pairs import Pairs
-from fedsyn.data.partition import partition
-from fedsyn.data.preprocessing import (
-    Descriptors,
-    Modality,
-    fit,
-    project,
-    transform_image,
-    transform_text,
-)
-from fedsyn.data.readers import read
-from fedsyn.data.silos import Silo, silo, single_modality
-from fedsyn.errors import ConfigError
-from fedsyn.streams import numpy_generator
+from fedsyn.data.preprocessing import Payload, add, derive_idf, transform_image, transform_text
+from fedsyn.data.silos import Silo
 
-__all__ = ["FederatedData", "Silo", "counts", "load", "transform_image", "transform_text"]
+__all__ = [
+    "Described",
+    "FederatedData",
+    "Silo",
+    "add",
+    "agree",
+    "counts",
+    "derive",
+    "derive_idf",
+    "describe",
+    "describe_files",
+    "describe_test",
+    "finish",
+    "frequencies",
+    "load",
+    "moments",
+    "preprocessing_like",
+    "transform_image",
+    "transform_text",
+]
 
 
 @dataclass(frozen=True)
@@ -76,74 +89,106 @@ def load(config: Config, folder: Path | None = None) -> FederatedData:
     ConfigError
         If the configuration contradicts itself.
     """
-    pairs = load_pairs(config.data)
-    train, test = train_test_rows(pairs, config.data)
-    image, text = _image_modality(pairs, config.data), _text_modality(pairs, config.data)
-    seed = config.run.seed
-    division = partition(pairs, image.descriptors, train, test, config.partition, seed)
-    silos = tuple(
-        silo(rows, tests, config.partition, config.data.holdout, seed, client)
-        for client, (rows, tests) in enumerate(zip(division.train, division.test, strict=True))
-    )
-    silos = single_modality(silos, config.partition.single_modality)
-    image_rows = [np.concatenate([client.pairs, client.images]) for client in silos]
-    text_rows = [np.concatenate([client.pairs, client.texts]) for client in silos]
+    described = describe(config)
+    image_rows, text_rows = _statistics_rows(described)
     pooled = config.method.name == "centralised"
     if pooled:
         image_rows, text_rows = [np.concatenate(image_rows)], [np.concatenate(text_rows)]
     fits = (
-        fit(image, image_rows, config.data.standardize),
-        fit(text, text_rows, config.data.standardize),
+        preprocessing.fit(described.image, image_rows, config.data.standardize),
+        preprocessing.fit(described.text, text_rows, config.data.standardize),
     )
-    preprocessing = fits[0].preprocessing | fits[1].preprocessing
-    image_dim = len(preprocessing["image.scale"])
-    shape = (len(pairs), image_dim + len(preprocessing["text.scale"]))
+    return finish(
+        described,
+        fits[0].preprocessing | fits[1].preprocessing,
+        bytes_up=0 if pooled else sum(one.bytes_up for one in fits),
+        bytes_down=0 if pooled else sum(one.bytes_down for one in fits),
+        folder=folder,
+    )
+
+
+def frequencies(described: Described) -> Payload:
+    """What a node sends first, added up over its clients: see `preprocessing.frequencies`.
+
+    A server, which holds no client, learns from its own zeros what a node's must look like.
+    """
+    return preprocessing.frequencies(described.text, _statistics_rows(described)[1])
+
+
+def moments(described: Described, idf: Payload) -> Payload:
+    """What a node sends next, after the server's ``idf``: see `preprocessing.moments`.
+
+    A server, which holds no client, learns from its own zeros what a node's must look like.
+    """
+    image_rows, text_rows = _statistics_rows(described)
+    return preprocessing.moments(described.image, image_rows, {}) | preprocessing.moments(
+        described.text, text_rows, idf
+    )
+
+
+def derive(described: Described, total: Payload, idf: Payload) -> Payload:
+    """The server's preprocessing, from the nodes' `moments` and `frequencies` added up.
+
+    Parameters
+    ----------
+    described : the server's test pairs, whose form is that of all.
+    total : sum of the nodes' `moments`.
+    idf : what `derive_idf` made of the sum of their `frequencies`.
+
+    Raises
+    ------
+    DataError
+        If no client has a training image, or none a text.
+    """
+    standardize = described.config.data.standardize
+    image = preprocessing.derive(described.image, total, standardize)
+    return image | idf | preprocessing.derive(described.text, total, standardize)
+
+
+def preprocessing_like(described: Described) -> Payload:
+    """What a server's answer must look like to somebody who holds this: tensors without values."""
+    return preprocessing.like(described.image) | preprocessing.like(described.text)
+
+
+def finish(
+    described: Described,
+    derived: Payload,
+    bytes_up: int = 0,
+    bytes_down: int = 0,
+    folder: Path | None = None,
+) -> FederatedData:
+    """Make the features of all rows that are held.
+
+    Features of more than ``engine.memory`` go to a file in ``folder``, where one is given.
+
+    Parameters
+    ----------
+    described : Described
+    derived : the preprocessing.
+    bytes_up, bytes_down : what it has cost, over all clients.
+    """
+    pairs, image, text = described.pairs, described.image, described.text
+    image_dim = len(derived["image.scale"])
+    shape = (len(pairs), image_dim + len(derived["text.scale"]))
     mapped = None
-    if folder is not None and math.prod(shape) * 4 > config.engine.memory << 20:
+    if folder is not None and math.prod(shape) * 4 > described.config.engine.memory << 20:
         mapped = MappedTensor(folder, shape)
     features = torch.empty(shape) if mapped is None else mapped.tensor
     let_go = (lambda: None) if mapped is None else mapped.release
-    project("image", image.descriptors, preprocessing, features[:, :image_dim], let_go)
-    project("text", text.descriptors, preprocessing, features[:, image_dim:], let_go)
+    preprocessing.project("image", image.descriptors, derived, features[:, :image_dim], let_go)
+    preprocessing.project("text", text.descriptors, derived, features[:, image_dim:], let_go)
     return FederatedData(
         pairs=pairs,
         features=features,
         image_dim=image_dim,
         label=None if pairs.label is None else torch.from_numpy(pairs.label),
-        silos=silos,
-        test=test,
-        preprocessing=preprocessing,
-        bytes_up=0 if pooled else sum(one.bytes_up for one in fits),
-        bytes_down=0 if pooled else sum(one.bytes_down for one in fits),
+        silos=described.silos,
+        test=described.test,
+        preprocessing=derived,
+        bytes_up=bytes_up,
+        bytes_down=bytes_down,
         mapped=mapped,
     )
-
-
-def load_pairs(config: DataConfig) -> Pairs:
-    """The pairs that ``data.path``, or else ``data.name``, stands for."""
-    if config.path:
-        return read(config)
-    if config.name == "glyphs":
-        for key in ("image", "text", "label", "split"):
-            chosen, only = getattr(config, key), DataConfig.model_fields[key].default
-            if chosen != only:
-                raise ConfigError(
-                    f"data.{key} = {chosen!r} is not in the embedded glyphs, which have only "
-                    f"{only!r}; data.path names a file of your own"
-                )
-        return glyphs(config.faces, config.test_fraction, config.split_seed)
-    raise ConfigError("data.name and data.path are both empty; expected a data set or a file")
-
-
-def train_test_rows(pairs: Pairs, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted int64 row numbers of the given split, or of one drawn with ``data.split_seed``."""
-    if pairs.split is None:
-        order = numpy_generator(config.split_seed, "split").permutation(len(pairs))
-        tested = np.zeros(len(pairs), dtype=bool)
-        tested[order[: max(1, round(config.test_fraction * len(pairs)))]] = True
-    else:
-        tested = pairs.split
-    return np.flatnonzero(~tested), np.flatnonzero(tested)
 
 
 def counts(data: FederatedData) -> np.ndarray:
@@ -183,30 +228,8 @@ def who_has_what(data: FederatedData) -> dict[str, Any]:
     }
 
 
-def _image_modality(pairs: Pairs, config: DataConfig) -> Modality:
-    if not pairs.has_pixels:
-        return Modality("image", "features", pairs.image, config.image_dim)
-    name = cache.key("hog", pairs.image, version=VERSION)
-    found = cache.cached(cache.folder(config.cache), name, lambda: {"hog": hog(pairs.image)})
-    channels = 3 if pairs.image.ndim == 4 else 1
-    size = (pairs.image.shape[1], pairs.image.shape[2], channels)
-    return Modality("image", "pixels", found["hog"], config.image_dim, size)
-
-
-def _text_modality(pairs: Pairs, config: DataConfig) -> Modality:
-    if not pairs.has_strings:
-        return Modality("text", "features", pairs.text, config.text_dim)
-    return Modality("text", "strings", _cached_counts(pairs.text, config), config.text_dim)
-
-
-def _cached_counts(strings: np.ndarray, config: DataConfig) -> Descriptors:
-    from scipy.sparse import csr_array
-
-    def compute() -> dict[str, np.ndarray]:
-        fresh = hashed_counts(strings, config.buckets)
-        return {"data": fresh.data, "indices": fresh.indices, "indptr": fresh.indptr}
-
-    name = cache.key("text", strings, version=VERSION, buckets=config.buckets)
-    found = cache.cached(cache.folder(config.cache), name, compute)
-    shape = (len(strings), config.buckets)
-    return csr_array((found["data"], found["indices"], found["indptr"]), shape=shape)
+def _statistics_rows(described: Described) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """For each client held, the rows whose pictures, and whose texts, enter the statistics."""
+    silos = [described.silos[client] for client in described.clients]
+    images = [np.concatenate([one.pairs, one.images]) for one in silos]
+    return images, [np.concatenate([one.pairs, one.texts]) for one in silos]

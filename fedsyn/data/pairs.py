@@ -1,7 +1,7 @@
 """What a data set is: image–text pairs, as read, before any statistics."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,6 +23,17 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.image)
+
+    def take(self, rows: np.ndarray) -> "Pairs":
+        """These rows alone, copied."""
+        return replace(
+            self,
+            image=self.image[rows],
+            text=self.text[rows],
+            label=None if self.label is None else self.label[rows],
+            split=None if self.split is None else self.split[rows],
+            columns={name: column[rows] for name, column in self.columns.items()},
+        )
 
     @property
     def has_pixels(self) -> bool:

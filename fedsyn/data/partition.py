@@ -16,6 +16,7 @@ from fedsyn.data.pairs import Pairs
 from fedsyn.errors import DataError
 from fedsyn.streams import key, numpy_generator
 
+CLUSTERED = ("dirichlet-clusters", "lineage")  # schemes that look at the pictures
 DRAWS = 20  # tries at a division that gives everyone `min_size` rows
 
 

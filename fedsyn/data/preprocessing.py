@@ -5,6 +5,10 @@ in client order and derives what one party with all rows would: inverse document
 principal components, scales. The result is the same as on pooled rows up to rounding. Sums are
 aggregates, not anonymous: those of a client with a handful of rows say much about each of them.
 
+There are two exchanges. Clients on one node send `frequencies`, the server answers with what
+`derive_idf` makes of their sum; they send `moments`, the server answers with what `derive` makes
+of theirs. `fit` runs both in process.
+
 A modality has one of three forms: ``pixels`` (HOG, PCA), ``strings`` (hashed TF-IDF, truncated
 SVD as in latent semantic analysis) and ``features`` (already extracted, passed on as they are).
 What the server derives is a flat dictionary with the keys, for ``m`` in ``image`` and ``text``:
@@ -18,6 +22,7 @@ What the server derives is a flat dictionary with the keys, for ``m`` in ``image
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -28,6 +33,7 @@ from torch import Tensor
 from fedsyn.data.features import hashed_counts, hog
 from fedsyn.data.mapped import release
 from fedsyn.data.pictures import matching
+from fedsyn.data.silos import NOTHING
 from fedsyn.errors import DataError
 
 Payload: TypeAlias = dict[str, Tensor]
@@ -48,6 +54,24 @@ class Modality:
     dim: int  # features wanted (pixels and strings)
     size: tuple[int, int, int] = (0, 0, 0)  # height, width, channels (pixels)
 
+    @property
+    def width(self) -> int:
+        """Columns of the descriptors."""
+        return int(self.descriptors.shape[1])
+
+    @property
+    def features(self) -> int:
+        """Features made of a row."""
+        return self.width if self.form == "features" else min(self.dim, self.width)
+
+    @property
+    def facts(self) -> dict[str, int | str]:
+        """What must be the same everywhere for statistics to be added up."""
+        known: dict[str, int | str] = {"form": self.form, "width": self.width}
+        if self.form == "pixels":
+            known["size"] = " x ".join(map(str, self.size))
+        return {f"{self.name}.{key}": value for key, value in known.items()}
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -59,7 +83,7 @@ class Fit:
 
 
 def fit(modality: Modality, clients: Sequence[np.ndarray], standardize: bool) -> Fit:
-    """Run the rounds of one modality in process.
+    """Run both exchanges of one modality in process, each client on its own.
 
     Parameters
     ----------
@@ -72,33 +96,14 @@ def fit(modality: Modality, clients: Sequence[np.ndarray], standardize: bool) ->
     DataError
         If no client has a row.
     """
-    if not any(map(len, clients)):
-        raise DataError(f"no client has a training {modality.name}, so there is nothing to fit")
-    derived: Payload = {}
-    up = down = 0
-    if modality.form == "pixels":
-        derived["image.size"] = torch.tensor(modality.size)
-    if modality.form == "strings":
-        total, up = add(document_frequencies(modality.descriptors[rows]) for rows in clients)
-        derived["text.idf"] = inverse_document_frequencies(total)
-        down += payload_bytes({"idf": derived["text.idf"]}) * len(clients)
-
-    def batches(rows: np.ndarray) -> Iterator[Descriptors]:
-        for chunk in _chunks(len(rows)):
-            part = modality.descriptors[rows[chunk]]
-            _let_go(modality.descriptors)
-            yield tfidf(part, derived["text.idf"]) if modality.form == "strings" else part
-
-    width, cross = modality.descriptors.shape[1], modality.form != "features"
-    total, more = add(moments(batches(rows), width, cross) for rows in clients)
-    if modality.form == "features":
-        projection = scaling(total, standardize)
-    else:
-        projection = components(total, modality.dim, modality.form == "pixels", standardize)
-    derived |= {f"{modality.name}.{key}": value for key, value in projection.items()}
-    up += more
-    down += payload_bytes(projection) * len(clients)
-    return Fit(derived, up, down)
+    counted = add(frequencies(modality, [rows]) for rows in clients)
+    idf = derive_idf(counted)
+    total = add(moments(modality, [rows], idf) for rows in clients)
+    derived = idf | derive(modality, total, standardize)
+    # All payloads of an exchange are of one size; that of its pictures a client knows.
+    up = payload_bytes(counted) + payload_bytes(total)
+    down = payload_bytes({key: value for key, value in derived.items() if key != "image.size"})
+    return Fit(derived, len(clients) * up, len(clients) * down)
 
 
 def transform_image(images: np.ndarray, preprocessing: Mapping[str, Tensor]) -> Tensor:
@@ -187,21 +192,44 @@ def _let_go(x: Descriptors) -> None:
         release(x)
 
 
-# Round 1, strings only.
+# The first exchange, strings only.
 
 
-def document_frequencies(counts: csr_array) -> Payload:
-    """A client's payload: its number of texts, and of texts with each bucket [buckets]."""
+def frequencies(modality: Modality, clients: Sequence[np.ndarray]) -> Payload:
+    """What a node with these clients sends: numbers of texts, and of texts with each bucket.
+
+    Parameters
+    ----------
+    modality : descriptors of the node's rows; only those of ``clients`` are looked at.
+    clients : for each client the int64 row numbers that may enter the statistics.
+
+    Returns
+    -------
+    ``text.documents`` and ``text.frequency`` [buckets], float64, added up in client order; zeros
+    where there is no client, and nothing at all where the modality is not strings.
+    """
+    if modality.form != "strings":
+        return {}
+    return add(_document_frequencies(modality.descriptors[rows]) for rows in clients or [NOTHING])
+
+
+def _document_frequencies(counts: csr_array) -> Payload:
     frequency = np.bincount(counts.indices, minlength=counts.shape[1])
     return {
-        "documents": torch.tensor(float(counts.shape[0]), dtype=torch.float64),
-        "frequency": torch.from_numpy(frequency.astype(np.float64)),
+        "text.documents": torch.tensor(float(counts.shape[0]), dtype=torch.float64),
+        "text.frequency": torch.from_numpy(frequency.astype(np.float64)),
     }
 
 
-def inverse_document_frequencies(total: Payload) -> Tensor:
-    """The server's smoothed ``log((1 + n) / (1 + df)) + 1`` [buckets]."""
-    return torch.log((1.0 + total["documents"]) / (1.0 + total["frequency"])) + 1.0
+def derive_idf(total: Payload) -> Payload:
+    """The server's answer to the sum of the nodes' `frequencies`: ``text.idf``, if there are any.
+
+    It is the smoothed ``log((1 + n) / (1 + df)) + 1`` [buckets].
+    """
+    if not total:
+        return {}
+    share = (1.0 + total["text.documents"]) / (1.0 + total["text.frequency"])
+    return {"text.idf": torch.log(share) + 1.0}
 
 
 def tfidf(counts: csr_array, idf: Tensor) -> csr_array:
@@ -213,15 +241,36 @@ def tfidf(counts: csr_array, idf: Tensor) -> csr_array:
     return values
 
 
-# Round 2.
+# The second exchange.
 
 
-def moments(batches: Iterable[Descriptors], width: int, cross: bool) -> Payload:
-    """A client's payload: count, sum [F], and second moments of its rows, in batches [n, F].
+def moments(modality: Modality, clients: Sequence[np.ndarray], idf: Payload) -> Payload:
+    """What a node with these clients sends next: first and second moments of its rows.
 
-    Second moments are the upper triangle of ``X^T X`` [F (F + 1) / 2] where ``cross``, else its
-    diagonal [F]. An empty client sends zeros.
+    Parameters
+    ----------
+    modality, clients : as of `frequencies`.
+    idf : what `derive_idf` has answered.
+
+    Returns
+    -------
+    ``m.count``, ``m.sum`` [F] and ``m.second``, float64, added up in client order; zeros where
+    there is no client. Second moments are the upper triangle of ``X^T X`` [F (F + 1) / 2], or its
+    diagonal [F] for features.
     """
+
+    def batches(rows: np.ndarray) -> Iterator[Descriptors]:
+        for chunk in _chunks(len(rows)):
+            part = modality.descriptors[rows[chunk]]
+            _let_go(modality.descriptors)
+            yield tfidf(part, idf["text.idf"]) if modality.form == "strings" else part
+
+    cross = modality.form != "features"
+    total = add(_moments(batches(rows), modality.width, cross) for rows in clients or [NOTHING])
+    return {f"{modality.name}.{key}": value for key, value in total.items()}
+
+
+def _moments(batches: Iterable[Descriptors], width: int, cross: bool) -> Payload:
     rows = 0
     total = np.zeros(width)
     second = np.zeros((width, width) if cross else width)
@@ -242,6 +291,49 @@ def moments(batches: Iterable[Descriptors], width: int, cross: bool) -> Payload:
     }
 
 
+def derive(modality: Modality, total: Payload, standardize: bool) -> Payload:
+    """The server's answer to the sum of the nodes' `moments`: the preprocessing, except the idf.
+
+    Parameters
+    ----------
+    modality : of any rows; none of them is looked at.
+    total : what the nodes sent, added up.
+    standardize : whether features get zero mean and unit variance.
+
+    Raises
+    ------
+    DataError
+        If no client has a row.
+    """
+    name = modality.name
+    own = {key: total[f"{name}.{key}"] for key in ("count", "sum", "second")}
+    if not own["count"]:
+        raise DataError(f"no client has a training {name}, so there is nothing to fit")
+    if modality.form == "features":
+        projection = scaling(own, standardize)
+    else:
+        projection = components(own, modality.features, modality.form == "pixels", standardize)
+    size = {"image.size": torch.tensor(modality.size)} if modality.form == "pixels" else {}
+    return size | {f"{name}.{key}": value for key, value in projection.items()}
+
+
+def like(modality: Modality) -> Payload:
+    """Tensors without values (on torch's meta device), such as `derive_idf` and `derive` answer."""
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{modality.name}.offset": (modality.features,),
+        f"{modality.name}.scale": (modality.features,),
+    }
+    if modality.form != "features":
+        shapes[f"{modality.name}.components"] = (modality.width, modality.features)
+    if modality.form == "strings":
+        shapes["text.idf"] = (modality.width,)
+    empty = partial(torch.empty, device="meta")
+    answer = {name: empty(shape, dtype=torch.float64) for name, shape in shapes.items()}
+    if modality.form == "pixels":
+        answer["image.size"] = empty(3, dtype=torch.int64)
+    return answer
+
+
 def components(total: Payload, dim: int, centred: bool, standardize: bool) -> Payload:
     """The server's projection onto the leading eigenvectors of the second moments.
 
@@ -250,7 +342,7 @@ def components(total: Payload, dim: int, centred: bool, standardize: bool) -> Pa
 
     Parameters
     ----------
-    total : sum of the clients' `moments` with ``cross``.
+    total : count, sum [F] and second moments [F (F + 1) / 2] of all rows.
     dim : directions kept, at most F.
 
     Returns
@@ -264,16 +356,15 @@ def components(total: Payload, dim: int, centred: bool, standardize: bool) -> Pa
     matrix[np.triu_indices(width)] = total["second"].numpy() / count
     if centred:
         matrix -= np.outer(mean, mean)
-    kept = min(dim, width)
     # All directions at once: several times faster here than LAPACK's routines for a subset.
     spectrum, basis = torch.linalg.eigh(torch.from_numpy(matrix), UPLO="U")
-    values = spectrum.numpy()[: -kept - 1 : -1]
-    vectors = _signed(basis.numpy()[:, : -kept - 1 : -1])
+    values = spectrum.numpy()[: -dim - 1 : -1]
+    vectors = _signed(basis.numpy()[:, : -dim - 1 : -1])
     shift = mean @ vectors
     variance = values if centred else values - shift**2
     return {
         "components": torch.from_numpy(vectors),
-        "offset": torch.from_numpy(shift if centred or standardize else np.zeros(kept)),
+        "offset": torch.from_numpy(shift if centred or standardize else np.zeros(dim)),
         "scale": _scale(variance, values.max(), standardize),
     }
 
@@ -304,18 +395,16 @@ def _signed(vectors: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(vectors * signs)
 
 
-def add(payloads: Iterable[Payload]) -> tuple[Payload, int]:
-    """Sum of the payloads, key by key, in client order, as they come; and the bytes of all."""
+def add(payloads: Iterable[Payload]) -> Payload:
+    """Sum of the payloads, key by key, in their order, as they come."""
     total: Payload = {}
-    sent = 0
     for payload in payloads:
-        sent += payload_bytes(payload)
         for key, value in payload.items():
             if key in total:
                 total[key] += value
             else:
                 total[key] = value.clone()
-    return total, sent
+    return total
 
 
 def payload_bytes(payload: Mapping[str, Tensor]) -> int:

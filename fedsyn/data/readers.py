@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,16 @@ CHUNK = 1 << 20  # values checked at a time
 DEFAULTS = DataConfig()
 
 
-def read(config: DataConfig) -> Pairs:
+def read(config: DataConfig, sides: Sequence[str] = ("train", "test")) -> Pairs:
     """Read the pairs of ``data.path``.
 
     Strings in the image array name picture files, which are decoded; pairs that name the same
     picture become one pair with their captions joined, as do [N, m] captions.
+
+    Parameters
+    ----------
+    config : names of the file and its arrays.
+    sides : sides of the split, where the file has one, that must have rows.
 
     Returns
     -------
@@ -60,7 +65,7 @@ def read(config: DataConfig) -> Pairs:
         text=file.texts(config.text, text),
         label=coded,
         label_names=names,
-        split=None if split is None else file.split(config.split, split),
+        split=None if split is None else file.split(config.split, split, sides),
         columns=columns,
     )
 
@@ -216,7 +221,7 @@ class _File:
                     return tuple(values.tolist())
         return None
 
-    def split(self, name: str, array: np.ndarray) -> np.ndarray:
+    def split(self, name: str, array: np.ndarray, sides: Sequence[str]) -> np.ndarray:
         """True is test, from "train"/"test" or from 0/1."""
         if array.ndim != 1:
             raise self._shape(name, array, 'expected one of "train" and "test" a pair')
@@ -231,9 +236,9 @@ class _File:
                 f"array {name!r} of {self} has {array[row]!s:.40} in row {row}; "
                 'expected "train" or "test" (or 0 and 1, 1 is test)'
             )
-        if test.all() or not test.any():
-            missing = "train" if test.all() else "test"
-            raise DataError(f'array {name!r} of {self} has no "{missing}" rows; expected both')
+        for side, rows in (("train", ~test), ("test", test)):
+            if side in sides and not rows.any():
+                raise DataError(f'array {name!r} of {self} has no "{side}" rows; expected some')
         return np.asarray(test)
 
     def _features(self, name: str, array: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What one client holds, and the overlays that take parts of its pairs away."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -27,6 +27,14 @@ class Silo:
         """Every training-side row of the client, the holdout included."""
         parts = (self.pairs, self.holdout, self.images, self.texts)
         return np.unique(np.concatenate(parts))
+
+    def among(self, rows: np.ndarray) -> "Silo":
+        """The same silo where only these sorted rows are left, which hold all of its own."""
+        return Silo(*(np.searchsorted(rows, getattr(self, each.name)) for each in fields(self)))
+
+
+NOTHING = np.empty(0, dtype=np.int64)
+ELSEWHERE = Silo(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)  # of a client whose rows are not here
 
 
 def silo(

@@ -1,0 +1,266 @@
+"""What somebody holds of a federation: all of it, a node's silos, or the server's test pairs."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fedsyn.config import Config, DataConfig
+from fedsyn.data import cache
+from fedsyn.data.features import VERSION, hashed_counts, hog
+from fedsyn.data.glyphs import glyphs
+from fedsyn.data.pairs import Pairs
+from fedsyn.data.partition import CLUSTERED, partition
+from fedsyn.data.preprocessing import Descriptors, Modality
+from fedsyn.data.readers import read
+from fedsyn.data.silos import ELSEWHERE, NOTHING, Silo, silo, single_modality
+from fedsyn.errors import ConfigError, DataError
+from fedsyn.streams import numpy_generator
+
+
+@dataclass(frozen=True)
+class Described:
+    """Pairs that are held in one place, and who they belong to, before any statistics."""
+
+    config: Config
+    pairs: Pairs
+    silos: tuple[Silo, ...]  # of all clients; without the rows that are not held here
+    clients: tuple[int, ...]  # the clients whose training rows are held here
+    test: np.ndarray  # [N_test] int64 rows held here, of all clients
+    image: Modality
+    text: Modality
+
+    @property
+    def facts(self) -> dict[str, int | str]:
+        """What must be the same on all nodes and the server, see `agree`."""
+        return self.image.facts | self.text.facts
+
+
+def describe(
+    config: Config, clients: Collection[int] | None = None, test: bool = True
+) -> Described:
+    """Read the pairs, divide them over the clients and describe them.
+
+    Parameters
+    ----------
+    config : Config
+    clients : the clients whose training rows are kept, numbered anew; all where ``None``.
+    test : whether test rows are kept, with the silos that they belong to, held here or not.
+
+    Raises
+    ------
+    DataError
+        If the pairs cannot be read, or cannot be divided as the configuration asks, or there is no
+        such client.
+    ConfigError
+        If the configuration contradicts itself.
+    """
+    pairs = load_pairs(config.data)
+    # Others' pictures are looked at by schemes that divide them by what is on them.
+    looks = clients is None or config.partition.scheme in CLUSTERED
+    image = _image_modality(pairs, config.data) if looks else None
+    train, tested = train_test_rows(pairs, config.data)
+    pictures = pairs.image if image is None else image.descriptors
+    division = partition(pairs, pictures, train, tested, config.partition, config.run.seed)
+    silos = _silos(config, division.train, division.test)
+    held = range(len(silos)) if clients is None else clients
+    _check_ids(held, len(silos))
+    if clients is None and test:
+        return _described(config, pairs, silos, held, tested, image)
+    pairs, silos, tested = _held(pairs, silos, held, tested if test else NOTHING)
+    return _described(config, pairs, silos, held, tested)
+
+
+def describe_files(config: Config, files: Mapping[int, Path]) -> Described:
+    """Describe the training pairs of real silos: a file for each client that is held here.
+
+    Arrays have the names that ``[data]`` gives them. Rows that a file's split calls test are left
+    out, labels are not looked at, and a CSV's pictures are in its own folder. The holdout and the
+    overlays are drawn as for the clients of one process.
+
+    Parameters
+    ----------
+    config : Config
+    files : at least one, by client id below ``partition.clients``.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be read, holds no training pairs, or those of another form than the
+        first's; or if there is no such client.
+    ConfigError
+        If the configuration contradicts itself.
+    """
+    _check_ids(files, config.partition.clients)
+    parts = {client: _training_pairs(config.data, files[client]) for client in sorted(files)}
+    pairs = _joined([(files[client], part) for client, part in parts.items()])
+    rows, start = [NOTHING] * config.partition.clients, 0
+    for client, part in parts.items():
+        rows[client] = np.arange(start, start + len(part))
+        start += len(part)
+    silos = _silos(config, rows, [NOTHING] * len(rows))
+    return _described(config, pairs, silos, parts, NOTHING)
+
+
+def describe_test(config: Config, path: Path) -> Described:
+    """Describe the server's own test pairs: all rows of a file, which are no client's.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read.
+    """
+    pairs = read(config.data.model_copy(update={"path": str(path), "split": ""}))
+    silos = (ELSEWHERE,) * config.partition.clients
+    return _described(config, pairs, silos, (), np.arange(len(pairs)))
+
+
+def agree(described: Described, facts: Mapping[str, int | str], who: str) -> None:
+    """Check a node's `Described.facts` against what the server holds itself.
+
+    Parameters
+    ----------
+    described : the server's test pairs.
+    facts : what the node says of its pairs.
+    who : names the node.
+
+    Raises
+    ------
+    DataError
+        If they differ.
+    """
+    own = described.facts
+    for name in {**own, **facts}:
+        here, there = own.get(name), facts.get(name)
+        if there != here:
+            raise DataError(
+                f"{who} has pairs with {name} = {there!r} and the test pairs have {here!r}; "
+                "expected the same form everywhere"
+            )
+
+
+def load_pairs(config: DataConfig) -> Pairs:
+    """The pairs that ``data.path``, or else ``data.name``, stands for."""
+    if config.path:
+        return read(config)
+    if config.name == "glyphs":
+        for key in ("image", "text", "label", "split"):
+            chosen, only = getattr(config, key), DataConfig.model_fields[key].default
+            if chosen != only:
+                raise ConfigError(
+                    f"data.{key} = {chosen!r} is not in the embedded glyphs, which have only "
+                    f"{only!r}; data.path names a file of your own"
+                )
+        return glyphs(config.faces, config.test_fraction, config.split_seed)
+    raise ConfigError("data.name and data.path are both empty; expected a data set or a file")
+
+
+def train_test_rows(pairs: Pairs, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted int64 row numbers of the given split, or of one drawn with ``data.split_seed``."""
+    if pairs.split is None:
+        order = numpy_generator(config.split_seed, "split").permutation(len(pairs))
+        tested = np.zeros(len(pairs), dtype=bool)
+        tested[order[: max(1, round(config.test_fraction * len(pairs)))]] = True
+    else:
+        tested = pairs.split
+    return np.flatnonzero(~tested), np.flatnonzero(tested)
+
+
+def _described(
+    config: Config,
+    pairs: Pairs,
+    silos: tuple[Silo, ...],
+    clients: Collection[int],
+    test: np.ndarray,
+    image: Modality | None = None,
+) -> Described:
+    image = image or _image_modality(pairs, config.data)
+    text = _text_modality(pairs, config.data)
+    return Described(config, pairs, silos, tuple(sorted(clients)), test, image, text)
+
+
+def _silos(
+    config: Config, train: Sequence[np.ndarray], test: Sequence[np.ndarray]
+) -> tuple[Silo, ...]:
+    """What each client has of its rows, with its holdout and overlays drawn."""
+    silos = [
+        silo(rows, tests, config.partition, config.data.holdout, config.run.seed, client)
+        for client, (rows, tests) in enumerate(zip(train, test, strict=True))
+    ]
+    return single_modality(silos, config.partition.single_modality)
+
+
+def _held(
+    pairs: Pairs, silos: Sequence[Silo], clients: Collection[int], test: np.ndarray
+) -> tuple[Pairs, tuple[Silo, ...], np.ndarray]:
+    """The training rows of these clients and these test rows, numbered anew."""
+    here = [
+        replace(one if client in clients else ELSEWHERE, test=np.intersect1d(one.test, test))
+        for client, one in enumerate(silos)
+    ]
+    rows = np.unique(np.concatenate([test, *(one.training for one in here)]))
+    renumbered = tuple(one.among(rows) for one in here)
+    return pairs.take(rows), renumbered, np.searchsorted(rows, test)
+
+
+def _check_ids(clients: Collection[int], number: int) -> None:
+    for client in clients:
+        if not 0 <= client < number:
+            raise DataError(
+                f"client {client} is not of this federation; expected ids from 0 to {number - 1}"
+            )
+
+
+def _training_pairs(config: DataConfig, path: Path) -> Pairs:
+    own = {"path": str(path), "label": "", "images": ""}
+    pairs = read(config.model_copy(update=own), sides=("train",))
+    if pairs.split is None or not pairs.split.any():
+        return pairs
+    return pairs.take(np.flatnonzero(~pairs.split))
+
+
+def _joined(parts: Sequence[tuple[Path, Pairs]]) -> Pairs:
+    """The pairs of several files in one; those of a single file stay where they are, mapped."""
+    (first_file, first), *others = parts
+    for file, part in others:
+        for name in ("image", "text"):
+            here, there = (list(getattr(each, name).shape[1:]) for each in (part, first))
+            if here != there:
+                raise DataError(
+                    f"{str(file)!r} has {name} rows of shape {here} and {str(first_file)!r} has "
+                    f"{there}; expected one form in all files of a node"
+                )
+    if not others:
+        return first
+    image = np.concatenate([part.image for _, part in parts])
+    return Pairs(first.name, image, np.concatenate([part.text for _, part in parts]))
+
+
+def _image_modality(pairs: Pairs, config: DataConfig) -> Modality:
+    if not pairs.has_pixels:
+        return Modality("image", "features", pairs.image, config.image_dim)
+    name = cache.key("hog", pairs.image, version=VERSION)
+    found = cache.cached(cache.folder(config.cache), name, lambda: {"hog": hog(pairs.image)})
+    channels = 3 if pairs.image.ndim == 4 else 1
+    size = (pairs.image.shape[1], pairs.image.shape[2], channels)
+    return Modality("image", "pixels", found["hog"], config.image_dim, size)
+
+
+def _text_modality(pairs: Pairs, config: DataConfig) -> Modality:
+    if not pairs.has_strings:
+        return Modality("text", "features", pairs.text, config.text_dim)
+    return Modality("text", "strings", _cached_counts(pairs.text, config), config.text_dim)
+
+
+def _cached_counts(strings: np.ndarray, config: DataConfig) -> Descriptors:
+    from scipy.sparse import csr_array
+
+    def compute() -> dict[str, np.ndarray]:
+        fresh = hashed_counts(strings, config.buckets)
+        return {"data": fresh.data, "indices": fresh.indices, "indptr": fresh.indptr}
+
+    name = cache.key("text", strings, version=VERSION, buckets=config.buckets)
+    found = cache.cached(cache.folder(config.cache), name, compute)
+    shape = (len(strings), config.buckets)
+    return csr_array((found["data"], found["indices"], found["indptr"]), shape=shape)

@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+
+from fedsyn.data import described as module
+from fedsyn.data.described import agree, describe, describe_files, describe_test
+from fedsyn.errors import DataError
+
+STREAM = np.random.default_rng(0)
+PIXELS = STREAM.integers(0, 256, size=(60, 16, 16), dtype=np.uint8)
+TEXT = np.array([f"text {row}" for row in range(60)])
+SPLIT = np.where(np.arange(60) % 4 == 0, "test", "train")
+
+
+@pytest.fixture
+def write(tmp_path):
+    """``write("name", image=...)``: a file of 60 pairs, with other arrays where given."""
+
+    def write(name="pairs", **changes):
+        arrays = {"image": PIXELS, "text": TEXT, "split": SPLIT, **changes}
+        np.savez(tmp_path / f"{name}.npz", **{k: v for k, v in arrays.items() if v is not None})
+        return tmp_path / f"{name}.npz"
+
+    return write
+
+
+@pytest.fixture
+def make(configure):
+    """The configuration of three clients."""
+
+    def make(path="", data=None, **partition):
+        small = {"scheme": "iid", "clients": 3, "min_size": 2, "clusters": 3}
+        return configure(
+            data={"path": str(path), "buckets": 16, **(data or {})},
+            partition={**small, **partition},
+        )
+
+    return make
+
+
+def rows(described, silo, field):
+    """The texts of a silo's rows, which tell who they are."""
+    return described.pairs.text[getattr(silo, field)].tolist()
+
+
+@pytest.mark.parametrize("scheme", ["iid", "dirichlet-clusters"])
+def test_a_node_keeps_the_rows_of_its_clients_alone(make, write, scheme):
+    config = make(write(), scheme=scheme, missing_text=0.2)
+    whole, node = describe(config), describe(config, [2, 0], test=False)
+    assert node.clients == (0, 2) and len(node.test) == 0
+    assert len(node.pairs) == sum(len(whole.silos[client].training) for client in (0, 2))
+    assert len(node.image.descriptors) == node.text.descriptors.shape[0] == len(node.pairs)
+    for client, (there, here) in enumerate(zip(whole.silos, node.silos, strict=True)):
+        for field in ("pairs", "holdout", "images", "texts"):
+            expected = [] if client == 1 else rows(whole, there, field)
+            assert rows(node, here, field) == expected
+        assert len(here.test) == 0
+
+
+def test_a_server_keeps_the_test_rows_and_whose_they_are(make, write):
+    config = make(write())
+    whole, server = describe(config), describe(config, ())
+    assert server.clients == () and server.pairs.text.tolist() == TEXT[SPLIT == "test"].tolist()
+    assert np.array_equal(server.test, np.arange(15))
+    for there, here in zip(whole.silos, server.silos, strict=True):
+        assert rows(server, here, "test") == rows(whole, there, "test") != []
+        assert len(here.training) == 0
+
+
+def test_pictures_of_others_are_described_only_to_cluster_them(make, write, monkeypatch):
+    seen = []
+    hog = module.hog
+    monkeypatch.setattr(module, "hog", lambda pixels: seen.append(len(pixels)) or hog(pixels))
+    describe(make(write()), [1], test=False)
+    assert seen == [15]
+    describe(make(write(), scheme="lineage"), (), test=True)
+    assert seen[1:] == [60, 15]
+
+
+def test_a_node_without_clients_holds_nothing(make, write):
+    node = describe(make(write()), (), test=False)
+    assert len(node.pairs) == 0 and node.facts == describe(make(write())).facts
+
+
+@pytest.mark.parametrize("client", [-1, 3])
+def test_clients_that_there_are_not_are_refused(make, write, client):
+    with pytest.raises(DataError, match=rf"client {client} is .* expected ids from 0 to 2"):
+        describe(make(write()), [client])
+    with pytest.raises(DataError, match=rf"client {client} is .* expected ids from 0 to 2"):
+        describe_files(make(), {client: write()})
+
+
+def test_files_hold_the_training_pairs_of_their_clients(make, write):
+    files = {2: write("b", split=None), 0: write("a", text=np.char.add("other ", TEXT))}
+    node = describe_files(make(), files)
+    assert node.clients == (0, 2) and len(node.test) == 0
+    expected = [f"other text {row}" for row in range(60) if row % 4], [], TEXT.tolist()
+    for silo, texts in zip(node.silos, expected, strict=True):
+        assert rows(node, silo, "training") == texts
+        assert len(silo.holdout) == round(0.1 * len(texts)) and len(silo.test) == 0
+
+
+def test_files_lose_what_the_overlays_take(make, write):
+    config = make(missing_image=0.4, single_modality=0.3)
+    node = describe_files(config, {0: write("a", split=None), 1: write("b", split=None)})
+    lost = round(0.4 * (60 - 6))  # of those not held out
+    assert len(node.silos[0].texts) == lost and len(node.silos[0].images) == 0
+    assert len(node.silos[1].images) == 60 - lost and len(node.silos[1].pairs) == 0
+
+
+def test_a_file_of_one_client_stays_mapped(make, write):
+    node = describe_files(make(), {1: write(split=None, image=STREAM.normal(size=(60, 4)))})
+    assert isinstance(node.pairs.image, np.memmap)
+
+
+def test_a_client_needs_neither_labels_nor_test_rows(make, write):
+    config = make(data={"label": "kind"})
+    node = describe_files(config, {0: write(split=np.full(60, "train"))})
+    assert node.pairs.label is None and len(node.pairs) == 60
+    with pytest.raises(DataError, match=r'\'split\' of \'.*pairs.npz\' has no "train" rows'):
+        describe_files(config, {0: write(split=np.full(60, "test"))})
+
+
+def test_pictures_that_a_clients_csv_names_lie_beside_it(make, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(PIXELS[0]).save(tmp_path / "0.png")
+    (tmp_path / "pairs.csv").write_text("image,text\n0.png,one\n")
+    config = make(data={"images": "/nowhere"})
+    assert len(describe_files(config, {0: tmp_path / "pairs.csv"}).pairs) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": PIXELS[:, 2:]}, r"b.npz' has image rows of shape \[14, 16\] .*a.npz' has \[16"),
+        ({"image": PIXELS[:, 0].astype(float)}, r"b.npz' has image rows of shape \[16\]"),
+        ({"text": PIXELS[:, 0].astype(float)}, r"b.npz' has text rows of shape \[16\] .* has \[\]"),
+        ({"text": None}, r"data.text = 'text' is not an array of '.*b.npz'"),
+    ],
+)
+def test_files_of_a_node_have_one_form(make, write, changes, message):
+    with pytest.raises(DataError, match=message):
+        describe_files(make(), {0: write("a"), 1: write("b", **changes)})
+
+
+def test_every_row_of_a_servers_file_is_tested(make, write):
+    server = describe_test(make(), write(split=np.full(60, "test")))
+    assert np.array_equal(server.test, np.arange(60)) and server.clients == ()
+    assert [len(silo.training) for silo in server.silos] == [0, 0, 0]
+    assert [len(silo.test) for silo in server.silos] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": PIXELS[:, 2:]}, r"image.size = '14 x 16 x 1' and the .* '16 x 16 x 1'"),
+        ({"image": PIXELS[..., None].repeat(3, -1)}, r"image.width = 624 and the .* have 576"),
+        ({"text": np.ones((60, 5))}, r"text.form = 'features' and the test pairs have 'strings'"),
+    ],
+)
+def test_nodes_and_the_server_have_pairs_of_one_form(make, write, changes, message):
+    server = describe_test(make(), write("test"))
+    agree(server, describe_files(make(), {0: write("a")}).facts, "node 7")
+    with pytest.raises(DataError, match=f"^node 7 has pairs with {message}"):
+        agree(server, describe_files(make(), {0: write("a", **changes)}).facts, "node 7")
