@@ -7,25 +7,29 @@ and errors to stderr; ``--debug`` anywhere shows tracebacks.
 import dataclasses
 import json
 import logging
-import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 
-from fedsyn import config as configuration
-from fedsyn.config import Config
 from fedsyn.errors import ConfigError, FedsynError
-
-if TYPE_CHECKING:
-    from fedsyn.report.tables import Grid
+from fedsyn.terminal import (
+    Json,
+    Quiet,
+    RunProgress,
+    Settings,
+    grid,
+    load,
+    progress,
+    say,
+    say_where,
+    show,
+    show_run,
+    stderr,
+)
 
 app = typer.Typer(
     help="Unsupervised federated cross-modal retrieval with synthetic data.",
@@ -36,20 +40,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-stdout = Console()
-stderr = Console(stderr=True)
-
-Settings = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[CONFIG.toml] [key=value]...",
-        help="A configuration file, and keys that override it: run.rounds=50 method=local "
-        "data.path=pairs.npz. Without a file, the defaults.",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable JSON on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
 
 
 @app.command()
@@ -71,16 +61,14 @@ def run(
 
     With no arguments: FedAvg with synthesis on the embedded glyphs data, 10 clients, Dirichlet 0.1.
     """
-    from fedsyn import report
     from fedsyn.engine.runner import run as train
-    from fedsyn.report import tables
 
     if resume and out is None:
         raise ConfigError("--resume needs --out, the directory of the run to continue")
     out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    config = _load(settings, out if resume else None)
-    with _progress(quiet or as_json) as bars:
-        observer = _RunProgress(bars, config.run.rounds)
+    config = load(settings, out if resume else None)
+    with progress(quiet or as_json) as bars:
+        observer = RunProgress(bars, config.run.rounds)
         try:
             with observer.interruptible():
                 summary = train(config, out, resume=resume, observer=observer, profile=profile)
@@ -89,13 +77,7 @@ def run(
                 raise
             stderr.print(f"interrupted; continue with: fedsyn run --resume --out {out}")
             raise typer.Exit(1) from None
-    page = report.write(out)
-    if as_json:
-        typer.echo(json.dumps(summary))
-    elif not quiet:
-        found = report.read_run(out)
-        _show(tables.results(found), tables.costs(found))
-        _say_where(page, *([out / "trace.json"] if profile else []))
+    show_run(out, summary, quiet, as_json, *([out / "trace.json"] if profile else []))
 
 
 @app.command()
@@ -121,13 +103,13 @@ def compare(
     from fedsyn.engine import compare as engine
     from fedsyn.report import tables
 
-    config = _load(settings, None)
+    config = load(settings, None)
     out = out or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
     plan = engine.plan(
         config, out, _names(methods) or [config.method.name],
         _names(objectives) or [config.objective.name], _names(synthesis), seeds,
     )  # fmt: skip
-    with _progress(quiet or as_json) as bars:
+    with progress(quiet or as_json) as bars:
         task = bars.add_task(f"{len(plan)} runs", total=sum(j.config.run.rounds for j in plan))
         try:
             result = engine.compare(
@@ -141,8 +123,8 @@ def compare(
     if as_json:
         typer.echo(json.dumps(result))
     elif not quiet:
-        _show(tables.comparison(report.read_comparison(out)))
-        _say_where(*written)
+        show(tables.comparison(report.read_comparison(out)))
+        say_where(*written)
 
 
 @app.command("report")
@@ -156,7 +138,7 @@ def report_command(
         written = report.write_comparison(directory)
     else:
         written = [report.write(directory)]
-    _say_where(*written)
+    say_where(*written)
 
 
 @app.command()
@@ -179,7 +161,7 @@ def info(as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    _show(_grid(("fact", "value"), facts.items()))
+    show(grid(("fact", "value"), facts.items()))
 
 
 @data_app.command()
@@ -194,7 +176,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    _show(_grid(rows[0], (row.values() for row in rows)))
+    show(grid(rows[0], (row.values() for row in rows)))
 
 
 @data_app.command()
@@ -208,14 +190,14 @@ def partition(
     from fedsyn.data import federated
     from fedsyn.report import plots, tables
 
-    found = federated.who_has_what(federated.load(_load(settings, None)))
+    found = federated.who_has_what(federated.load(load(settings, None)))
     parsed = report.parse_partition(found)
     if plot is not None and (figure := plots.who_has_what(parsed)):
         plot.write_bytes(plots.png(figure))
     if as_json:
         typer.echo(json.dumps(found))
         return
-    _show(tables.who_has_what(parsed))
+    show(tables.who_has_what(parsed))
 
 
 def main() -> None:
@@ -235,109 +217,14 @@ def main() -> None:
     except FedsynError as error:
         if debug:
             raise
-        _say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(2)
     except Exception as error:
         if debug:
             raise
-        _say(f"failed: {type(error).__name__}: {error} (--debug shows where)")
+        say(f"failed: {type(error).__name__}: {error} (--debug shows where)")
         sys.exit(1)
-
-
-def _say(message: str) -> None:
-    stderr.print(message, highlight=False, markup=False, soft_wrap=True)
-
-
-def _load(settings: list[str] | None, resumed: Path | None) -> Config:
-    """The configuration of a command line; of the resumed run where it names no file."""
-    words = list(settings or [])
-    path: Path | None = None
-    if words and "=" not in words[0]:
-        path = Path(words.pop(0))
-    elif resumed is not None:
-        path = resumed / "config.toml"
-    return configuration.load(path, words)
 
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _show(*grids: "Grid") -> None:
-    from fedsyn.report.tables import to_rich
-
-    for grid in grids:
-        stdout.print(to_rich(grid))
-        stdout.print()
-
-
-def _say_where(*paths: Path) -> None:
-    for path in paths:
-        stdout.print(str(path), highlight=False, markup=False, soft_wrap=True)
-
-
-class _RunProgress:
-    """A run's progress bar: round, phase, time left, last mAP."""
-
-    def __init__(self, bars: Any, rounds: int) -> None:
-        self._bars, self._rounds, self._map = bars, rounds, ""
-        self._interrupted = False
-        self._task = bars.add_task("data", total=rounds)
-
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Let Ctrl-C end the run for certain.
-
-        Python drops a KeyboardInterrupt that is raised while it tidies up an object, so the next
-        phase raises it again.
-        """
-
-        def interrupt(number: int, frame: FrameType | None) -> None:
-            self._interrupted = True
-            signal.default_int_handler(number, frame)
-
-        before = signal.getsignal(signal.SIGINT)
-        if before is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def phase(self, round: int, name: str) -> None:
-        if self._interrupted:
-            raise KeyboardInterrupt
-        where = f"round {round}/{self._rounds}" if round else "loading"
-        self._bars.update(self._task, description=f"{where}  {name:<9}{self._map}")
-
-    def row(self, row: dict[str, Any]) -> None:
-        from fedsyn.report.tables import METRICS
-
-        if "metrics" in row:
-            name = "map" if "map" in row["metrics"] else "map50"
-            self._map = f"  {METRICS[name]} {row['metrics'][name]:.4f}"
-        self._bars.update(self._task, completed=row["round"])
-
-
-@contextmanager
-def _progress(silent: bool) -> Iterator[Any]:
-    """Progress bars on stderr; nothing where stderr is not a terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn as Left
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), Left())
-    off = silent or not stderr.is_terminal
-    with Progress(*columns, console=stderr, transient=True, disable=off) as bars:
-        yield bars
-
-
-def _grid(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> "Grid":
-    """A table of facts; ``None`` is an empty cell."""
-    from fedsyn.report.tables import Grid
-
-    def cell(value: Any) -> str:
-        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-    shown = tuple(tuple("" if v is None else cell(v) for v in row) for row in rows)
-    names = tuple(header)
-    return Grid(names, shown, words=frozenset(range(len(names))))

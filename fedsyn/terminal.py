@@ -1,0 +1,151 @@
+"""What the commands share: options, consoles, progress and tables.
+
+Results go to stdout, progress and errors to stderr.
+"""
+
+import json
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fedsyn import config as configuration
+from fedsyn.config import Config
+
+if TYPE_CHECKING:
+    from fedsyn.report.tables import Grid
+
+stdout = Console()
+stderr = Console(stderr=True)
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG.toml] [key=value]...",
+        help="A configuration file, and keys that override it: run.rounds=50 method=local "
+        "data.path=pairs.npz. Without a file, the defaults.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
+
+
+def say(message: str) -> None:
+    """A sentence for people, on stderr."""
+    stderr.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+def load(settings: list[str] | None, resumed: Path | None) -> Config:
+    """The configuration of a command line; of the resumed run where it names no file."""
+    words = list(settings or [])
+    path: Path | None = None
+    if words and "=" not in words[0]:
+        path = Path(words.pop(0))
+    elif resumed is not None:
+        path = resumed / "config.toml"
+    return configuration.load(path, words)
+
+
+def show(*grids: "Grid") -> None:
+    """Tables on stdout."""
+    from fedsyn.report.tables import to_rich
+
+    for grid in grids:
+        stdout.print(to_rich(grid))
+        stdout.print()
+
+
+def say_where(*paths: Path) -> None:
+    """Paths on stdout, one a line."""
+    for path in paths:
+        stdout.print(str(path), highlight=False, markup=False, soft_wrap=True)
+
+
+def show_run(
+    out: Path, summary: Mapping[str, Any], quiet: bool, as_json: bool, *more: Path
+) -> None:
+    """End a run: write its report, then show its summary as JSON, or its tables and files."""
+    from fedsyn import report
+    from fedsyn.report import tables
+
+    page = report.write(out)
+    if as_json:
+        typer.echo(json.dumps(summary))
+    elif not quiet:
+        found = report.read_run(out)
+        show(tables.results(found), tables.costs(found))
+        say_where(page, *more)
+
+
+class RunProgress:
+    """A run's progress bar: round, phase, time left, last mAP."""
+
+    def __init__(self, bars: Any, rounds: int) -> None:
+        self._bars, self._rounds, self._map = bars, rounds, ""
+        self._interrupted = False
+        self._task = bars.add_task("data", total=rounds)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C end the run for certain.
+
+        Python drops a KeyboardInterrupt that is raised while it tidies up an object, so the next
+        phase raises it again.
+        """
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            self._interrupted = True
+            signal.default_int_handler(number, frame)
+
+        before = signal.getsignal(signal.SIGINT)
+        if before is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def phase(self, round: int, name: str) -> None:
+        """A phase of a round begins."""
+        if self._interrupted:
+            raise KeyboardInterrupt
+        where = f"round {round}/{self._rounds}" if round else "loading"
+        self._bars.update(self._task, description=f"{where}  {name:<9}{self._map}")
+
+    def row(self, row: dict[str, Any]) -> None:
+        """A round is done."""
+        from fedsyn.report.tables import METRICS
+
+        if "metrics" in row:
+            name = "map" if "map" in row["metrics"] else "map50"
+            self._map = f"  {METRICS[name]} {row['metrics'][name]:.4f}"
+        self._bars.update(self._task, completed=row["round"])
+
+
+@contextmanager
+def progress(silent: bool) -> Iterator[Any]:
+    """Progress bars on stderr; nothing where stderr is not a terminal."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as Left
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), Left())
+    off = silent or not stderr.is_terminal
+    with Progress(*columns, console=stderr, transient=True, disable=off) as bars:
+        yield bars
+
+
+def grid(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> "Grid":
+    """A table of facts; ``None`` is an empty cell."""
+    from fedsyn.report.tables import Grid
+
+    def cell(value: Any) -> str:
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    shown = tuple(tuple("" if v is None else cell(v) for v in row) for row in rows)
+    names = tuple(header)
+    return Grid(names, shown, words=frozenset(range(len(names))))
