@@ -348,6 +348,16 @@ class RunConfig(Section):
     ranking: Literal["full", "top"] = "full"  # top: metrics of the first ranks alone, for millions
 
 
+class FlowerConfig(Section):
+    """Real nodes (`fedsyn.engine.flower`); never changes what a client computes."""
+
+    nodes: Count = 2  # wait for so many before the first round
+    wait: Positive = 300.0  # seconds to wait for them
+    timeout: Positive = 3600.0  # seconds that an exchange with all nodes may take
+    quorum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5  # least share of asked clients to answer
+    test: str = ""  # file of the server's own test pairs; "" for the test rows of the run's data
+
+
 class Config(Section):
     """A complete run."""
 
@@ -358,6 +368,7 @@ class Config(Section):
     method: MethodConfig = MethodConfig()
     synthesis: SynthesisConfig = SynthesisConfig()
     engine: EngineConfig = EngineConfig()
+    flower: FlowerConfig = FlowerConfig()
     run: RunConfig = RunConfig()
 
     @pydantic.model_validator(mode="after")
