@@ -83,7 +83,7 @@ def _answer(config: Config, method: Method, task: Task) -> Reply:
         payload, mine, loss = method.client(problem, task.payload, mine, cohort, config.method)
     kept |= {f"{METHOD}{name}": value for name, value in mine.items()}
     losses, bytes_up, sizes = {"local": loss}, nbytes(payload), torch.tensor(cohort.sizes)
-    if not _generates(config, task.cohort.round):
+    if not generates(config, task.cohort.round):
         return Reply(payload, kept, losses, bytes_up, sizes)
     encoder, net = _encoder(config, task, kept), task.problem.net
     own, features = config.synthesis, task.problem.features
@@ -117,7 +117,7 @@ def _encoder(config: Config, task: Task, kept: Payload) -> Tensor:
     return kept["private"]
 
 
-def _generates(config: Config, round: int) -> bool:
+def generates(config: Config, round: int) -> bool:
     """Whether clients train their generators in this round."""
     first, last = config.synthesis.first_round, config.synthesis.last_round
     return config.trains_generators and first <= round and (round <= last or not last)

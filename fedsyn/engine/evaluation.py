@@ -1,11 +1,13 @@
 """Judging models: retrieval metrics on test pairs, and the objective on held-out pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedsyn.engine.client import initial_model
 from fedsyn.engine.federation import Federation
 from fedsyn.metrics import retrieval
 from fedsyn.objectives.local import held_out
@@ -50,23 +52,55 @@ def evaluate(fed: Federation, models: Tensor) -> tuple[dict[str, float], dict[st
     return retrieval.mean_over_clients(everyone), retrieval.mean_over_clients(each)
 
 
-def held_out_loss(fed: Federation, models: Tensor, ids: Sequence[int]) -> float:
-    """The criterion on the clients' held-out pairs: mean over pairs, NaN where there are none.
+@dataclass(frozen=True)
+class Judgement:
+    """What clients think of models: the criterion on the held-out pairs of each."""
+
+    ids: tuple[int, ...]
+    losses: tuple[tuple[float, ...], ...]  # [models, clients], means over a client's pairs
+    pairs: tuple[int, ...]  # [clients] pairs judged
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    def mean(self, model: int, ids: Iterable[int]) -> float:
+        """Over the pairs of these clients, of those who were asked; NaN where there are none."""
+        asked, total, pairs = set(ids), 0.0, 0
+        for client, loss, count in zip(self.ids, self.losses[model], self.pairs, strict=True):
+            if client in asked:
+                total, pairs = total + loss * count, pairs + count
+        return total / pairs if pairs else float("nan")
+
+    def of(self, models: Sequence[int]) -> "Judgement":
+        """Of these models alone."""
+        return replace(self, losses=tuple(self.losses[model] for model in models))
+
+
+def held_out_losses(
+    fed: Federation, models: Sequence[Tensor], ids: Sequence[int], initial: bool = False
+) -> Judgement:
+    """The criterion on the clients' held-out pairs.
 
     Parameters
     ----------
-    models : Tensor [1, P] or one a client
+    models : sequence of Tensor [1, P] or one a client
     ids : sequence of int
         The clients that are asked.
+    initial : bool
+        Whether the initial model is judged as well, first.
     """
-    total, pairs = 0.0, 0
-    for start in range(0, len(ids), fed.stack):
-        part = ids[start : start + fed.stack]
-        mine = models.expand(len(part), -1) if len(models) == 1 else models[list(part)]
+    if initial:
+        start = initial_model(fed.problem.net, fed.config.run.seed).to(models[0])
+        models = [start[None], *models]
+    losses: list[list[float]] = [[] for _ in models]
+    pairs: list[int] = []
+    for first in range(0, len(ids), fed.stack):
+        part = ids[first : first + fed.stack]
         problem, rows = fed.near([fed.silos[client].holdout for client in part])
-        losses, counts = held_out(
-            problem.net, fed.criterion, mine, problem.features, rows, fed.config.method.batch
-        )
-        for loss, count in zip(losses.tolist(), counts.tolist(), strict=True):  # in client order
-            total, pairs = total + loss * count, pairs + count
-    return total / pairs if pairs else float("nan")
+        for model, found in zip(models, losses, strict=True):
+            mine = model.expand(len(part), -1) if len(model) == 1 else model[list(part)]
+            values, counts = held_out(
+                problem.net, fed.criterion, mine, problem.features, rows, fed.config.method.batch
+            )
+            found.extend(values.tolist())
+        pairs.extend(counts.tolist())
+    return Judgement(tuple(ids), tuple(map(tuple, losses)), tuple(pairs))

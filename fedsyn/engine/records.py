@@ -64,7 +64,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def append_row(out: Path, row: Row) -> None:
     """Append one round to ``metrics.jsonl``."""
     with (out / METRICS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(plain(row)) + "\n")
+        file.write(_line(row))
+
+
+def write_rows(out: Path, rows: Sequence[Row]) -> None:
+    """Write ``metrics.jsonl`` whole."""
+    write_text(out / METRICS, "".join(map(_line, rows)))
+
+
+def _line(row: Row) -> str:
+    return json.dumps(plain(row)) + "\n"
 
 
 def keep_rows(out: Path, rounds: int) -> list[Row]:

@@ -17,14 +17,14 @@ from fedsyn import config as configuration
 from fedsyn import ops
 from fedsyn.config import Config
 from fedsyn.data import federated
-from fedsyn.engine import local, records, state
+from fedsyn.engine import local, records, rounds, state
 from fedsyn.engine.clients import ClientRows
 from fedsyn.engine.devices import available, cpu_threads, devices, settings
 from fedsyn.engine.evaluation import embeddings
 from fedsyn.engine.federation import Federation, federation
 from fedsyn.engine.gallery import gallery
 from fedsyn.errors import DataError, RunError
-from fedsyn.metrics.timing import phase, stopwatch
+from fedsyn.metrics.timing import Stopwatch, phase, stopwatch
 
 logger = logging.getLogger(__name__)
 
@@ -97,61 +97,106 @@ def _run(
     profile: bool,
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    clients = ClientRows(0, out / records.CHECKPOINT.parent, 0, found[0])
-    done = None
-    if resume:
-        done = state.load(out / records.CHECKPOINT, digest(config), clients, found[0])
+    before = resumed(config, out, found[0]) if resume else None
     observer.phase(0, "data")
     data = federated.load(config, _existing(out))
     fed = federation(config, data, found[0], on_host=len(found) > 1)
     _check(fed)
-    if done is None:
+    if before is None:
         records.create(out)
-        records.write_text(out / records.METRICS, "")
-        budget = config.engine.memory << 20
-        clients = ClientRows(len(fed.silos), out / records.CHECKPOINT.parent, budget, found[0])
-        done, rows = local.begin(fed, clients), []
-    else:
-        rows = records.keep_rows(out, done.round)
-    if not resume or not (out / records.PARTITION).exists():
-        records.write_json(out / records.PARTITION, federated.who_has_what(data))
-        records.write_tensors(out / records.PREPROCESSING, data.preprocessing)
-    records.write_text(out / records.CONFIG, configuration.dump(config))
-    state.prepare(done, out / records.CHECKPOINT, digest(config))
-    state.commit(done, out / records.CHECKPOINT)
-    saved = time.perf_counter()
+    done, rows = prepare(fed, out, before, federated.who_has_what(data))
     watch = stopwatch(
         found[0], profiled=profile, entered=lambda name: observer.phase(done.round + 1, name)
     )
-    traced = min(done.round + 2, config.run.rounds)
+    traced = min(done.round + 2, config.run.rounds) if profile else None
     with devices(config, found, inline=profile) as everywhere:
-        while done.round < config.run.rounds:
-            tracing = _trace(out) if profile and done.round + 1 == traced else nullcontext()
-            with watch.running(), tracing:
-                row = local.step(fed, done, everywhere)
-                _refuse_diverged(config, done)
-                rows.append(row)
-                if "metrics" in row and records.chosen_rounds(rows)["selected"] is row:
-                    done.selected = {"model": done.server["model"].clone()}
-                due = time.perf_counter() - saved >= config.engine.checkpoint_seconds
-                kept = due or done.round == config.run.rounds
-                if kept:
-                    with phase("checkpoint"):
-                        state.prepare(done, out / records.CHECKPOINT, digest(config))
-            row["seconds"] = watch.lap()
-            # A checkpoint never counts a round that metrics.jsonl does not have.
-            records.append_row(out, row)
+        train(fed, done, rows, local.Here(fed, everywhere), out, watch, observer, traced)
+    return finish(fed, done, rows, out, time.perf_counter() - started)
+
+
+def resumed(config: Config, out: Path, device: torch.device) -> state.State:
+    """The state that the run in ``out`` is to go on from."""
+    clients = ClientRows(0, out / records.CHECKPOINT.parent, 0, device)
+    return state.load(out / records.CHECKPOINT, digest(config), clients, device)
+
+
+def prepare(
+    fed: Federation, out: Path, before: state.State | None, partition: records.Row
+) -> tuple[state.State, list[records.Row]]:
+    """The files of a run that begins, or goes on from ``before``; its state and rows."""
+    config, checkpoint = fed.config, out / records.CHECKPOINT
+    if before is None:
+        records.write_text(out / records.METRICS, "")
+        budget = config.engine.memory << 20
+        clients = ClientRows(len(fed.silos), checkpoint.parent, budget, fed.device)
+        done, rows = rounds.begin(fed, clients), []
+    else:
+        done, rows = before, records.keep_rows(out, before.round)
+    if before is None or not (out / records.PARTITION).exists():
+        records.write_json(out / records.PARTITION, partition)
+        records.write_tensors(out / records.PREPROCESSING, fed.data.preprocessing)
+    records.write_text(out / records.CONFIG, configuration.dump(config))
+    state.prepare(done, checkpoint, digest(config))
+    state.commit(done, checkpoint)
+    return done, rows
+
+
+def train(
+    fed: Federation,
+    done: state.State,
+    rows: list[records.Row],
+    fleet: rounds.Fleet,
+    out: Path,
+    watch: Stopwatch,
+    observer: Observer,
+    traced: int | None = None,
+    checkpoint_seconds: float | None = None,
+) -> None:
+    """The rounds that are left, each with its row, the due ones with a checkpoint.
+
+    Changes ``done`` and ``rows``. The round ``traced`` leaves ``trace.json``.
+    """
+    config, checkpoint = fed.config, out / records.CHECKPOINT
+    between = config.engine.checkpoint_seconds if checkpoint_seconds is None else checkpoint_seconds
+    saved = time.perf_counter()
+    while done.round < config.run.rounds:
+        tracing = _trace(out) if done.round + 1 == traced else nullcontext()
+        with watch.running(), tracing:
+            unjudged = fleet.late and bool(rows) and rows[-1]["losses"]["holdout"] is None
+            heard = rounds.listen(fed, done, fleet, judge=unjudged)
+            if heard.judgement is not None:
+                rows[-1]["losses"]["holdout"] = heard.judgement.mean(-1, fed.panel)
+                records.write_rows(out, rows)
+                _select(done, rows)
+            row = rounds.conclude(fed, done, fleet, heard)
+            _refuse_diverged(config, done)
+            rows.append(row)
+            if row["losses"]["holdout"] is not None:
+                _select(done, rows)
+            due = time.perf_counter() - saved >= between
+            kept = due or done.round == config.run.rounds
             if kept:
-                state.commit(done, out / records.CHECKPOINT)
-                saved = time.perf_counter()
-            observer.row(row)
-    return _finish(fed, done, rows, out, time.perf_counter() - started)
+                with phase("checkpoint"):
+                    state.prepare(done, checkpoint, digest(config))
+        row["seconds"] = watch.lap()
+        # A checkpoint never counts a round that metrics.jsonl does not have.
+        records.append_row(out, row)
+        if kept:
+            state.commit(done, checkpoint)
+            saved = time.perf_counter()
+        observer.row(row)
+
+
+def _select(done: state.State, rows: list[records.Row]) -> None:
+    """Keep the model of the last row, if it is the best so far of those that clients judged."""
+    if "metrics" in rows[-1] and records.chosen_rounds(rows)["selected"] is rows[-1]:
+        done.selected = {"model": done.server["model"].clone()}
 
 
 def digest(config: Config) -> str:
     """Identifies everything in the configuration that changes what a round computes."""
     tree = config.model_dump(mode="json")
-    del tree["engine"], tree["run"]["rounds"], tree["data"]["cache"]
+    del tree["engine"], tree["flower"], tree["run"]["rounds"], tree["data"]["cache"]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
@@ -195,13 +240,14 @@ def _check(fed: Federation) -> None:
         logger.warning("clients %s have fewer than two pairs and sit out training%s", empty, until)
 
 
-def _finish(
+def finish(
     fed: Federation,
     done: state.State,
     rows: list[records.Row],
     out: Path,
     seconds: float,
 ) -> dict[str, Any]:
+    """The files that a run ends with; what ``summary.json`` holds."""
     config, models = fed.config, done.selected["model"]
     records.write_tensors(out / records.MODEL, named_parameters(fed, models))
     image, text = (u.cpu() for u in embeddings(fed, models[0]))

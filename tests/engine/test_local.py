@@ -1,4 +1,4 @@
-"""Pieces of the round loop."""
+"""A round of clients of this process."""
 
 from dataclasses import replace
 
@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from fedsyn.core.payload import nbytes
 from fedsyn.data import federated
-from fedsyn.engine import local
+from fedsyn.engine import rounds
 from fedsyn.engine.clients import FILE, ClientRows
 from fedsyn.engine.devices import HOST, Inline
 from fedsyn.engine.federation import federation, round_half_up, sampled
+from fedsyn.engine.local import Here
 from fedsyn.synthesis import generators
 
 
@@ -33,18 +34,24 @@ def begun(settings, folder):
     """A federation in its first state, on this machine's processor."""
     fed = federation(settings, federated.load(settings), HOST)
     rows = ClientRows(len(fed.silos), folder, settings.engine.memory << 20, HOST)
-    return fed, local.begin(fed, rows), Inline(settings, HOST)
+    return fed, rounds.begin(fed, rows), Inline(settings, HOST)
+
+
+def step(fed, state, device):
+    """One round."""
+    fleet = Here(fed, device)
+    return rounds.conclude(fed, state, fleet, rounds.listen(fed, state, fleet))
 
 
 def test_bytes_are_what_the_payloads_weigh(make, tmp_path):
     fed, state, device = begun(make("run.fraction=0.3", "synthesis.enabled=false"), tmp_path)
-    row = local.step(fed, state, device)
+    row = step(fed, state, device)
     assert row["bytes_up"] == row["bytes_down"] == 3 * 4 * fed.problem.net.layout.size
 
 
 def test_what_never_changes_is_sent_once(make, tmp_path):
     fed, state, device = begun(make("synthesis.gate=false"), tmp_path)
-    first, second = (local.step(fed, state, device)["bytes_up"] for _ in range(2))
+    first, second = (step(fed, state, device)["bytes_up"] for _ in range(2))
     rows = state.clients.take(state.clients.known.tolist())
     assert first - second == nbytes(generators.introduction(rows, fed.config.synthesis))
     each = 10 * 4 * fed.problem.net.layout.size
@@ -54,7 +61,7 @@ def test_what_never_changes_is_sent_once(make, tmp_path):
 def test_generators_rest_outside_their_rounds(make, tmp_path):
     settings = make("synthesis.first_round=2", "synthesis.last_round=2", "synthesis.gate=false")
     fed, state, device = begun(settings, tmp_path)
-    rows = [local.step(fed, state, device) for _ in range(3)]
+    rows = [step(fed, state, device) for _ in range(3)]
     assert ["generator" in row["losses"] for row in rows] == [False, True, False]
     assert [row["server"]["candidates"] for row in rows] == [0, 128, 128]
     assert rows[0]["bytes_up"] == rows[2]["bytes_up"] < rows[1]["bytes_up"]
@@ -65,7 +72,7 @@ def test_a_frozen_encoder_is_the_first_model_received(make, tmp_path):
     received = {}
     for _ in range(3):
         model = state.server["model"][0].clone()
-        for client in local.step(fed, state, device)["clients"]:
+        for client in step(fed, state, device)["clients"]:
             received.setdefault(client, model)
     for client, model in received.items():
         assert torch.equal(state.clients.take([client])["frozen"][0], model)
@@ -77,7 +84,7 @@ def test_private_networks_stay_on_their_clients(make, tmp_path, fraction, memory
     settings = make(f"run.fraction={fraction}", f"engine.memory={memory}")
     fed, state, device = begun(settings, tmp_path)
     start = state.server["model"].clone()
-    row = local.step(fed, state, device)
+    row = step(fed, state, device)
     known = state.clients.known.tolist()
     assert known == row["clients"]
     assert (state.clients.take(known)["private"] != start).any(-1).all()
@@ -98,7 +105,7 @@ def test_pairs_are_shared_from_the_second_round_on_and_counted(make, tmp_path):
     for share in ("server", "clients"):
         config = make(*SHARING, f"synthesis.share={share}", "run.fraction=0.3")
         fed, state, device = begun(config, tmp_path / share)
-        found[share] = [local.step(fed, state, device) for _ in range(2)]
+        found[share] = [step(fed, state, device) for _ in range(2)]
         assert ("pairs" in state.shared) == (share == "clients")
     first, second = zip(found["server"], found["clients"], strict=True)
     assert first[0] == first[1]
@@ -110,7 +117,7 @@ def test_pairs_are_shared_from_the_second_round_on_and_counted(make, tmp_path):
 def test_what_is_shared_passed_the_filter(make, tmp_path):
     config = make(*SHARING, "synthesis.candidates=64", "synthesis.keep=0.5")
     fed, state, device = begun(config, tmp_path)
-    row = local.step(fed, state, device)
+    row = step(fed, state, device)
     assert len(state.shared["pairs"]) == min(40, row["server"]["kept"]) == 32
     assert len(state.shared["pairs"].unique(dim=0)) == 32
 
@@ -120,7 +127,7 @@ def test_private_networks_and_generators_see_real_pairs_alone(make, tmp_path):
     for name, keys in (("off", []), ("on", [*SHARING, "synthesis.complete=true"])):
         fed, state, device = begun(make(*keys, "partition.missing_text=0.4"), tmp_path / name)
         for _ in range(2):
-            local.step(fed, state, device)
+            step(fed, state, device)
         kept.append(state.clients.take(range(10), ("private", "generator", "critic")))
     assert all(torch.equal(off, on) for off, on in zip(*(k.values() for k in kept), strict=True))
 
@@ -138,7 +145,7 @@ def test_clients_without_pairs_take_part_from_the_second_round_on(make, tmp_path
 
     watched = replace(fed, method=replace(fed.method, hear=hear))
     for _ in range(2):
-        local.step(watched, state, device)
+        step(watched, state, device)
     half = len(heard) // 2
     first, second = torch.cat(heard[:half]), torch.cat(heard[half:])
     assert first.tolist() == [len(silo.pairs) for silo in fed.silos]
@@ -158,7 +165,7 @@ def test_the_hidden_halves_change_nothing(make, tmp_path):
                 features[torch.from_numpy(silo.images), image_dim:] = torch.nan
                 features[torch.from_numpy(silo.texts), :image_dim] = torch.nan
         for _ in range(3):
-            local.step(fed, state, device)
+            step(fed, state, device)
         models.append(state.server["model"])
     assert models[0].isfinite().all()
     assert torch.equal(*models)
@@ -167,8 +174,8 @@ def test_the_hidden_halves_change_nothing(make, tmp_path):
 def test_fedftg_moves_the_model_by_the_models_of_the_round(make, tmp_path):
     config = make("synthesis.server=fedftg", "synthesis.gate=false", "run.fraction=0.5")
     fed, state, device = begun(config, tmp_path / "on")
-    row = local.step(fed, state, device)
+    row = step(fed, state, device)
     plain, other, _ = begun(make("synthesis.enabled=false", "run.fraction=0.5"), tmp_path / "off")
-    local.step(plain, other, device)
+    step(plain, other, device)
     assert row["server"]["loss"] > 0 and "candidates" not in row["server"]
     assert not torch.equal(state.server["model"], other.server["model"])
