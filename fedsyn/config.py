@@ -8,7 +8,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import pydantic
 import tomli_w
@@ -30,6 +30,9 @@ class Section(BaseModel):
     """Base of the sections: frozen, unknown keys refused, numbers finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Section)
 
 
 class DataConfig(Section):
@@ -418,25 +421,36 @@ def load(path: Path | str | None = None, overrides: Iterable[str] = ()) -> Confi
     ConfigError
         If the file is missing or not TOML, or a key or value is not valid.
     """
-    tree: dict[str, Any] = {}
-    if path is not None:
-        try:
-            tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"configuration file {str(path)!r} does not exist") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"configuration file {str(path)!r} is not TOML: {error}") from None
+    tree = {} if path is None else _toml(Path(path))
     for override in overrides:
         _apply(tree, override)
     return parse(tree)
 
 
+def read(path: Path, kind: type[S]) -> S:
+    """Another kind of section from a TOML file; raises `ConfigError` as `load` does."""
+    return _validated(_toml(path), kind)
+
+
 def parse(tree: Mapping[str, Any]) -> Config:
     """Validate a nested mapping; raises `ConfigError` naming the first wrong key or value."""
+    return _validated(tree, Config)
+
+
+def _validated(tree: Mapping[str, Any], kind: type[S]) -> S:
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise ConfigError(_explain(error, kind)) from None
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"configuration file {str(path)!r} does not exist") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"configuration file {str(path)!r} is not TOML: {error}") from None
 
 
 def dump(config: Config) -> str:
@@ -477,14 +491,14 @@ def _value(text: str) -> Any:
         return text
 
 
-def _explain(error: pydantic.ValidationError) -> str:
+def _explain(error: pydantic.ValidationError, kind: type[Section]) -> str:
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
     name = ".".join(location)
     if first["type"] == "value_error":  # of keys that do not go together, which it names
         return str(first["ctx"]["error"])
     if first["type"] == "extra_forbidden":
-        valid = _valid_names()
+        valid = _valid_names(kind)
         if isinstance(first["input"], dict):  # a section that there is not, with its keys
             location += list(first["input"])[:1]
         close = difflib.get_close_matches(".".join(location), valid, n=1, cutoff=0.0)
@@ -493,7 +507,7 @@ def _explain(error: pydantic.ValidationError) -> str:
     return f"{name} = {first['input']!r} is not valid: {first['msg']}"
 
 
-def _valid_names() -> list[str]:
+def _valid_names(kind: type[Section]) -> list[str]:
     def below(prefix: str, tree: Mapping[str, Any]) -> Iterable[str]:
         for key, value in tree.items():
             if isinstance(value, dict):
@@ -501,4 +515,4 @@ def _valid_names() -> list[str]:
             else:
                 yield f"{prefix}{key}"
 
-    return list(below("", Config().model_dump()))
+    return list(below("", kind().model_dump()))

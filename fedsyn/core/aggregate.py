@@ -43,6 +43,11 @@ def add_weighted(
     return sums
 
 
+def add_sums(sums: Payload, more: Payload) -> Payload:
+    """Both sums as one, name by name."""
+    return {name: value + more[name] for name, value in sums.items()} if sums else more
+
+
 def mean(sums: Payload) -> Payload:
     """Σ w_k x_k / Σ w_k of every tensor, in float64; the mean of identical tensors is that tensor.
 

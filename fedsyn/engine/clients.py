@@ -29,10 +29,20 @@ class ClientRows:
     budget : int
     device : torch.device
         Where rows are handed out, and held while in memory.
+    ids : sequence of int, optional
+        The clients' ids, ascending; by default the numbers below ``clients``.
     """
 
-    def __init__(self, clients: int, folder: Path, budget: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        clients: int,
+        folder: Path,
+        budget: int,
+        device: torch.device,
+        ids: Sequence[int] | None = None,
+    ) -> None:
         self._folder, self._budget, self._device = folder, budget, device
+        self._ids = None if ids is None else torch.tensor(ids, dtype=torch.long)
         self._place = torch.full((clients,), NOWHERE, dtype=torch.int8)
         self._saved = self._place.clone()  # the places that the last checkpoint refers to
         self._memory: Payload = {}  # [clients, ...]
@@ -41,22 +51,24 @@ class ClientRows:
     @property
     def known(self) -> Tensor:
         """Ids of the clients that have a row, ascending."""
-        return (self._place != NOWHERE).nonzero().squeeze(-1)
+        rows = (self._place != NOWHERE).nonzero().squeeze(-1)
+        return rows if self._ids is None else self._ids[rows]
 
     def has(self, ids: Sequence[int]) -> Tensor:
         """Whether each of these clients has a row, bool ``[C]``."""
-        return self._place[list(ids)] != NOWHERE
+        return self._place[self._rows(ids)] != NOWHERE
 
     def take(self, ids: Sequence[int], names: Sequence[str] = ()) -> Payload:
         """The rows of these clients, stacked; of these names, or of all.
 
         Of neighbours in memory they are views: what is changed in place is changed here.
         """
+        mine = self._rows(ids)
         if self._file is not None:
-            file, places = self._file, self._place[list(ids)].tolist()
+            file, places = self._file, self._place[mine].tolist()
             names = names or list(file.kinds)
-            return {name: file.read(name, places, ids).to(self._device) for name in names}
-        at = self._positions(ids)
+            return {name: file.read(name, places, mine).to(self._device) for name in names}
+        at = self._positions(mine)
         # By `data` they have a version counter of their own: autograd would else take what another
         # thread does to its neighbours' rows for a change of these.
         return {name: self._memory[name][at].data for name in names or self._memory}
@@ -65,22 +77,29 @@ class ClientRows:
         """Keep the rows of these clients."""
         if not self._memory and self._file is None:
             self._allocate(rows)
-        place = torch.zeros(len(ids), dtype=torch.int8)
+        mine = self._rows(ids)
+        place = torch.zeros(len(mine), dtype=torch.int8)
         if self._file is not None:
-            place = (self._saved[list(ids)] == 0).to(torch.int8)
+            place = (self._saved[mine] == 0).to(torch.int8)
             for name, value in rows.items():
-                self._file.write(name, place.tolist(), ids, value.cpu())
-        at = self._positions(ids)
+                self._file.write(name, place.tolist(), mine, value.cpu())
+        at = self._positions(mine)
         for name, held in self._memory.items():
             if isinstance(at, Tensor) or held[at].data_ptr() != rows[name].data_ptr():
                 held[at] = rows[name].to(self._device)
-        self._place[list(ids)] = place
+        self._place[mine] = place
 
-    def _positions(self, ids: Sequence[int]) -> Tensor | slice:
-        """Where the rows of these clients are in memory; a slice if they are neighbours."""
-        if list(ids) == list(range(ids[0], ids[0] + len(ids))):
-            return slice(ids[0], ids[0] + len(ids))
-        return torch.tensor(ids, dtype=torch.long, device=self._device)
+    def _rows(self, ids: Sequence[int]) -> list[int]:
+        """The rows of these clients."""
+        if self._ids is None:
+            return list(ids)
+        return torch.searchsorted(self._ids, torch.tensor(ids, dtype=torch.long)).tolist()
+
+    def _positions(self, rows: list[int]) -> Tensor | slice:
+        """How these rows are taken from memory: by a slice if they are neighbours."""
+        if rows == list(range(rows[0], rows[0] + len(rows))):
+            return slice(rows[0], rows[0] + len(rows))
+        return torch.tensor(rows, dtype=torch.long, device=self._device)
 
     def _allocate(self, rows: Payload) -> None:
         clients = len(self._place)

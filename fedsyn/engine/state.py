@@ -17,7 +17,7 @@ from fedsyn.core.payload import Payload
 from fedsyn.engine.clients import ClientRows
 from fedsyn.errors import RunError
 
-GROUPS = ("server", "clients", "selected", "shared")
+GROUPS = ("server", "clients", "selected", "shared", "fleet")
 
 
 @dataclass
@@ -28,6 +28,7 @@ class State:
     clients: ClientRows
     selected: Payload = field(default_factory=dict)  # the models of the round kept so far
     shared: Payload = field(default_factory=dict)  # what clients are sent beside the method's
+    fleet: Payload = field(default_factory=dict)  # what the fleet has to know of earlier rounds
     round: int = 0  # rounds done
 
 
@@ -36,7 +37,9 @@ def prepare(state: State, path: Path, digest: str) -> None:
 
     ``digest`` identifies the configuration, so that a run is never resumed under another one.
     """
-    groups = (state.server, state.clients.tensors(), state.selected, state.shared)
+    groups = (
+        state.server, state.clients.tensors(), state.selected, state.shared, state.fleet,
+    )  # fmt: skip
     tensors = {
         f"{group}/{name}": value
         for group, payload in zip(GROUPS, groups, strict=True)
@@ -86,8 +89,8 @@ def load(path: Path, digest: str, clients: ClientRows, device: torch.device) -> 
         clients.restore(groups["clients"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RunError(f"checkpoint {str(path)!r} cannot be read: {error}") from None
-    server, selected, shared = (
+    server, selected, shared, fleet = (
         {name: value.to(device) for name, value in groups[group].items()}
-        for group in ("server", "selected", "shared")
+        for group in ("server", "selected", "shared", "fleet")
     )
-    return State(server, clients, selected, shared, done)
+    return State(server, clients, selected, shared, fleet, done)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fedsyn.config import MethodConfig
+from fedsyn.core.aggregate import add_sums
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.models.retrieval import RetrievalNet
@@ -45,6 +46,9 @@ class Method:
     keep : ``(model [P]) -> payload``
         What a client has kept before its first round, without the client axis; ``None`` where
         clients keep nothing.
+    merge : ``(heard, heard) -> heard``
+        Both, of which the second's clients come after the first's: nodes of several clients each
+        send what they have heard.
     pooled : bool
         All clients' rows are one client's (the centralised bound).
     """
@@ -57,4 +61,5 @@ class Method:
     hear: Callable[[Payload, tuple[int, ...], Payload, Tensor, MethodConfig], Payload]
     server: Callable[[Payload, Payload, MethodConfig, torch.Generator], Payload]
     keep: Callable[[Tensor], Payload] | None = None
+    merge: Callable[[Payload, Payload], Payload] = add_sums
     pooled: bool = False

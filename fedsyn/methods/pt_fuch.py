@@ -33,6 +33,7 @@ from torch import Tensor
 
 from fedsyn import ops
 from fedsyn.config import MethodConfig, PTFUCHConfig
+from fedsyn.core.aggregate import add_sums
 from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload, concatenate
@@ -181,9 +182,23 @@ def hear(
     heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
 ) -> Payload:
     """Sums over the clients' models, and all their prototypes."""
-    known = [{name: p[name] for name in ("prototypes", "counts")} for p in (heard, payload) if p]
+    sent = _prototypes(payload)
+    known = [_prototypes(heard), sent] if heard else [sent]
     heard = fedavg.hear(heard, ids, {"model": payload["model"]}, sizes, config)
     return heard | concatenate(known)
+
+
+def merge(heard: Payload, more: Payload) -> Payload:
+    """Sums of sums, and all prototypes."""
+    if not heard:
+        return more
+    prototypes = concatenate([_prototypes(heard), _prototypes(more)])
+    sums = [{k: v for k, v in each.items() if k not in prototypes} for each in (heard, more)]
+    return add_sums(*sums) | prototypes
+
+
+def _prototypes(payload: Payload) -> Payload:
+    return {name: payload[name] for name in ("prototypes", "counts")}
 
 
 def server(
@@ -199,4 +214,4 @@ def server(
     return state
 
 
-METHOD = Method(fedavg.init, down, client, hear, server, keep)
+METHOD = Method(fedavg.init, down, client, hear, server, keep, merge)
