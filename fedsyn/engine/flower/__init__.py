@@ -1,0 +1,6 @@
+"""The same rounds on real nodes, over Flower.
+
+`node` is what a node does with a message, `fleet` the clients as the server sees them, `server` a
+whole run; none of them knows Flower. `grid` carries their parcels in Flower's messages, and
+`server_app` and `client_app` are what Flower starts.
+"""
