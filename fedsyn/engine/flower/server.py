@@ -20,6 +20,7 @@ from fedsyn.methods import METHODS
 from fedsyn.metrics.timing import stopwatch
 
 STATUS = "status.json"
+NAME = "flower.json"  # what the nodes know a run by
 BOUNDS = ("local", "centralised")
 
 
@@ -40,10 +41,11 @@ def serve(config: Config, out: Path, post: Post, *, resume: bool = False) -> dic
         If the configuration, the directory or the nodes do not allow the run to begin or to go on.
     """
     _check(config)
+    run = _run_name(out) if resume else secrets.token_hex(8)
     if not resume:
         records.create(out)
+        records.write_json(out / NAME, {"run": run})
     (device, *_) = available(config.engine.devices)
-    run = _run_name(out) if resume else secrets.token_hex(8)
     with settings(config, cpu_threads(config)):
         before = runner.resumed(config, out, device) if resume else None
         own = _own(config)
@@ -87,7 +89,7 @@ def _own(config: Config) -> Described:
 
 def _run_name(out: Path) -> str:
     """Of the run that goes on."""
-    path = out / STATUS
+    path = out / NAME
     try:
         return str(json.loads(path.read_text("utf-8"))["run"])
     except (OSError, ValueError, KeyError) as error:
@@ -136,7 +138,6 @@ class _Status:
         records.write_json(
             self._out / STATUS,
             {
-                "run": self._nodes.run,
                 "state": state,
                 "round": self._round,
                 "rounds": self._config.run.rounds,
