@@ -1,0 +1,187 @@
+"""Whole runs on real SuperLinks and SuperNodes: the same as in one process, whatever dies."""
+
+import json
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedsyn.engine import records
+from fedsyn.engine.flower import processes, project, runs
+from fedsyn.engine.runner import Silent, run
+
+pytest.importorskip("flwr")
+pytestmark = pytest.mark.flower
+
+CLIENTS = 3
+
+
+@pytest.fixture(scope="module")
+def free_ports():
+    """The first of eight neighbouring ports that nobody listens on."""
+    import socket
+
+    for port in range(32_000 + os.getpid() % 8_000, 60_000, 8):
+        with socket.socket() as probe:
+            if all(probe.connect_ex(("127.0.0.1", port + k)) for k in range(8)):
+                return port
+    raise AssertionError("no free ports")
+
+
+def overrides(pairs):
+    """A run of three clients that computes for less than a second."""
+    return [
+        f"data.path={pairs}", f"partition.clients={CLIENTS}", "model.hidden=[12]", "model.dim=8",
+        "method.batch=16", "synthesis.prototypes=4", "synthesis.noise=6",
+        "synthesis.candidates=128", "synthesis.global_prototypes=6", "synthesis.server_steps=4",
+        "run.rounds=3", "engine.threads=1", "engine.stack=1", "flower.timeout=60",
+    ]  # fmt: skip
+
+
+def start(folder, pairs, port, insecure=False):
+    """A federation of a node a client, all online."""
+    from fedsyn import config
+
+    made = project.create(folder, config.load(None, overrides(pairs)), CLIENTS)
+    for name in made.nodes:  # which allow more than what init found in run.toml
+        path = made.node(name)
+        lines = path.read_text().splitlines()
+        path.write_text(
+            "\n".join(line for line in lines if not line.startswith(("methods", "obj")))
+        )
+    processes.up(made, insecure=insecure, port=port)
+    return made
+
+
+@pytest.fixture(scope="module", params=["TLS and authentication", "plain"])
+def federation(request, tmp_path_factory, pairs, free_ports):
+    """Three nodes on the loopback."""
+    folder = tmp_path_factory.mktemp("flower") / "federation"
+    made = start(folder, pairs, free_ports, insecure=request.param == "plain")
+    yield made
+    processes.down(made)
+
+
+class Watch(Silent):
+    """Does something when a round is done."""
+
+    def __init__(self, acts):
+        self.acts = dict(acts)
+
+    def row(self, row):
+        act = self.acts.pop(row["round"], None)
+        if act:
+            act()
+
+
+def trained(made, *words, acts=(), out=None, resume=False):
+    """The run directory and how the run ended."""
+    out = out or made.runs / str(time.time_ns())
+    runs.load(made, words, out if resume else None)
+    submitted = runs.submit(made, words, out, resume)
+    return out, runs.follow(made, submitted, Watch(acts))
+
+
+def found(out):
+    """What a run found."""
+    rows = map(json.loads, (out / records.METRICS).read_text().splitlines())
+    return [(row["round"], row["clients"], row["losses"], row["metrics"]) for row in rows]
+
+
+def same_weights(one, other):
+    one, other = (load_file(out / records.MODEL) for out in (one, other))
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("synthesis.enabled=false",),
+        ("method=scaffold", "synthesis.enabled=false"),
+        ("synthesis.gate=false",),
+    ],
+    ids=["fedavg", "scaffold", "fedavg with synthesis"],
+)
+def test_real_nodes_give_the_run_of_one_process(federation, pairs, tmp_path, words):
+    from fedsyn import config
+
+    out, end = trained(federation, *words)
+    assert end.state == "done", end.error
+    run(config.load(None, [*overrides(pairs), *words]), tmp_path / "here")
+    assert found(out) == found(tmp_path / "here")
+    assert same_weights(out, tmp_path / "here")
+    assert end.missing == []
+
+
+# ---- Faults --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory, pairs, free_ports):
+    """Nodes for those who kill some."""
+    made = start(tmp_path_factory.mktemp("fragile") / "federation", pairs, free_ports + 4)
+    yield made
+    processes.down(made)
+
+
+def kill(made, name):
+    """Without a chance to say goodbye; its app goes with it."""
+    process = processes.read(made).processes[name]
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory, pairs):
+    """The undisturbed run."""
+    from fedsyn import config
+
+    out = tmp_path_factory.mktemp("quiet") / "run"
+    run(config.load(None, [*overrides(pairs), "synthesis.gate=false"]), out)
+    return out
+
+
+def test_a_run_whose_superlink_was_killed_goes_on_to_the_same_end(fragile, quiet):
+    acts = [(1, lambda: kill(fragile, processes.SUPERLINK))]
+    out, end = trained(fragile, "synthesis.gate=false", acts=acts)
+    assert end.state in ("interrupted", "failed")
+    processes.up(fragile, port=processes.read(fragile).port)
+    _, end = trained(fragile, out=out, resume=True)
+    assert end.state == "done", end.error
+    assert found(out) == found(quiet)
+    assert same_weights(out, quiet)
+
+
+def test_a_run_whose_server_app_was_killed_goes_on_to_the_same_end(fragile, quiet):
+    def kill_app():
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                where = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+                ours = f"FLWR_HOME={fragile.home}" in where
+                if ours and any("flwr-serverapp" in word for word in words):
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+    out, end = trained(fragile, "synthesis.gate=false", acts=[(1, kill_app)])
+    assert end.state in ("failed", "interrupted")
+    _, end = trained(fragile, out=out, resume=True)
+    assert end.state == "done", end.error
+    assert found(out) == found(quiet)
+    assert same_weights(out, quiet)
+
+
+def test_a_node_that_was_killed_is_missing_until_it_is_started_again(fragile):
+    words = ["synthesis.gate=false", "flower.timeout=25"]
+    out, end = trained(fragile, *words, acts=[(1, lambda: kill(fragile, "node-1"))])
+    assert end.state == "done", end.error
+    first, *others = found(out)
+    assert first[1] == [0, 1, 2]
+    assert [row[1] for row in others] == [[0, 2], [0, 2]]
+    assert {tuple(one["clients"]) for one in end.missing} == {(1,)}
+    processes.up(fragile, port=processes.read(fragile).port)
+    out, end = trained(fragile, *words)
+    assert all(row[1] == [0, 1, 2] for row in found(out))
