@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -182,23 +183,23 @@ class Nodes:
         before = len(self.missing)
         self._greet()
         fed = self._federation
-        panel = fed.panel if judge else ()
+        asked, panel = set(ids), set(fed.panel if judge else ())
         parcels = {
             member.node: self._order(
                 state,
                 member,
-                ids=tuple(client for client in held if client in ids),
+                ids=tuple(client for client in held if client in asked),
                 judges=tuple(client for client in held if client in panel),
             )
-            for member, held in self._holders({*ids, *panel}, needed=ids)
+            for member, held in self._holders(asked | panel, needed=asked)
         }
         with phase("clients"):
             answers = self._exchange("train", parcels, Trained)
         hearing = _Hearing(fed, self._forms, state, self._round)
         for node, said, sent in answers:
-            asked = AskedToTrain.model_validate(parcels[node].facts)
-            with self._believing(node, asked.ids):
-                hearing.take(asked, said, sent)
+            order = AskedToTrain.model_validate(parcels[node].facts)
+            with self._believing(node, order.ids):
+                hearing.take(order, said, sent)
         self._quorum(hearing.ids, ids)
         heard = hearing.all(judge)
         down = sum(parcel.nbytes for parcel in parcels.values())
@@ -249,7 +250,7 @@ class Nodes:
             round=self._round,
             since=int(heard[list(member.said.clients)].max()),
             ids=ids,
-            introduced=tuple(client for client in ids if bool(state.clients.has([client]))),
+            introduced=tuple(np.array(ids, dtype=int)[state.clients.has(ids).numpy()].tolist()),
             judges=judges,
         )
         lacking = self._lacking(member)
@@ -483,7 +484,7 @@ class _Hearing:
             },
             models=tuple(self._models),
             bytes_up=self._bytes,
-            judgement=_joined(verdicts) if judged else None,
+            judgement=_joined(verdicts) if judged and verdicts else None,
         )
 
 
