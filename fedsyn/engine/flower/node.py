@@ -132,6 +132,12 @@ def _admitted(node: NodeConfig, message: Asked) -> Config:
             f"run.rounds = {config.run.rounds}; "
             f"this node allows max_rounds = {node.allow.max_rounds}"
         )
+    fewest = config.synthesis.min_cluster
+    if config.trains_generators and fewest < node.allow.min_cluster:
+        raise RefusedError(
+            f"synthesis.min_cluster = {fewest}; "
+            f"this node allows no prototype of fewer than min_cluster = {node.allow.min_cluster}"
+        )
     return config
 
 
@@ -142,12 +148,6 @@ def _introduce(node: NodeConfig, config: Config, message: Asked, asked: Parcel) 
     """The clients held here, and document frequencies of their texts."""
     described = _described(node, config)
     silos = [described.silos[client] for client in described.clients]
-    for client, silo in zip(described.clients, silos, strict=True):
-        if len(silo.training) < node.allow.min_pairs:
-            raise RefusedError(
-                f"client {client} has {len(silo.training)} training rows; "
-                f"this node allows no answers of fewer than min_pairs = {node.allow.min_pairs}"
-            )
     said = Introduced(
         clients=described.clients,
         pairs=tuple(len(silo.pairs) for silo in silos),
@@ -169,8 +169,21 @@ def _moments(node: NodeConfig, config: Config, message: Asked, asked: Parcel) ->
 def _described(node: NodeConfig, config: Config) -> Described:
     if node.data:
         files = dict(zip(node.clients, map(Path, node.data), strict=True))
-        return federated.describe_files(config, files)
-    return federated.describe(config, node.clients, test=False)
+        described = federated.describe_files(config, files)
+    else:
+        described = federated.describe(config, node.clients, test=False)
+    _check_sizes(node, described.silos)
+    return described
+
+
+def _check_sizes(node: NodeConfig, silos: Sequence[Silo]) -> None:
+    """Refuse to say anything about few pairs."""
+    for client in node.clients:
+        if len(silos[client].training) < node.allow.min_pairs:
+            raise RefusedError(
+                f"client {client} has {len(silos[client].training)} training rows; "
+                f"this node allows no answers of fewer than min_pairs = {node.allow.min_pairs}"
+            )
 
 
 # ---- Rounds --------------------------------------------------------------------------------------
@@ -200,6 +213,7 @@ def _run(node: NodeConfig, config: Config, message: Asked, asked: Parcel) -> _Ru
     if not path.exists():
         raise UnpreparedError(f"this node has no features for run {message.run}")
     data = _restored(path)
+    _check_sizes(node, data.silos)
     fed = federation(config, data, device, on_host=len(found) > 1)
     return _Run(fed, folder, rehearse(fed))
 
@@ -244,6 +258,10 @@ def _restored(path: Path) -> FederatedData:
 
 def _train(node: NodeConfig, config: Config, message: AskedToTrain, asked: Parcel) -> Parcel:
     """A round of some of the clients held here."""
+    if message.round > config.run.rounds:
+        raise RefusedError(
+            f"round {message.round} is asked for of run.rounds = {config.run.rounds}"
+        )
     run = _run(node, config, message, asked)
     down = asked.group("down")
     more = {name: value for name, value in down.items() if name != "model"}

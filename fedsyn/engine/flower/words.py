@@ -80,3 +80,4 @@ class Limits(Section):
     max_bytes: Count = 256 << 20  # of a message
     max_rounds: Count = 1000
     min_pairs: Count = 2  # training rows that each client must have before the node answers
+    min_cluster: Count = 3  # pairs that each prototype must stand for

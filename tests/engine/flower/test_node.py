@@ -71,6 +71,8 @@ def test_two_rounds_are_kept_and_no_more(talk):
         ({"objectives": ["ucch"]}, "objective.name = 'info_nce'"),
         ({"max_rounds": 1}, "max_rounds = 1"),
         ({"max_bytes": 100}, "max_bytes = 100"),
+        ({"min_pairs": 1000}, "min_pairs = 1000"),
+        ({"min_cluster": 4}, "min_cluster = 4"),
     ],
 )
 def test_a_node_allows_what_its_own_configuration_says(talk, allow, words):
@@ -78,12 +80,6 @@ def test_a_node_allows_what_its_own_configuration_says(talk, allow, words):
     strict = NodeConfig(**{**node.model_dump(), "allow": allow})
     for kind in ("introduce", "moments", "train", "judge"):
         assert words in refusal(strict, kind, message(talk, kind))
-
-
-def test_a_node_with_few_pairs_does_not_answer(talk):
-    node = talk.held[100]
-    strict = NodeConfig(**{**node.model_dump(), "allow": {"min_pairs": 1000}})
-    assert "min_pairs = 1000" in refusal(strict, "introduce", message(talk, "introduce"))
 
 
 def spoilt(value):
@@ -122,6 +118,7 @@ def test_what_is_missing_or_too_much_is_named(talk):
         ({"version": "0.0.1"}, f"runs fedsyn 0.0.1; this is {fedsyn.__version__}"),
         ({"run": "../../etc"}, "run"),
         ({"round": 0}, "round"),
+        ({"round": 3}, "round 3 is asked for of run.rounds = 2"),
         ({"ids": [0, 9]}, "clients [9] are not held here"),
         ({"surprise": 1}, "surprise"),
         ({"run": "0123456789abcdef"}, "no features for run 0123456789abcdef"),
