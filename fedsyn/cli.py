@@ -1,4 +1,4 @@
-"""The command line: ``fedsyn run | compare | report | data | info``.
+"""The command line: ``fedsyn run | compare | report | data | flower | info``.
 
 Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage or input. Results go to stdout, progress
 and errors to stderr; ``--debug`` anywhere shows tracebacks.
@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.logging import RichHandler
 
+from fedsyn import cli_flower
 from fedsyn.errors import ConfigError, FedsynError
 from fedsyn.terminal import (
     Json,
@@ -24,8 +25,8 @@ from fedsyn.terminal import (
     grid,
     load,
     progress,
+    put_lines,
     say,
-    say_where,
     show,
     show_run,
     stderr,
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(cli_flower.app, name="flower")
 
 
 @app.command()
@@ -124,7 +126,7 @@ def compare(
         typer.echo(json.dumps(result))
     elif not quiet:
         show(tables.comparison(report.read_comparison(out)))
-        say_where(*written)
+        put_lines(*written)
 
 
 @app.command("report")
@@ -138,7 +140,7 @@ def report_command(
         written = report.write_comparison(directory)
     else:
         written = [report.write(directory)]
-    say_where(*written)
+    put_lines(*written)
 
 
 @app.command()

@@ -60,10 +60,10 @@ def show(*grids: "Grid") -> None:
         stdout.print()
 
 
-def say_where(*paths: Path) -> None:
-    """Paths on stdout, one a line."""
-    for path in paths:
-        stdout.print(str(path), highlight=False, markup=False, soft_wrap=True)
+def put_lines(*lines: object) -> None:
+    """Lines on stdout, as they are."""
+    for line in lines:
+        stdout.print(str(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def show_run(
@@ -79,7 +79,7 @@ def show_run(
     elif not quiet:
         found = report.read_run(out)
         show(tables.results(found), tables.costs(found))
-        say_where(page, *more)
+        put_lines(page, *more)
 
 
 class RunProgress:
@@ -121,9 +121,10 @@ class RunProgress:
         """A round is done."""
         from fedsyn.report.tables import METRICS
 
-        if "metrics" in row:
-            name = "map" if "map" in row["metrics"] else "map50"
-            self._map = f"  {METRICS[name]} {row['metrics'][name]:.4f}"
+        metrics = row.get("metrics", {})
+        name = "map" if "map" in metrics else "map50"
+        if metrics.get(name) is not None:  # read from a file, it is None where it is no number
+            self._map = f"  {METRICS[name]} {metrics[name]:.4f}"
         self._bars.update(self._task, completed=row["round"])
 
 
