@@ -5,13 +5,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SIMULATORS := $(VENV)/simulator-peers
+FLOWER := $(VENV)/flower
 # torch is pinned here, not in the package: a plain `torch` brings gigabytes of CUDA to a machine
 # that has no GPU.
 TORCH := $(if $(shell command -v nvidia-smi),torch,torch==2.13.0)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# A network that has a loopback and nothing else, where the system lets us make one.
+LOOPBACK = $(if $(shell unshare -rn ip link set lo up >/dev/null 2>&1 && echo yes),\
+	unshare -rn sh -c 'ip link set lo up && exec "$$0" "$$@"')
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/* kernels/*/*.cpp kernels/*/*.h kernels/*/*.cu kernels/*/*.cuh)
 
-.PHONY: run test test-slow lint cuda-check bench bench-simulator evidence clean
+.PHONY: run test test-slow test-flower test-flower-short lint cuda-check bench bench-simulator evidence clean
 
 run: $(VENV)/installed
 	$(BIN)/fedsyn run
@@ -21,6 +25,13 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m slow
+
+# Real nodes, with real Flower processes on the loopback; and the command line under Flower's pins.
+test-flower: $(FLOWER)/installed
+	$(LOOPBACK) $(FLOWER)/bin/python -m pytest -q tests/engine/flower tests/test_cli.py
+
+test-flower-short: $(FLOWER)/installed
+	$(LOOPBACK) $(FLOWER)/bin/python -m pytest -q -m "not slow" tests/engine/flower tests/test_cli.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
@@ -48,15 +59,23 @@ $(VENV)/peers: $(VENV)/installed
 bench-simulator: $(SIMULATORS)/installed
 	PYTHONPATH=bench $(BIN)/python -m simulator --peers $(SIMULATORS)/bin/python $(ARGS)
 
-# An environment of their own, because they pin typer, rich and packaging below what .venv has. It
-# finds torch and the rest in .venv; neither framework asks for torch itself.
+# Environments of their own for what pins typer, rich, click or packaging below what .venv has. They
+# find torch, fedsyn and the rest in .venv (addsitedir: an editable fedsyn is a .pth file there).
+define over-venv
+	$(BIN)/python -m venv --clear $(1)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2)
+	touch $(1)/installed
+endef
+
+# Neither framework asks for torch itself.
 $(SIMULATORS)/installed: $(VENV)/installed
-	$(BIN)/python -m venv --clear $(SIMULATORS)
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-		> "$$($(SIMULATORS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
-	$(SIMULATORS)/bin/python -m pip install --quiet --disable-pip-version-check \
-		pfl==0.6.0 "flwr[simulation]==1.41.0"
-	touch $@
+	$(call over-venv,$(SIMULATORS),pfl==0.6.0 "flwr[simulation]==1.41.0")
+
+# The `flower` extra of pyproject.toml, and Ray for Flower's simulation.
+$(FLOWER)/installed: $(VENV)/installed
+	$(call over-venv,$(FLOWER),"flwr[simulation]==1.41.0" "click<8.5")
 
 # Whether synthesis helps (docs/evidence.md): baselines, ablations and federations on real data, in
 # less than two hours on two cores; interrupted, it goes on. `make evidence ARGS=--quick` tries all of

@@ -140,7 +140,7 @@ def run(
         except KeyboardInterrupt:
             say(
                 f"the run goes on; look at it with: fedsyn flower status {directory}\n"
-                f"stop it with: FLWR_HOME={where.home} flwr stop {submitted.id}"
+                f"stop it with: {where.path / 'flwr.sh'} stop {submitted.id}"
             )
             raise typer.Exit(1) from None
     if end.missing:
@@ -185,8 +185,9 @@ def _show_status(seen: Sequence["Seen"], run: dict[str, Any] | None, as_json: bo
     if as_json:
         typer.echo(json.dumps({"processes": [asdict(one) for one in seen], "run": run}))
         return
-    online = {True: "online", False: "not online", None: ""}
-    rows = [(s.name, s.pid, "yes" if s.alive else "no", s.node, online[s.online]) for s in seen]
+    alive = {True: "yes", False: "no", None: None}
+    online = {True: "online", False: "not online", None: None}
+    rows = [(s.name, s.pid, alive[s.alive], s.node, online[s.online]) for s in seen]
     show(grid(("process", "pid", "alive", "node", "to the SuperLink"), rows))
     put_lines(*(f"{one.name}: {one.why}" for one in seen if one.why))
     if run is not None:

@@ -29,7 +29,7 @@ from fedsyn.engine.flower.project import PORT, SWITCHED_OFF, Project, write_conn
 from fedsyn.errors import ConfigError, RunError
 
 HOST = "127.0.0.1"
-SUPERLINK = "superlink"
+SUPERLINK, ELSEWHERE = "superlink", "elsewhere"
 PATIENCE = 120.0  # seconds for a process to start, on a machine that is busy
 GRACE = 20.0  # seconds for one to stop, before it is killed
 TAIL = 12  # lines of a log in an error
@@ -64,11 +64,11 @@ class Federation:
 
 @dataclass(frozen=True)
 class Seen:
-    """How a process is."""
+    """How a process is, or a node that was not started here."""
 
     name: str
-    pid: int
-    alive: bool
+    pid: int | None
+    alive: bool | None
     node: str | None  # the id that Flower gave a node
     online: bool | None  # whether the SuperLink hears of the node; None: nobody can say
     why: str | None  # it is not alive or not online
@@ -185,7 +185,7 @@ def _wait_until_missed(project: Project, node: Process | None) -> None:
     """
     if node and (known := _node_id(node)):
         _until(
-            lambda: known not in _online(project),
+            lambda: _nodes(project).get(known) != "online",
             PATIENCE,
             f"the SuperLink still takes {node.name} for online",
             pause=2.0,
@@ -240,21 +240,24 @@ def down(project: Project) -> list[str]:
 
 
 def status(project: Project) -> list[Seen]:
-    """How the processes are, and whether the SuperLink hears of the nodes."""
-    federation = read(project)
-    online: set[str] | None = None
-    superlink = federation.processes.get(SUPERLINK)
-    if superlink and alive(project, superlink):
-        with suppress(RunError):  # it is just starting, or its certificate is not valid any more
-            online = _online(project)
-    return [_seen(project, process, online) for process in federation.processes.values()]
+    """How the processes are, and which nodes the SuperLink hears of, wherever they run."""
+    nodes: dict[str, str] | None = None
+    with suppress(RunError):  # no SuperLink answers
+        nodes = _nodes(project)
+    seen = [_seen(project, process, nodes) for process in read(project).processes.values()]
+    own = {one.node for one in seen}
+    others = {node: how for node, how in (nodes or {}).items() if node not in own}
+    return seen + [
+        Seen(ELSEWHERE, None, None, node, how == "online", None if how == "online" else how)
+        for node, how in others.items()
+    ]
 
 
-def _seen(project: Project, process: Process, online: set[str] | None) -> Seen:
+def _seen(project: Project, process: Process, nodes: dict[str, str] | None) -> Seen:
     living, node = alive(project, process), _node_id(process)
     there = None
-    if process.name != SUPERLINK and online is not None:
-        there = living and node in online
+    if process.name != SUPERLINK and nodes is not None:
+        there = living and nodes.get(node or "") == "online"
     why = None
     if not living:
         why = _entry(process, "ERROR", "Exit Code") or f"its log ends: {_tail(process, 1)}"
@@ -263,9 +266,10 @@ def _seen(project: Project, process: Process, online: set[str] | None) -> Seen:
     return Seen(process.name, process.pid, living, node, there, why)
 
 
-def _online(project: Project) -> set[str]:
+def _nodes(project: Project) -> dict[str, str]:
+    """Whether each admitted node is ``registered`` (never seen), ``online`` or ``offline``."""
     listed = flwr(project, "supernode", "list")["nodes"]
-    return {node["node-id"] for node in listed if node["status"] == "online"}
+    return {n["node-id"]: n["status"] for n in listed if n["status"] != "unregistered"}
 
 
 # ---- One process ---------------------------------------------------------------------------

@@ -183,6 +183,16 @@ def test_the_others_stay_online_meanwhile(strangers):
     assert found["node-0"].online and found["node-1"].online
 
 
+def test_a_node_that_runs_elsewhere_is_listed(federation, tmp_path):
+    other = make(tmp_path / "other")
+    subprocess.run([other.path / "keys" / "make-key.sh", "node-0"], check=True)
+    key = other.key("node-0").with_suffix(".pub")
+    node = str(processes.flwr(federation, "supernode", "register", str(key))["node-id"])
+    (found,) = (one for one in processes.status(federation) if one.node == node)
+    assert (found.name, found.pid, found.online) == (processes.ELSEWHERE, None, False)
+    assert found.why == "registered"
+
+
 @pytest.mark.slow
 def test_a_certificate_that_has_expired_is_named(tmp_path, on_path):
     made = make(tmp_path / "expired")
@@ -251,7 +261,7 @@ def test_ctrl_c_leaves_the_run_running(federation, tmp_path):
     wait_for((tmp_path / "run" / "status.json").exists)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1 and "fedsyn flower status" in err and "flwr stop" in err
+    assert process.returncode == 1 and "fedsyn flower status" in err and "flwr.sh stop" in err
     run = json.loads(done("status", federation.path, "--json")[1])["run"]
     assert run["state"] == "running"
     stopped = processes.flwr(federation, "stop", run["id"])

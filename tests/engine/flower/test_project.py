@@ -209,7 +209,9 @@ def test_commands_name_a_folder_that_is_none(fedsyn, tmp_path):
         assert code == 2 and "fedsyn flower init" in err
 
 
+@pytest.mark.flower
 def test_nothing_runs_in_a_new_folder(fedsyn, made):
+    pytest.importorskip("flwr")
     code, out, _ = fedsyn("flower", "status", made.path, "--json")
     assert code == 0 and json.loads(out) == {"processes": [], "run": None}
     assert "nothing was running" in fedsyn("flower", "down", made.path)[2]
