@@ -15,7 +15,8 @@ LOOPBACK = $(if $(shell unshare -rn ip link set lo up >/dev/null 2>&1 && echo ye
 	unshare -rn sh -c 'ip link set lo up && exec "$$0" "$$@"')
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/* kernels/*/*.cpp kernels/*/*.h kernels/*/*.cu kernels/*/*.cuh)
 
-.PHONY: run test test-slow test-flower test-flower-short lint cuda-check bench bench-simulator evidence clean
+.PHONY: run test test-slow test-flower test-flower-short lint cuda-check bench bench-simulator bench-flower evidence \
+	clean
 
 run: $(VENV)/installed
 	$(BIN)/fedsyn run
@@ -31,7 +32,12 @@ test-flower: $(FLOWER)/installed
 	$(LOOPBACK) $(FLOWER)/bin/python -m pytest -q tests/engine/flower tests/test_cli.py
 
 test-flower-short: $(FLOWER)/installed
-	$(LOOPBACK) $(FLOWER)/bin/python -m pytest -q -m "not slow" tests/engine/flower tests/test_cli.py
+	$(LOOPBACK) $(FLOWER)/bin/python -m pytest -q -m "flower and not slow" tests/engine/flower
+	$(LOOPBACK) $(FLOWER)/bin/python -m pytest -q tests/test_cli.py
+
+# What a round costs on real nodes (docs/flower.md).
+bench-flower: $(FLOWER)/installed
+	$(FLOWER)/bin/python bench/flower.py $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -22,6 +22,7 @@ PREPROCESSING = "preprocessing.safetensors"
 PARTITION = "partition.json"
 GALLERY = "gallery.json"
 TRACE = "trace.json"
+STATUS = "status.json"  # of a run over nodes: how it is going
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
 
 

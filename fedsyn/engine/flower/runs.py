@@ -18,7 +18,6 @@ from fedsyn.engine.flower.project import Project, with_absolute_paths
 from fedsyn.engine.runner import Observer
 from fedsyn.errors import ConfigError, FedsynError, RunError
 
-STATUS = "status.json"
 SILENCE = 10.0  # seconds without news after which the SuperLink is asked about a run
 
 
@@ -76,7 +75,7 @@ def submit(project: Project, overrides: Sequence[str], out: Path, resume: bool) 
     out = out.absolute()
     if resume:
         # What it said when it ended is not to be taken for news.
-        (out / STATUS).unlink(missing_ok=True)
+        (out / records.STATUS).unlink(missing_ok=True)
     else:
         records.create(out)
     settings = {
@@ -109,7 +108,7 @@ def last(project: Project) -> Submitted | None:
 
 def progress(run: Submitted) -> Progress:
     """What the run's server app says of it."""
-    path = run.out / STATUS
+    path = run.out / records.STATUS
     if not path.exists():
         return Progress("submitted")
     try:

@@ -19,7 +19,6 @@ from fedsyn.errors import ConfigError, RunError
 from fedsyn.methods import METHODS
 from fedsyn.metrics.timing import stopwatch
 
-STATUS = "status.json"
 NAME = "flower.json"  # what the nodes know a run by
 BOUNDS = ("local", "centralised")
 
@@ -136,7 +135,7 @@ class _Status:
         self._round = self._round if round is None else round
         members = sorted(self._nodes.members.values(), key=lambda one: min(one.said.clients))
         records.write_json(
-            self._out / STATUS,
+            self._out / records.STATUS,
             {
                 "state": state,
                 "round": self._round,

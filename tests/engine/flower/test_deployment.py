@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fedsyn import config
 from fedsyn.engine import records
 from fedsyn.engine.flower import processes, project, runs
 from fedsyn.engine.runner import Silent, run
@@ -24,8 +26,6 @@ CLIENTS = 3
 @pytest.fixture(scope="module")
 def free_ports():
     """The first of eight neighbouring ports that nobody listens on."""
-    import socket
-
     for port in range(32_000 + os.getpid() % 8_000, 60_000, 8):
         with socket.socket() as probe:
             if all(probe.connect_ex(("127.0.0.1", port + k)) for k in range(8)):
@@ -45,8 +45,6 @@ def overrides(pairs):
 
 def start(folder, pairs, port, insecure=False):
     """A federation of a node a client, all online."""
-    from fedsyn import config
-
     made = project.create(folder, config.load(None, overrides(pairs)), CLIENTS)
     for name in made.nodes:  # which allow more than what init found in run.toml
         path = made.node(name)
@@ -58,7 +56,12 @@ def start(folder, pairs, port, insecure=False):
     return made
 
 
-@pytest.fixture(scope="module", params=["TLS and authentication", "plain"])
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture(
+    scope="module", params=["TLS and authentication", pytest.param("plain", marks=SLOW)]
+)
 def federation(request, tmp_path_factory, pairs, free_ports):
     """Three nodes on the loopback."""
     folder = tmp_path_factory.mktemp("flower") / "federation"
@@ -98,18 +101,23 @@ def same_weights(one, other):
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("synthesis.enabled=false",),
-        ("method=scaffold", "synthesis.enabled=false"),
-        ("synthesis.gate=false",),
-    ],
-    ids=["fedavg", "scaffold", "fedavg with synthesis"],
-)
-def test_real_nodes_give_the_run_of_one_process(federation, pairs, tmp_path, words):
-    from fedsyn import config
+WORDS = {
+    "fedavg": ["synthesis.enabled=false"],
+    "scaffold": ["method=scaffold", "synthesis.enabled=false"],
+    "fedavg with synthesis": [],
+}
 
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("fedavg", marks=SLOW),
+        pytest.param("scaffold", marks=SLOW),
+        "fedavg with synthesis",
+    ],
+)
+def test_real_nodes_give_the_run_of_one_process(federation, pairs, tmp_path, name):
+    words = WORDS[name]
     out, end = trained(federation, *words)
     assert end.state == "done", end.error
     run(config.load(None, [*overrides(pairs), *words]), tmp_path / "here")
@@ -138,13 +146,12 @@ def kill(made, name):
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory, pairs):
     """The undisturbed run."""
-    from fedsyn import config
-
     out = tmp_path_factory.mktemp("quiet") / "run"
     run(config.load(None, [*overrides(pairs), "synthesis.gate=false"]), out)
     return out
 
 
+@SLOW
 def test_a_run_whose_superlink_was_killed_goes_on_to_the_same_end(fragile, quiet):
     acts = [(1, lambda: kill(fragile, processes.SUPERLINK))]
     out, end = trained(fragile, "synthesis.gate=false", acts=acts)
@@ -156,6 +163,7 @@ def test_a_run_whose_superlink_was_killed_goes_on_to_the_same_end(fragile, quiet
     assert same_weights(out, quiet)
 
 
+@SLOW
 def test_a_run_whose_server_app_was_killed_goes_on_to_the_same_end(fragile, quiet):
     def kill_app():
         for entry in Path("/proc").glob("[0-9]*"):
@@ -174,6 +182,7 @@ def test_a_run_whose_server_app_was_killed_goes_on_to_the_same_end(fragile, quie
     assert same_weights(out, quiet)
 
 
+@SLOW
 def test_a_node_that_was_killed_is_missing_until_it_is_started_again(fragile):
     words = ["synthesis.gate=false", "flower.timeout=25"]
     out, end = trained(fragile, *words, acts=[(1, lambda: kill(fragile, "node-1"))])

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from fedsyn.engine import records
 from fedsyn.engine.flower.parcels import Parcel
-from fedsyn.engine.flower.server import STATUS, serve
+from fedsyn.engine.flower.server import serve
 from fedsyn.engine.runner import run
 from fedsyn.errors import RunError
 
@@ -27,7 +27,7 @@ def rows(out):
 
 
 def status(out):
-    return json.loads((out / STATUS).read_text())
+    return json.loads((out / records.STATUS).read_text())
 
 
 def found(out):
