@@ -10,9 +10,11 @@ FLOWER := $(VENV)/flower
 # that has no GPU.
 TORCH := $(if $(shell command -v nvidia-smi),torch,torch==2.13.0)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# A network that has a loopback and nothing else, where the system lets us make one.
-LOOPBACK = $(if $(shell unshare -rn ip link set lo up >/dev/null 2>&1 && echo yes),\
-	unshare -rn sh -c 'ip link set lo up && exec "$$0" "$$@"')
+# A network with a loopback and nothing else, and processes that end with the command; where the
+# system lets us make them.
+ALONE := unshare --map-root-user --net --pid --fork --mount-proc --kill-child
+LOOPBACK = $(if $(shell $(ALONE) ip link set lo up >/dev/null 2>&1 && echo yes),\
+	$(ALONE) sh -c 'ip link set lo up; "$$0" "$$@"; exit $$?')
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/* kernels/*/*.cpp kernels/*/*.h kernels/*/*.cu kernels/*/*.cuh)
 
 .PHONY: run test test-slow test-flower test-flower-short lint cuda-check bench bench-simulator bench-flower evidence \

@@ -91,9 +91,13 @@ def up(
 
     where = project.find(directory)
     with progress(as_json) as bars:
-        task = bars.add_task("")
+        task = bars.add_task("", total=None)
+
+        def waiting(what: str) -> None:
+            bars.update(task, description=f"waiting for {what}")
+
         try:
-            processes.up(where, nodes, insecure, port, lambda it: bars.update(task, description=it))
+            processes.up(where, nodes, insecure, port, waiting)
         except RunError as error:
             say(f"failed: {error}")
             raise typer.Exit(1) from None

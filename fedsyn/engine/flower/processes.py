@@ -1,8 +1,8 @@
 """The SuperLink and SuperNodes of one machine: started detached, watched, stopped.
 
 The standard input of every process started here is a file that is locked (``flock``). Children
-inherit both, so the lock lasts as long as anything that the process has started, and it stands for
-one start only: a process id that has been given to somebody else is never taken for ours.
+inherit both, so the lock lasts as long as anything that the process has started, and a process id
+that has been given to somebody else is not taken for ours.
 """
 
 import fcntl
@@ -33,6 +33,8 @@ SUPERLINK, ELSEWHERE = "superlink", "elsewhere"
 PATIENCE = 120.0  # seconds for a process to start, on a machine that is busy
 GRACE = 20.0  # seconds for one to stop, before it is killed
 TAIL = 12  # lines of a log in an error
+# What flwr says where no SuperLink is, or has ever been.
+NOBODY = ("Connection to the SuperLink is unavailable", "Failed to read certificate file")
 NODE_ID = re.compile(r"SuperNode ID: (\d+)")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -108,7 +110,9 @@ def flwr(project: Project, *arguments: str) -> dict[str, Any]:
         answer = {"success": False, "error-message": done.stderr or done.stdout}
     if not answer["success"]:
         message = answer["error-message"].strip().split("\n\n")[-1]
-        raise RunError(f"`flwr {' '.join(arguments)}` failed: {message}")
+        if message.startswith(NOBODY):
+            message = f"no SuperLink answers; start it: fedsyn flower up {project.path}"
+        raise RunError(f"flwr {arguments[0]}: {message}")
     return answer
 
 
@@ -167,9 +171,10 @@ def up(
             _wait(project, superlink, lambda _: _answers(project, federation), "does not answer")
         for number, name in enumerate(names, start=1):
             if name not in running:
-                progress(f"{name}, its last end")
-                _wait_until_missed(project, before.processes.get(name))
                 if not insecure:
+                    if last := before.processes.get(name):
+                        progress(f"the SuperLink to miss {name}")
+                        _wait_until_missed(project, last)
                     _register(project, name)
                 command = node_command(project, federation, name, port + number)
                 start(project, name, command, port + number)
@@ -178,18 +183,14 @@ def up(
             _wait(project, read(project).processes[name], _node_id, "is not online")
 
 
-def _wait_until_missed(project: Project, node: Process | None) -> None:
+def _wait_until_missed(project: Project, node: Process) -> None:
     """Wait until the SuperLink has noticed that a node is gone: it lets nobody in twice.
 
     It takes a minute (two missed heartbeats) where the node could not say goodbye.
     """
-    if node and (known := _node_id(node)):
-        _until(
-            lambda: _nodes(project).get(known) != "online",
-            PATIENCE,
-            f"the SuperLink still takes {node.name} for online",
-            pause=2.0,
-        )
+    known = _node_id(node) or ""
+    otherwise = f"the SuperLink still takes {node.name} for online"
+    _until(lambda: _nodes(project).get(known) != "online", PATIENCE, otherwise, pause=2.0)
 
 
 def _superlink_command(project: Project, federation: Federation) -> list[str]:
@@ -302,14 +303,15 @@ def start(project: Project, name: str, command: list[str], port: int) -> Process
 def alive(project: Project, process: Process) -> bool:
     """Whether this very process runs."""
     _reap(process)
-    # While the lock is held, the process or its children are there, and no other gets its id.
-    if not held(_lock(project, process.name)):
+    lock = _lock(project, process.name)
+    if not held(lock):
         return False
-    try:
-        os.kill(process.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    with suppress(OSError):
+        if _stdin(os.getpid()).exists():
+            return _stdin(process.pid).samefile(lock)
+        os.kill(process.pid, 0)  # children may hold the lock, but its id is not given away so soon
+        return True
+    return False
 
 
 def held(lock: Path) -> bool:
@@ -353,10 +355,14 @@ def _reap(process: Process) -> None:
 
 def _holders(lock: Path) -> Iterator[int]:
     """Processes whose standard input is this file, as far as the system tells."""
-    for entry in Path("/proc").glob("[0-9]*/fd/0"):
+    for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if entry.samefile(lock):
-                yield int(entry.parts[2])
+            if _stdin(int(entry.name)).samefile(lock):
+                yield int(entry.name)
+
+
+def _stdin(pid: int) -> Path:
+    return Path(f"/proc/{pid}/fd/0")
 
 
 def _wait(

@@ -334,9 +334,9 @@ def test_a_process_that_ignores_the_request_is_killed(tmp_path, monkeypatch):
     made = make(tmp_path / "federation")
     stubborn = (
         "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'],"
         "start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL);"
-        "print('ready', flush=True); time.sleep(600)"
+        "print('ready', flush=True); time.sleep(60)"
     )
     started = processes.start(made, "node-0", [sys.executable, "-c", stubborn], free_ports(1))
     wait_for(lambda: "ready" in made.log("node-0").read_text())

@@ -113,10 +113,10 @@ def test_a_secret_that_strays_into_the_app_is_not_bundled(made, monkeypatch):
     pytest.importorskip("flwr")
     (made.app / "secret.yaml").write_text("password: 1234")
     (made.app / "notes.md").write_text("1234")
-    text = (made.app / "pyproject.toml").read_text()
     for side in ("server", "client"):  # modules that there are for certain
-        text = text.replace(f"fedsyn.engine.flower.{side}_app:app", "fedsyn.cli:app")
-    (made.app / "pyproject.toml").write_text(text)
+        replace(
+            made.app / "pyproject.toml", f"fedsyn.engine.flower.{side}_app:app", "fedsyn.cli:app"
+        )
     done = subprocess.run(
         [processes.executable("flwr"), "build", "--app", made.app],
         cwd=made.path, env=processes.environment(made.home), capture_output=True, text=True,
@@ -215,6 +215,23 @@ def test_nothing_runs_in_a_new_folder(fedsyn, made):
     code, out, _ = fedsyn("flower", "status", made.path, "--json")
     assert code == 0 and json.loads(out) == {"processes": [], "run": None}
     assert "nothing was running" in fedsyn("flower", "down", made.path)[2]
+
+
+@pytest.mark.flower
+def test_a_run_without_a_superlink_says_how_to_start_one(fedsyn, made):
+    pytest.importorskip("flwr")
+    for side in ("server", "client"):  # modules that there are for certain
+        replace(
+            made.app / "pyproject.toml", f"fedsyn.engine.flower.{side}_app:app", "fedsyn.cli:app"
+        )
+    replace(made.home / "config.toml", ":8000", ":1")
+    code, _, err = fedsyn("flower", "run", made.path)
+    assert code == 2 and f"fedsyn flower up {made.path}" in err
+    assert not any(made.runs.iterdir())
+
+
+def replace(path, before, after):
+    path.write_text(path.read_text().replace(before, after))
 
 
 def test_without_flower_the_command_says_what_to_install(fedsyn, made, monkeypatch):
