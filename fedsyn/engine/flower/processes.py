@@ -279,16 +279,23 @@ def _nodes(project: Project) -> dict[str, str]:
 def start(project: Project, name: str, command: list[str], port: int) -> Process:
     """Start a process, detached, and enter it into ``processes.json``.
 
+    Children that outlived its last start, because it was killed, are stopped first: they would go
+    on with what nobody waits for.
+
     Raises
     ------
     RunError
-        If its port is taken, or children of the last start are still there.
+        If its port is taken, or such children cannot be stopped.
     """
     state, log = project.state(name), project.log(name)
     state.mkdir(mode=0o700, exist_ok=True)
     home = project.home if name == SUPERLINK else state / "flower"
+    last = read(project).processes.get(name)
+    if last and held(_lock(project, name)):
+        _stop(project, [last])
     with _lock(project, name).open("w+") as lock, log.open("ab") as output:
-        _until(lambda: _take(lock), GRACE, f"what {name} had started last time is still running")
+        if not _take(lock):
+            raise RunError(f"{str(lock.name)!r} is held: {name} is being started elsewhere")
         _refuse_taken(port)
         started = subprocess.Popen(
             command, cwd=project.path, env=environment(home), stdin=lock,
