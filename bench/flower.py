@@ -31,7 +31,7 @@ CASES: dict[str, tuple[int, list[str]]] = {
     "three silos, without synthesis": (3, ["synthesis.enabled=false"]),
     "three silos, without the gate": (3, ["synthesis.gate=false"]),
     "three silos": (3, []),
-    "three silos, 40 MB models": (
+    "three silos, 64 MB models": (
         3,
         ["synthesis.enabled=false", "model.hidden=[4096, 1800]", "run.rounds=3"],
     ),

@@ -194,3 +194,17 @@ def test_a_node_that_was_killed_is_missing_until_it_is_started_again(fragile):
     processes.up(fragile, port=processes.read(fragile).port)
     out, end = trained(fragile, *words)
     assert all(row[1] == [0, 1, 2] for row in found(out))
+
+
+@SLOW
+def test_a_node_may_come_late(fragile):
+    processes.down(fragile)
+    port = processes.read(fragile).port
+    processes.up(fragile, nodes=2, port=port)
+    acts = [(1, lambda: processes.up(fragile, port=port))]
+    words = ["synthesis.gate=false", "flower.nodes=2", "run.rounds=10"]
+    out, end = trained(fragile, *words, acts=acts)
+    assert end.state == "done", end.error
+    assert found(out)[0][1] == [0, 1]
+    assert found(out)[-1][1] == [0, 1, 2]
+    assert {one["why"] for one in end.missing} == {"no node holds them"}
