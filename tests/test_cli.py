@@ -146,6 +146,8 @@ def test_ctrl_c_leaves_a_run_that_resumes(pairs, tmp_path):
     process = subprocess.Popen(
         [*command, "run.rounds=5000"], stderr=subprocess.PIPE, text=True,
         env=os.environ | {"COLUMNS": "200"},
+        # Where the tests themselves run in the background, it would be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     metrics = out / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n")):

@@ -65,7 +65,11 @@ def federation(tmp_path_factory, on_path):
 def fedsyn(*arguments):
     """``fedsyn flower ...`` in a process of its own."""
     command = [sys.executable, "-m", "fedsyn", "flower", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Where the tests themselves run in the background, Ctrl-C would be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def done(*arguments):
