@@ -25,7 +25,7 @@ def _handle(kind: str, message: Message, context: Context) -> Message:
         asked = unpacked(message.content)
         reply = answer(_node(context, asked), kind, asked)
     except RefusedError as error:
-        reply = Parcel(Answered(refused=str(error)).model_dump(mode="json"))
+        reply = Answered(refused=str(error)).parcel()
     return Message(packed(reply), reply_to=message)
 
 

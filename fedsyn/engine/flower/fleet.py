@@ -9,7 +9,7 @@ round; the round goes on while a quorum of clients is heard.
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -25,7 +25,7 @@ from fedsyn.data.federated import Described
 from fedsyn.engine.client import generates
 from fedsyn.engine.evaluation import Judgement
 from fedsyn.engine.federation import Federation
-from fedsyn.engine.flower.parcels import Facts, Parcel, RefusedError, check, grouped, understood
+from fedsyn.engine.flower.parcels import Facts, Parcel, RefusedError, check, understood
 from fedsyn.engine.flower.rehearsal import Forms, rehearse
 from fedsyn.engine.flower.words import (
     Answered,
@@ -117,6 +117,7 @@ class Nodes:
         self._turned_away: set[int] = set()
         self._fed: Federation | None = None
         self._round = 0
+        self._common: Facts = {"run": run, "config": config.model_dump(mode="json")}
 
     # ---- Before the first round ------------------------------------------------------------------
 
@@ -150,10 +151,10 @@ class Nodes:
         RunError
             If a node does not send its sums: what it holds would have no part in them.
         """
-        members = self._in_order(self.members)
+        members = self.in_order()
         counted = [member.frequencies for member in members if member.frequencies]
         idf = federated.derive_idf(federated.add(counted)) if counted else {}
-        asked = Parcel(self._asked(Asked), grouped(idf=idf))
+        asked = Asked(**self._common).parcel(idf=idf)
         answers = self._exchange("moments", {m.node: asked for m in members}, Answered)
         expected, sums = federated.moments(self._own, idf), []
         for node, _, sent in answers:
@@ -184,7 +185,7 @@ class Nodes:
         self._greet()
         fed = self._federation
         asked, panel = set(ids), set(fed.panel if judge else ())
-        parcels = {
+        orders = {
             member.node: self._order(
                 state,
                 member,
@@ -193,18 +194,23 @@ class Nodes:
             )
             for member, held in self._holders(asked | panel, needed=asked)
         }
+        # What all clients receive alike goes to a node once.
+        down = {name: value[:1] for name, value in fed.method.down(state.server, (0,)).items()}
+        parcels = {
+            node: order.parcel(down=down, shared=state.shared, preprocessing=self._lacking(node))
+            for node, order in orders.items()
+        }
         with phase("clients"):
             answers = self._exchange("train", parcels, Trained)
         hearing = _Hearing(fed, self._forms, state, self._round)
         for node, said, sent in answers:
-            order = AskedToTrain.model_validate(parcels[node].facts)
-            with self._believing(node, order.ids):
-                hearing.take(order, said, sent)
+            with self._believing(node, orders[node].ids):
+                hearing.take(orders[node], said, sent)
         self._quorum(hearing.ids, ids)
         heard = hearing.all(judge)
-        down = sum(parcel.nbytes for parcel in parcels.values())
         missing = tuple(one.plain() for one in self.missing[before:])
-        return replace(heard, bytes_down=down, missing=missing)
+        sizes = (parcel.nbytes for parcel in parcels.values())
+        return replace(heard, bytes_down=sum(sizes), missing=missing)
 
     def judge(
         self, models: Sequence[Tensor], ids: Sequence[int], initial: bool = False
@@ -217,19 +223,19 @@ class Nodes:
             If fewer clients than the quorum are heard.
         """
         sent = {str(number): model for number, model in enumerate(models)}
-        parcels = {
-            member.node: Parcel(
-                self._asked(AskedToJudge, ids=held, initial=initial),
-                grouped(models=sent, preprocessing=self._lacking(member)),
-            )
+        asked = {
+            member.node: AskedToJudge(**self._common, ids=held, initial=initial)
             for member, held in self._holders(ids, needed=ids)
+        }
+        parcels = {
+            node: one.parcel(models=sent, preprocessing=self._lacking(node))
+            for node, one in asked.items()
         }
         answers = self._exchange("judge", parcels, Judged)
         found = []
         for node, said, _ in answers:
-            asked = AskedToJudge.model_validate(parcels[node].facts)
-            with self._believing(node, asked.ids):
-                found.append(_believed(said, asked.ids, len(models) + initial))
+            with self._believing(node, asked[node].ids):
+                found.append(_believed(said, asked[node].ids, len(models) + initial))
         judgement = _joined(found)
         self._quorum(judgement.ids, ids)
         return replace(
@@ -240,24 +246,20 @@ class Nodes:
 
     def _order(
         self, state: State, member: Member, ids: tuple[int, ...], judges: tuple[int, ...]
-    ) -> Parcel:
-        """What a node is sent to train on."""
-        # What all clients receive alike goes to a node once.
-        down = {k: v[:1] for k, v in self._federation.method.down(state.server, (0,)).items()}
+    ) -> AskedToTrain:
+        """What a node is to train."""
         heard = _rounds_heard(state, len(self._own.silos))
-        facts = self._asked(
-            AskedToTrain,
+        return AskedToTrain(
+            **self._common,
             round=self._round,
             since=int(heard[list(member.said.clients)].max()),
             ids=ids,
             introduced=tuple(np.array(ids, dtype=int)[state.clients.has(ids).numpy()].tolist()),
             judges=judges,
         )
-        lacking = self._lacking(member)
-        return Parcel(facts, grouped(down=down, shared=state.shared, preprocessing=lacking))
 
-    def _lacking(self, member: Member) -> Payload:
-        return {} if member.prepared else self.preprocessing
+    def _lacking(self, node: int) -> Payload:
+        return {} if self.members[node].prepared else self.preprocessing
 
     @property
     def _federation(self) -> Federation:
@@ -273,7 +275,7 @@ class Nodes:
         new = [n for n in self._online if n not in self.members and n not in self._turned_away]
         if not new:
             return
-        asked = Parcel(self._asked(Asked))
+        asked = Asked(**self._common).parcel()
         answers = self._exchange("introduce", dict.fromkeys(new, asked), Introduced)
         expected = federated.frequencies(self._own)
         for node, said, sent in answers:
@@ -311,10 +313,11 @@ class Nodes:
 
         Clients that are ``needed`` and whose node is not there are missing.
         """
-        there = [m for m in self._in_order(self.members) if m.node in self._online]
+        members = self.in_order()
+        there = [m for m in members if m.node in self._online]
         found = [(m, tuple(c for c in sorted(m.said.clients) if c in ids)) for m in there]
         reached = {client for _, held in found for client in held}
-        for member in self._in_order(self.members.keys() - set(self._online)):
+        for member in (m for m in members if m.node not in self._online):
             gone = tuple(c for c in member.said.clients if c in needed and c not in reached)
             if gone:
                 self._miss(member.node, gone, "the node is not there")
@@ -323,17 +326,11 @@ class Nodes:
             self._miss(None, nobody, "no node holds them")
         return [(member, held) for member, held in found if held]
 
-    def _in_order(self, nodes: Iterable[int]) -> list[Member]:
-        """By client: sums are the same whoever answers first."""
-        return sorted((self.members[node] for node in nodes), key=lambda m: min(m.said.clients))
+    def in_order(self) -> list[Member]:
+        """The members by client: sums are the same whoever answers first."""
+        return sorted(self.members.values(), key=lambda member: min(member.said.clients))
 
     # ---- Exchanges -------------------------------------------------------------------------------
-
-    def _asked(self, kind: type[Asked], **facts: object) -> Facts:
-        config = self.config.model_dump(mode="json")
-        return kind.model_validate({"run": self.run, "config": config, **facts}).model_dump(
-            mode="json"
-        )
 
     def _exchange(
         self, kind: str, parcels: Mapping[int, Parcel], words: type[Words]

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from fedsyn import config as configuration
-from fedsyn.config import Config, EngineConfig, Section, Whole
+from fedsyn.config import Config, Count, EngineConfig, Section, Whole
 from fedsyn.core.payload import Payload
 from fedsyn.data import federated
 from fedsyn.data.federated import Described, FederatedData
@@ -29,7 +29,7 @@ from fedsyn.engine.clients import ClientRows
 from fedsyn.engine.devices import available, cpu_threads, devices, settings
 from fedsyn.engine.evaluation import Judgement, held_out_losses
 from fedsyn.engine.federation import Federation, federation
-from fedsyn.engine.flower.parcels import Parcel, RefusedError, check, grouped, understood
+from fedsyn.engine.flower.parcels import Parcel, RefusedError, check, understood
 from fedsyn.engine.flower.rehearsal import Forms, rehearse
 from fedsyn.engine.flower.words import (
     Answered,
@@ -38,7 +38,6 @@ from fedsyn.engine.flower.words import (
     AskedToTrain,
     Introduced,
     Judged,
-    Limits,
     Trained,
 )
 from fedsyn.engine.runner import digest
@@ -51,6 +50,17 @@ FEATURES = "features.safetensors"
 CACHE = "cache"  # of descriptors, for all runs
 KEPT = re.compile(r"round-(\d+)\.safetensors")
 PARTS = ("pairs", "holdout", "images", "texts", "test")  # of a silo
+
+
+class Limits(Section):
+    """What a node agrees to."""
+
+    methods: tuple[str, ...] = ()  # empty: all
+    objectives: tuple[str, ...] = ()
+    max_bytes: Count = 256 << 20  # of a message
+    max_rounds: Count = 1000
+    min_pairs: Count = 2  # training rows that each client must have before the node answers
+    min_cluster: Count = 3  # pairs that each prototype must stand for
 
 
 class NodeConfig(Section):
@@ -103,10 +113,10 @@ def answer(node: NodeConfig, kind: str, asked: Parcel) -> Parcel:
         message = understood(work.said, asked.facts)
         return work.do(node, _admitted(node, message), message, asked)
     except UnpreparedError as error:
-        return Parcel(Answered(refused=str(error), unprepared=True).model_dump(mode="json"))
+        return Answered(refused=str(error), unprepared=True).parcel()
     except FedsynError as error:
         logger.error("refused: %s", error)
-        return Parcel(Answered(refused=str(error)).model_dump(mode="json"))
+        return Answered(refused=str(error)).parcel()
 
 
 class UnpreparedError(RefusedError):
@@ -156,14 +166,13 @@ def _introduce(node: NodeConfig, config: Config, message: Asked, asked: Parcel) 
         texts_only=tuple(len(silo.texts) for silo in silos),
         form=described.facts,
     )
-    sums = grouped(frequencies=federated.frequencies(described))
-    return Parcel(said.model_dump(mode="json"), sums)
+    return said.parcel(frequencies=federated.frequencies(described))
 
 
 def _moments(node: NodeConfig, config: Config, message: Asked, asked: Parcel) -> Parcel:
     """First and second moments of what is held here."""
     found = federated.moments(_described(node, config), asked.group("idf"))
-    return Parcel(Answered().model_dump(mode="json"), grouped(moments=found))
+    return Answered().parcel(moments=found)
 
 
 def _described(node: NodeConfig, config: Config) -> Described:
@@ -195,7 +204,6 @@ class _Run:
 
     fed: Federation
     folder: Path
-    forms: Forms
 
 
 def _run(node: NodeConfig, config: Config, message: Asked, asked: Parcel) -> _Run:
@@ -215,7 +223,7 @@ def _run(node: NodeConfig, config: Config, message: Asked, asked: Parcel) -> _Ru
     data = _restored(path)
     _check_sizes(node, data.silos)
     fed = federation(config, data, device, on_host=len(found) > 1)
-    return _Run(fed, folder, rehearse(fed))
+    return _Run(fed, folder)
 
 
 def _stored(data: FederatedData, clients: Sequence[int]) -> Payload:
@@ -264,24 +272,30 @@ def _train(node: NodeConfig, config: Config, message: AskedToTrain, asked: Parce
         )
     run = _run(node, config, message, asked)
     down = asked.group("down")
+    forms = rehearse(run.fed)
     more = {name: value for name, value in down.items() if name != "model"}
-    check("what the server sent", {k: v for k, v in down.items() if k == "model"}, run.forms.model)
+    check("what the server sent", {k: v for k, v in down.items() if k == "model"}, forms.model)
     # (Of some methods it is sent from the second round on, and may be smaller than rehearsed.)
-    forms = {name: value for name, value in run.forms.more.items() if name in more}
-    check("what the server sent", more, forms, smaller=True)
-    said, arrays = Trained(), Payload()
+    expected = {name: value for name, value in forms.more.items() if name in more}
+    check("what the server sent", more, expected, smaller=True)
+    said, groups = Trained(), dict[str, Payload]()
     with settings(config, cpu_threads(config)):
         if message.ids:
-            said, arrays = _trained(node, run, message, down, _shared(run, asked))
+            said, groups = _trained(node, run, forms, message, down, _shared(run, asked))
         if message.judges:
             judgement = held_out_losses(run.fed, [down["model"]], _held(node, message.judges))
             said = said.model_copy(update={"judged": _judged(judgement)})
-    return Parcel(said.model_dump(mode="json"), arrays)
+    return said.parcel(**groups)
 
 
 def _trained(
-    node: NodeConfig, run: _Run, message: AskedToTrain, down: Payload, shared: Payload
-) -> tuple[Trained, Payload]:
+    node: NodeConfig,
+    run: _Run,
+    forms: Forms,
+    message: AskedToTrain,
+    down: Payload,
+    shared: Payload,
+) -> tuple[Trained, dict[str, Payload]]:
     """What the clients say and send."""
     fed, config, ids = run.fed, run.fed.config, _held(node, message.ids)
     clients = _kept(node, run, message.since)
@@ -299,16 +313,16 @@ def _trained(
     beginners: list[int] = []
     if generates(config, message.round):
         own = config.synthesis
-        uploaded = clients.take(ids, tuple(run.forms.upload))
+        uploaded = clients.take(ids, tuple(forms.upload))
         beginners = [client for client in ids if client not in message.introduced]
         if beginners:
             introduced = generators.introduction(clients.take(beginners), own)
-    arrays = grouped(
-        heard=heard.payload,
-        upload=uploaded,
-        introduction=introduced,
-        models={"model": torch.cat(heard.models)} if heard.models else {},
-    )
+    groups = {
+        "heard": heard.payload,
+        "upload": uploaded,
+        "introduction": introduced,
+        "models": {"model": torch.cat(heard.models)} if heard.models else {},
+    }
     said = Trained(
         ids=heard.ids,
         pairs=tuple(heard.pairs.tolist()),
@@ -316,18 +330,19 @@ def _trained(
         losses={name: tuple(value.tolist()) for name, value in heard.losses.items()},
         introduced=tuple(beginners),
     )
-    return said, arrays
+    return said, groups
 
 
 def _judge(node: NodeConfig, config: Config, message: AskedToJudge, asked: Parcel) -> Parcel:
     """The criterion of models on the held-out pairs of some of the clients held here."""
     run = _run(node, config, message, asked)
     models = asked.group("models")
-    check("what the server sent", models, dict.fromkeys(models, run.forms.model["model"]))
+    like = torch.empty(1, run.fed.problem.net.layout.size)
+    check("what the server sent", models, dict.fromkeys(models, like))
     with settings(config, cpu_threads(config)):
         each = [models[name] for name in sorted(models)]
         judgement = held_out_losses(run.fed, each, _held(node, message.ids), message.initial)
-    return Parcel(_judged(judgement).model_dump(mode="json"))
+    return _judged(judgement).parcel()
 
 
 def _judged(judgement: Judgement) -> Judged:

@@ -39,15 +39,15 @@ class Parcel:
         return {k.removeprefix(prefix): v for k, v in self.arrays.items() if k.startswith(prefix)}
 
 
-def grouped(**groups: Mapping[str, Tensor]) -> Payload:
-    """Arrays of several groups, each under its name."""
-    return {f"{group}/{name}": v for group, many in groups.items() for name, v in many.items()}
-
-
 class Said(Section):
     """Facts of a parcel: what is said beside the arrays. Both sides run the same version."""
 
     version: str = fedsyn.__version__
+
+    def parcel(self, **groups: Mapping[str, Tensor]) -> Parcel:
+        """With arrays of several groups, each called ``group/name``."""
+        arrays = {f"{group}/{k}": v for group, many in groups.items() for k, v in many.items()}
+        return Parcel(self.model_dump(mode="json"), arrays)
 
 
 def understood(kind: type[Model], facts: Facts) -> Model:

@@ -121,7 +121,7 @@ class _Status:
 
     def __init__(self, out: Path, config: Config, nodes: Nodes) -> None:
         self._out, self._config, self._nodes = out, config, nodes
-        self._state, self._round = "waiting", 0
+        self._round = 0
 
     def phase(self, round: int, name: str) -> None:
         """Nothing to write."""
@@ -133,7 +133,6 @@ class _Status:
     def write(self, state: str, round: int | None = None, error: str | None = None) -> None:
         """Write it anew."""
         self._round = self._round if round is None else round
-        members = sorted(self._nodes.members.values(), key=lambda one: min(one.said.clients))
         records.write_json(
             self._out / records.STATUS,
             {
@@ -141,7 +140,8 @@ class _Status:
                 "round": self._round,
                 "rounds": self._config.run.rounds,
                 "nodes": [
-                    {"node": str(one.node), "clients": list(one.said.clients)} for one in members
+                    {"node": str(one.node), "clients": list(one.said.clients)}
+                    for one in self._nodes.in_order()
                 ],
                 "missing": [{"round": one.round, **one.plain()} for one in self._nodes.missing],
                 "error": error,

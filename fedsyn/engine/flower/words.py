@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedsyn.config import Count, Section, Whole
+from fedsyn.config import Count, Whole
 from fedsyn.engine.flower.parcels import Facts, Said
 
 RunName = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
@@ -70,14 +70,3 @@ class Trained(Answered):
     losses: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     introduced: Ids = ()  # clients whose prototypes are sent along
     judged: Judged | None = None
-
-
-class Limits(Section):
-    """What a node agrees to."""
-
-    methods: tuple[str, ...] = ()  # empty: all
-    objectives: tuple[str, ...] = ()
-    max_bytes: Count = 256 << 20  # of a message
-    max_rounds: Count = 1000
-    min_pairs: Count = 2  # training rows that each client must have before the node answers
-    min_cluster: Count = 3  # pairs that each prototype must stand for
