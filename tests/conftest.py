@@ -1,8 +1,11 @@
 """What all tests share."""
 
+import sys
+
 import pytest
 import torch
 
+from fedsyn import cli
 from fedsyn.ops import backends
 
 
@@ -20,3 +23,18 @@ def pytest_collection_modifyitems(items):
 def one_thread():
     """Small products are faster on one thread, and results do not depend on the machine's cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def fedsyn(capsys, monkeypatch, tmp_path):
+    """``fedsyn("run", ...)``: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fedsyn", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    return call

@@ -34,18 +34,9 @@ def pairs(tmp_path):
 
 
 @pytest.fixture
-def fedsyn(pairs, capsys, monkeypatch, tmp_path):
-    """``fedsyn("run", ...)``: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fedsyn", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return call
+def fedsyn(pairs, fedsyn):
+    """The command line, in a folder with a file of pairs."""
+    return fedsyn
 
 
 def settings(pairs):

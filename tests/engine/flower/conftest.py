@@ -1,6 +1,8 @@
 """Nodes in this process: everything of the engine but Flower itself."""
 
 import json
+import os
+import socket
 
 import pytest
 
@@ -48,3 +50,17 @@ def table(tmp_path):
         return Table(nodes)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def free_ports():
+    """``free_ports(n)``: the first of so many neighbouring ports that nobody listens on."""
+
+    def found(count):
+        for port in range(20_000 + os.getpid() % 10_000, 32_000, count):
+            with socket.socket() as probe:
+                if all(probe.connect_ex(("127.0.0.1", port + k)) for k in range(count)):
+                    return port
+        raise AssertionError("no free ports")
+
+    return found

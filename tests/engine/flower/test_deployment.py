@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -21,16 +20,6 @@ pytest.importorskip("flwr")
 pytestmark = pytest.mark.flower
 
 CLIENTS = 3
-
-
-@pytest.fixture(scope="module")
-def free_ports():
-    """The first of eight neighbouring ports that nobody listens on."""
-    for port in range(32_000 + os.getpid() % 8_000, 60_000, 8):
-        with socket.socket() as probe:
-            if all(probe.connect_ex(("127.0.0.1", port + k)) for k in range(8)):
-                return port
-    raise AssertionError("no free ports")
 
 
 def overrides(pairs):
@@ -65,7 +54,7 @@ SLOW = pytest.mark.slow
 def federation(request, tmp_path_factory, pairs, free_ports):
     """Three nodes on the loopback."""
     folder = tmp_path_factory.mktemp("flower") / "federation"
-    made = start(folder, pairs, free_ports, insecure=request.param == "plain")
+    made = start(folder, pairs, free_ports(8), insecure=request.param == "plain")
     yield made
     processes.down(made)
 
@@ -133,7 +122,7 @@ LONGER = ["synthesis.gate=false", "run.rounds=6"]  # so that a fault is in the m
 @pytest.fixture(scope="module")
 def fragile(tmp_path_factory, pairs, free_ports):
     """Nodes for those who kill some."""
-    made = start(tmp_path_factory.mktemp("fragile") / "federation", pairs, free_ports + 4)
+    made = start(tmp_path_factory.mktemp("fragile") / "federation", pairs, free_ports(8))
     yield made
     processes.down(made)
 

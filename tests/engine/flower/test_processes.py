@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,15 +20,6 @@ pytest.importorskip("flwr")
 pytestmark = pytest.mark.flower
 
 PATIENCE = 120  # seconds after which a test gives up
-
-
-def free_ports(count):
-    """The first of so many neighbouring ports that nobody listens on."""
-    for port in range(20_000 + os.getpid() % 10_000, 32_000, count):
-        with socket.socket() as probe:
-            if all(probe.connect_ex(("127.0.0.1", port + k)) for k in range(count)):
-                return port
-    raise AssertionError("no free ports")
 
 
 def make(path, *overrides):
@@ -54,7 +44,7 @@ def on_path():
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory, on_path):
+def federation(tmp_path_factory, on_path, free_ports):
     """Two nodes online, with TLS and authentication."""
     made = make(tmp_path_factory.mktemp("flower") / "federation")
     processes.up(made, port=free_ports(8))
@@ -198,7 +188,7 @@ def test_a_node_that_runs_elsewhere_is_listed(federation, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_certificate_that_has_expired_is_named(tmp_path, on_path):
+def test_a_certificate_that_has_expired_is_named(tmp_path, on_path, free_ports):
     made = make(tmp_path / "expired")
     subprocess.run(
         [made.certificates / "make-certificates.sh"],
@@ -305,7 +295,7 @@ def test_a_killed_superlink_comes_back_with_its_port_and_its_nodes(federation):
 
 
 @pytest.mark.slow
-def test_down_stops_all_of_it_and_a_run_too(tmp_path, on_path):
+def test_down_stops_all_of_it_and_a_run_too(tmp_path, on_path, free_ports):
     made = make(tmp_path / "federation")
     processes.up(made, nodes=1, insecure=True, port=free_ports(2))
     going = fedsyn("run", made.path, "run.seed=3")
@@ -333,7 +323,7 @@ def started_from(made):
     return found
 
 
-def test_a_process_that_ignores_the_request_is_killed(tmp_path, monkeypatch):
+def test_a_process_that_ignores_the_request_is_killed(tmp_path, monkeypatch, free_ports):
     monkeypatch.setattr(processes, "GRACE", 1.0)
     made = make(tmp_path / "federation")
     stubborn = (
@@ -348,7 +338,7 @@ def test_a_process_that_ignores_the_request_is_killed(tmp_path, monkeypatch):
     assert not processes.alive(made, started) and started_from(made) == []
 
 
-def test_a_process_that_took_an_old_id_is_not_ours(tmp_path):
+def test_a_process_that_took_an_old_id_is_not_ours(tmp_path, free_ports):
     made = make(tmp_path / "federation")
     bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     process = processes.start(made, "node-0", [sys.executable, "-c", ""], free_ports(1))

@@ -9,26 +9,10 @@ import zipfile
 
 import pytest
 
-from fedsyn import cli
 from fedsyn import config as configuration
 from fedsyn.engine.flower import processes, project
 
 SECRETS = ("PRIVATE KEY", "BEGIN CERTIFICATE")
-
-
-@pytest.fixture
-def fedsyn(capsys, monkeypatch, tmp_path):
-    """``fedsyn("flower", ...)``: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fedsyn", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return call
 
 
 @pytest.fixture
