@@ -16,6 +16,7 @@ from fedsyn.engine.flower.grid import packed, unpacked
 from fedsyn.engine.flower.node import NodeConfig, answer
 from fedsyn.engine.flower.parcels import Parcel, RefusedError
 from fedsyn.engine.flower.words import Answered
+from fedsyn.errors import FedsynError
 
 app = ClientApp()
 
@@ -24,7 +25,7 @@ def _handle(kind: str, message: Message, context: Context) -> Message:
     try:
         asked = unpacked(message.content)
         reply = answer(_node(context, asked), kind, asked)
-    except RefusedError as error:
+    except FedsynError as error:
         reply = Answered(refused=str(error)).parcel()
     return Message(packed(reply), reply_to=message)
 
