@@ -18,7 +18,7 @@ from fedsyn.core.optim import Optimizer
 from fedsyn.core.training import train
 from fedsyn.models.retrieval import build
 from fedsyn.objectives.info_nce import InfoNCE
-from fedsyn.objectives.local import local_training
+from fedsyn.tasks.retrieval import RetrievalProblem
 
 PAIRS, BATCH, SCALE = 320, 64, 5.0
 NET = build(ModelConfig(), 128, 128, {})
@@ -43,8 +43,9 @@ class Case:
 def kernel(case):
     with ops.backend("cpu"):
         config = MethodConfig(epochs=1)
-        objective = InfoNCE(1 / SCALE)
-        return local_training(NET, objective, case.start, case.features, case.cohort, config)[0]
+        own = InfoNCE(1 / SCALE)
+        problem = RetrievalProblem(features=case.features, net=NET, objective=own, criterion=own)
+        return problem.train(case.start, case.cohort, config)[0]
 
 
 def stepwise(case, loss=None):

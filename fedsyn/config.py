@@ -24,6 +24,7 @@ Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Widths = tuple[Count, ...]
 Face = Literal["sans", "bold", "oblique", "serif", "mono"]
+Task = Literal["retrieval"]
 
 
 class Section(BaseModel):
@@ -50,11 +51,18 @@ class DataConfig(Section):
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     split_seed: Whole = 0  # of the drawn test split: the same test set for every run.seed
     holdout: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.1  # share of a client's pairs kept aside
+    public: Share = 0.0  # share of the training pairs that everybody has, and no client of its own
     image_dim: Count = 128  # principal components kept of pixel descriptors
     text_dim: Count = 128  # singular directions kept of hashed strings
     buckets: Annotated[int, Field(ge=16)] = 1024  # hash buckets of words and character n-grams
     standardize: bool = True  # zero mean, unit variance by statistics of the training clients
     cache: str = "auto"  # folder of cached descriptors; "auto" the user's cache, "" none
+
+
+class TaskConfig(Section):
+    """What is learnt."""
+
+    name: Task = "retrieval"
 
 
 class PartitionConfig(Section):
@@ -362,9 +370,14 @@ class FlowerConfig(Section):
 
 
 class Config(Section):
-    """A complete run."""
+    """A complete run.
+
+    What is not given and depends on the task is as `TASK_DEFAULTS` says; the task, if it is not
+    given either, is the method's first.
+    """
 
     data: DataConfig = DataConfig()
+    task: TaskConfig = TaskConfig()
     partition: PartitionConfig = PartitionConfig()
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -373,6 +386,11 @@ class Config(Section):
     engine: EngineConfig = EngineConfig()
     flower: FlowerConfig = FlowerConfig()
     run: RunConfig = RunConfig()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _with_defaults_of_the_task(cls, tree: Any) -> Any:
+        return _filled(tree) if isinstance(tree, Mapping) else tree
 
     @pydantic.model_validator(mode="after")
     def _fedftg_sees_models(self) -> Self:
@@ -385,12 +403,22 @@ class Config(Section):
 
     @property
     def synthesis_mode(self) -> Literal["off", "on", "oracle"]:
-        """The synthesis in force: a bound (``local``, ``centralised``) has none."""
-        if self.method.name in ("local", "centralised"):
+        """The synthesis in force: bounds, other tasks and `WITHOUT_SYNTHESIS` have none."""
+        if self.task.name != "retrieval" or self.method.name in WITHOUT_SYNTHESIS:
             return "off"
         if self.synthesis.oracle:
             return "oracle"
         return "on" if self.synthesis.enabled else "off"
+
+    @property
+    def of_pictures(self) -> bool:
+        """Whether the task looks at pixels, and at no texts."""
+        return self.task.name in PICTURE_TASKS
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether clients learn from labels, or metrics need them."""
+        return self.task.name != "retrieval" or self.method.name in WITH_LABELS
 
     @property
     def trains_generators(self) -> bool:
@@ -411,6 +439,34 @@ class Config(Section):
         private = synthesis.encoder == "private"
         needed = (constrained and adversarial and private) or synthesis.space == "private"
         return bool(self.trains_generators and needed)
+
+
+# The task of methods that cannot learn retrieval, or were made for another.
+METHOD_TASKS: Mapping[str, Task] = {}
+# Tasks whose features are pixels, without texts.
+PICTURE_TASKS: tuple[Task, ...] = ()
+# Methods whose clients learn from labels whatever the task.
+WITH_LABELS: tuple[str, ...] = ()
+# Methods whose server has no model of the clients' pairs that synthesis could fine-tune.
+WITHOUT_SYNTHESIS = ("local", "centralised")
+# What differs from the fields' own defaults, by task.
+TASK_DEFAULTS: Mapping[Task, Mapping[str, Mapping[str, Any]]] = {}
+
+
+def _filled(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration's tree with what depends on the method and the task."""
+    given = {
+        name: value.model_dump(exclude_unset=True) if isinstance(value, Section) else value
+        for name, value in tree.items()
+    }
+    if not all(isinstance(value, Mapping) for value in given.values()):
+        return given  # for validation to say what is wrong
+    own: Task = METHOD_TASKS.get(str(given.get("method", {}).get("name")), "retrieval")
+    task = given.get("task", {}).get("name", own)
+    filled = {name: dict(values) for name, values in TASK_DEFAULTS.get(task, {}).items()}
+    for name, values in (*given.items(), ("task", {"name": task})):
+        filled[name] = {**filled.get(name, {}), **values}
+    return filled
 
 
 def load(path: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:
@@ -472,7 +528,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
     *parents, leaf = path.strip().split(".")
     # `method=fedavg` and `objective=...` name the plug-in, as people write it.
-    if not parents and leaf in ("method", "objective", "data"):
+    if not parents and leaf in ("method", "objective", "data", "task"):
         parents, leaf = [leaf], "name"
     node = tree
     for parent in parents:

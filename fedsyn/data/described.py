@@ -30,11 +30,13 @@ class Described:
     test: np.ndarray  # [N_test] int64 rows held here, of all clients
     image: Modality
     text: Modality
+    public: np.ndarray  # int64 rows that everybody holds
 
     @property
     def facts(self) -> dict[str, int | str]:
         """What must be the same on all nodes and the server, see `agree`."""
-        return self.image.facts | self.text.facts
+        labels = {"labels": ", ".join(self.pairs.label_names)} if self.config.uses_labels else {}
+        return self.image.facts | self.text.facts | labels
 
 
 def describe(
@@ -59,25 +61,26 @@ def describe(
     pairs = load_pairs(config.data)
     # Others' pictures are looked at by schemes that divide them by what is on them.
     looks = clients is None or config.partition.scheme in CLUSTERED
-    image = _image_modality(pairs, config.data) if looks else None
+    image = _image_modality(pairs, config) if looks else None
     train, tested = train_test_rows(pairs, config.data)
+    train, public = _without_public(train, config.data)
     pictures = pairs.image if image is None else image.descriptors
     division = partition(pairs, pictures, train, tested, config.partition, config.run.seed)
     silos = _silos(config, division.train, division.test)
     held = range(len(silos)) if clients is None else clients
     _check_ids(held, len(silos))
     if clients is None and test:
-        return _described(config, pairs, silos, held, tested, image)
-    pairs, silos, tested = _held(pairs, silos, held, tested if test else NOTHING)
-    return _described(config, pairs, silos, held, tested)
+        return _described(config, pairs, silos, held, tested, public, image)
+    pairs, silos, tested, public = _held(pairs, silos, held, tested if test else NOTHING, public)
+    return _described(config, pairs, silos, held, tested, public)
 
 
 def describe_files(config: Config, files: Mapping[int, Path]) -> Described:
     """Describe the training pairs of real silos: a file for each client that is held here.
 
     Arrays have the names that ``[data]`` gives them. Rows that a file's split calls test are left
-    out, labels are not looked at, and a CSV's pictures are in its own folder. The holdout and the
-    overlays are drawn as for the clients of one process.
+    out, labels are looked at where something is learnt from them, and a CSV's pictures are in its
+    own folder. The holdout and the overlays are drawn as for the clients of one process.
 
     Parameters
     ----------
@@ -90,17 +93,23 @@ def describe_files(config: Config, files: Mapping[int, Path]) -> Described:
         If a file cannot be read, holds no training pairs, or those of another form than the
         first's; or if there is no such client.
     ConfigError
-        If the configuration contradicts itself.
+        If the configuration contradicts itself, or asks for public pairs, which such silos have
+        not.
     """
     _check_ids(files, config.partition.clients)
-    parts = {client: _training_pairs(config.data, files[client]) for client in sorted(files)}
+    if config.data.public:
+        raise ConfigError(
+            f"data.public = {config.data.public} takes a share of the pairs that one data set "
+            "divides over its clients; silos with files of their own have no such pairs"
+        )
+    parts = {client: _training_pairs(config, files[client]) for client in sorted(files)}
     pairs = _joined([(files[client], part) for client, part in parts.items()])
     rows, start = [NOTHING] * config.partition.clients, 0
     for client, part in parts.items():
         rows[client] = np.arange(start, start + len(part))
         start += len(part)
     silos = _silos(config, rows, [NOTHING] * len(rows))
-    return _described(config, pairs, silos, parts, NOTHING)
+    return _described(config, pairs, silos, parts, NOTHING, NOTHING)
 
 
 def describe_test(config: Config, path: Path) -> Described:
@@ -113,7 +122,7 @@ def describe_test(config: Config, path: Path) -> Described:
     """
     pairs = read(config.data.model_copy(update={"path": str(path), "split": ""}))
     silos = (ELSEWHERE,) * config.partition.clients
-    return _described(config, pairs, silos, (), np.arange(len(pairs)))
+    return _described(config, pairs, silos, (), np.arange(len(pairs)), NOTHING)
 
 
 def agree(described: Described, facts: Mapping[str, int | str], who: str) -> None:
@@ -167,17 +176,25 @@ def train_test_rows(pairs: Pairs, config: DataConfig) -> tuple[np.ndarray, np.nd
     return np.flatnonzero(~tested), np.flatnonzero(tested)
 
 
+def _without_public(train: np.ndarray, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Training rows left to the clients, and those that everybody has: the same for every seed."""
+    number = round(config.public * len(train))
+    order = numpy_generator(config.split_seed, "public").permutation(train)
+    return np.sort(order[number:]), np.sort(order[:number])
+
+
 def _described(
     config: Config,
     pairs: Pairs,
     silos: tuple[Silo, ...],
     clients: Collection[int],
     test: np.ndarray,
+    public: np.ndarray,
     image: Modality | None = None,
 ) -> Described:
-    image = image or _image_modality(pairs, config.data)
-    text = _text_modality(pairs, config.data)
-    return Described(config, pairs, silos, tuple(sorted(clients)), test, image, text)
+    image = image or _image_modality(pairs, config)
+    text = _text_modality(pairs, config)
+    return Described(config, pairs, silos, tuple(sorted(clients)), test, image, text, public)
 
 
 def _silos(
@@ -192,16 +209,21 @@ def _silos(
 
 
 def _held(
-    pairs: Pairs, silos: Sequence[Silo], clients: Collection[int], test: np.ndarray
-) -> tuple[Pairs, tuple[Silo, ...], np.ndarray]:
-    """The training rows of these clients and these test rows, numbered anew."""
+    pairs: Pairs,
+    silos: Sequence[Silo],
+    clients: Collection[int],
+    test: np.ndarray,
+    public: np.ndarray,
+) -> tuple[Pairs, tuple[Silo, ...], np.ndarray, np.ndarray]:
+    """The training rows of these clients and these further rows, numbered anew."""
     here = [
         replace(one if client in clients else ELSEWHERE, test=np.intersect1d(one.test, test))
         for client, one in enumerate(silos)
     ]
-    rows = np.unique(np.concatenate([test, *(one.training for one in here)]))
+    rows = np.unique(np.concatenate([test, public, *(one.training for one in here)]))
     renumbered = tuple(one.among(rows) for one in here)
-    return pairs.take(rows), renumbered, np.searchsorted(rows, test)
+    test, public = (np.searchsorted(rows, each) for each in (test, public))
+    return pairs.take(rows), renumbered, test, public
 
 
 def _check_ids(clients: Collection[int], number: int) -> None:
@@ -212,9 +234,11 @@ def _check_ids(clients: Collection[int], number: int) -> None:
             )
 
 
-def _training_pairs(config: DataConfig, path: Path) -> Pairs:
-    own = {"path": str(path), "label": "", "images": ""}
-    pairs = read(config.model_copy(update=own), sides=("train",))
+def _training_pairs(config: Config, path: Path) -> Pairs:
+    own = {"path": str(path), "images": ""}
+    if not config.uses_labels:
+        own["label"] = ""
+    pairs = read(config.data.model_copy(update=own), sides=("train",))
     if pairs.split is None or not pairs.split.any():
         return pairs
     return pairs.take(np.flatnonzero(~pairs.split))
@@ -233,24 +257,53 @@ def _joined(parts: Sequence[tuple[Path, Pairs]]) -> Pairs:
                 )
     if not others:
         return first
-    image = np.concatenate([part.image for _, part in parts])
-    return Pairs(first.name, image, np.concatenate([part.text for _, part in parts]))
+    image, text = (
+        np.concatenate([getattr(part, name) for _, part in parts]) for name in ("image", "text")
+    )
+    if first.label is None:
+        return Pairs(first.name, image, text)
+    for file, part in others:
+        if part.label_names != first.label_names:
+            raise DataError(
+                f"{str(file)!r} has labels {', '.join(part.label_names)} and {str(first_file)!r} "
+                f"has {', '.join(first.label_names)}; expected the same in all files of a node"
+            )
+    label = np.concatenate([part.label for _, part in parts if part.label is not None])
+    return Pairs(first.name, image, text, label, first.label_names)
 
 
-def _image_modality(pairs: Pairs, config: DataConfig) -> Modality:
+def _image_modality(pairs: Pairs, config: Config) -> Modality:
+    own = config.data
+    if config.of_pictures:
+        return Modality("image", "features", _pixels(pairs, config.task.name), own.image_dim)
     if not pairs.has_pixels:
-        return Modality("image", "features", pairs.image, config.image_dim)
+        return Modality("image", "features", pairs.image, own.image_dim)
     name = cache.key("hog", pairs.image, version=VERSION)
-    found = cache.cached(cache.folder(config.cache), name, lambda: {"hog": hog(pairs.image)})
+    found = cache.cached(cache.folder(own.cache), name, lambda: {"hog": hog(pairs.image)})
     channels = 3 if pairs.image.ndim == 4 else 1
     size = (pairs.image.shape[1], pairs.image.shape[2], channels)
-    return Modality("image", "pixels", found["hog"], config.image_dim, size)
+    return Modality("image", "pixels", found["hog"], own.image_dim, size)
 
 
-def _text_modality(pairs: Pairs, config: DataConfig) -> Modality:
+def _pixels(pairs: Pairs, task: str) -> np.ndarray:
+    """Pixels between -1 and 1, float32 [N, H * W * channels], channels last."""
+    if not pairs.has_pixels:
+        raise DataError(
+            f"task.name = {task!r} looks at pictures; {pairs.name} has features "
+            f"{list(pairs.image.shape)}"
+        )
+    flat: np.ndarray = pairs.image.reshape(len(pairs), -1).astype(np.float32)
+    return flat / 127.5 - 1
+
+
+def _text_modality(pairs: Pairs, config: Config) -> Modality:
+    own = config.data
+    if config.of_pictures:
+        nothing = np.empty((len(pairs), 0), dtype=np.float32)
+        return Modality("text", "features", nothing, own.text_dim)
     if not pairs.has_strings:
-        return Modality("text", "features", pairs.text, config.text_dim)
-    return Modality("text", "strings", _cached_counts(pairs.text, config), config.text_dim)
+        return Modality("text", "features", pairs.text, own.text_dim)
+    return Modality("text", "strings", _cached_counts(pairs.text, own), own.text_dim)
 
 
 def _cached_counts(strings: np.ndarray, config: DataConfig) -> Descriptors:

@@ -7,7 +7,7 @@ apart: every node and the server describe what they hold (`describe`, `describe_
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from fedsyn.data.described import Described, agree, describe, describe_files, de
 from fedsyn.data.mapped import MappedTensor
 from fedsyn.data.pairs import Pairs
 from fedsyn.data.preprocessing import Payload, add, derive_idf, transform_image, transform_text
-from fedsyn.data.silos import Silo
+from fedsyn.data.silos import NOTHING, Silo
 
 __all__ = [
     "Described",
@@ -62,6 +62,7 @@ class FederatedData:
     bytes_up: int  # of the preprocessing rounds, over all clients
     bytes_down: int
     mapped: MappedTensor | None = None  # the file that holds the features, where memory does not
+    public: np.ndarray = field(default_factory=lambda: NOTHING)  # int64 rows that everybody has
 
     @property
     def image(self) -> Tensor:
@@ -72,6 +73,27 @@ class FederatedData:
     def text(self) -> Tensor:
         """Features [N, d_t] of the texts."""
         return self.features[:, self.image_dim :]
+
+    @property
+    def one_label(self) -> Tensor | None:
+        """One label a row, int64 [N], -1 for none; of several the rarest among all rows held."""
+        if self.label is None or self.label.ndim == 1:
+            return self.label
+        rarity = -self.label.sum(0)
+        known = torch.where(self.label, rarity, torch.iinfo(torch.int64).min)
+        return known.argmax(-1).masked_fill(~self.label.any(-1), -1)
+
+    @property
+    def present(self) -> Tensor:
+        """Whether a row's picture, and its text, can be used, bool [N, 2].
+
+        Of a row that has lost its pairing the picture alone is.
+        """
+        present = torch.ones(len(self.features), 2, dtype=torch.bool)
+        for one in self.silos:
+            present[torch.from_numpy(one.texts), 0] = False
+            present[torch.from_numpy(one.images)] = torch.tensor([True, False])
+        return present
 
 
 def load(config: Config, folder: Path | None = None) -> FederatedData:
@@ -188,6 +210,7 @@ def finish(
         bytes_up=bytes_up,
         bytes_down=bytes_down,
         mapped=mapped,
+        public=described.public,
     )
 
 

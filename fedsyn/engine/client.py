@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,10 @@ from fedsyn.core.graphs import recording
 from fedsyn.core.payload import Payload, nbytes
 from fedsyn.methods.base import Method, Problem
 from fedsyn.metrics.timing import phase
-from fedsyn.models.retrieval import RetrievalNet
-from fedsyn.objectives.local import local_training
 from fedsyn.synthesis import generators
 from fedsyn.synthesis.completion import complete
+from fedsyn.tasks.base import Net
+from fedsyn.tasks.retrieval import RetrievalProblem
 
 METHOD = "method."  # before the names of what a client keeps for the method
 
@@ -37,9 +38,9 @@ class Task:
 
     def to(self, device: torch.device) -> "Task":
         """The same with all tensors on ``device``."""
-        problem = replace(self.problem, features=self.problem.features.to(device))
         payloads = (self.payload, self.kept, self.shared)
         payload, kept, shared = (_moved(p, device) for p in payloads)
+        problem = self.problem.to(device)
         return replace(self, problem=problem, payload=payload, kept=kept, shared=shared)
 
 
@@ -63,18 +64,18 @@ def _moved(payload: Payload, device: torch.device) -> Payload:
     return {name: value.to(device) for name, value in payload.items()}
 
 
-def initial_model(net: RetrievalNet, seed: int) -> Tensor:
+def initial_model(net: Net, seed: int) -> Tensor:
     """The model ``[P]`` that everybody starts from, private networks included."""
     return net.init(streams.generator(seed, "model"))
 
 
-def answer(config: Config, method: Method, task: Task) -> Reply:
+def answer(config: Config, method: Method[Any], task: Task) -> Reply:
     """One round of a chunk of clients."""
     with recording(config.engine.graphs):
         return _answer(config, method, task)
 
 
-def _answer(config: Config, method: Method, task: Task) -> Reply:
+def _answer(config: Config, method: Method[Any], task: Task) -> Reply:
     kept = _with_newcomers(config, method, task)
     mine = {k.removeprefix(METHOD): v for k, v in kept.items() if k.startswith(METHOD)}
     with phase("gather"):
@@ -85,9 +86,8 @@ def _answer(config: Config, method: Method, task: Task) -> Reply:
     losses, bytes_up, sizes = {"local": loss}, nbytes(payload), torch.tensor(cohort.sizes)
     if not generates(config, task.cohort.round):
         return Reply(payload, kept, losses, bytes_up, sizes)
-    encoder, net = _encoder(config, task, kept), task.problem.net
-    own, features = config.synthesis, task.problem.features
-    losses |= generators.train(kept, features, task.cohort, own, net, encoder)
+    encoder, pairs, own = _encoder(config, task, kept), _pairs(task.problem), config.synthesis
+    losses |= generators.train(kept, pairs.features, task.cohort, own, pairs.net, encoder)
     beginners = int((kept["trained"] == 1).sum())
     bytes_up += nbytes(generators.upload(kept, own))
     bytes_up += beginners * nbytes(generators.introduction(kept, own)) // len(sizes)
@@ -108,13 +108,17 @@ def _encoder(config: Config, task: Task, kept: Payload) -> Tensor:
         return received
     if f"{METHOD}private" in kept:
         return kept[f"{METHOD}private"]
-    problem = task.problem
     with phase("local"):
-        kept["private"], _ = local_training(
-            problem.net, problem.objective, kept["private"], problem.features, task.cohort,
-            config.method, "private",
-        )  # fmt: skip
+        kept["private"], _ = task.problem.train(
+            kept["private"], task.cohort, config.method, "private"
+        )
     return kept["private"]
+
+
+def _pairs(problem: Problem) -> RetrievalProblem:
+    """The problem of a run with synthesis, which is of pairs (`Config.synthesis_mode`)."""
+    assert isinstance(problem, RetrievalProblem)
+    return problem
 
 
 def generates(config: Config, round: int) -> bool:
@@ -131,7 +135,7 @@ def _with_shared(config: Config, task: Task) -> tuple[Problem, Cohort]:
     problem, cohort = task.problem, task.cohort
     if not task.shared:
         return problem, cohort
-    shared = task.shared["pairs"]
+    problem, shared = _pairs(problem), task.shared["pairs"]
     held = [problem.features[torch.from_numpy(rows)] for rows in cohort.rows]
     if task.images:
         image_dim = problem.net.image.widths[0]
@@ -146,7 +150,7 @@ def _with_shared(config: Config, task: Task) -> tuple[Problem, Cohort]:
     return replace(problem, features=features), replace(cohort, rows=rows, extra=extra)
 
 
-def _with_newcomers(config: Config, method: Method, task: Task) -> Payload:
+def _with_newcomers(config: Config, method: Method[Any], task: Task) -> Payload:
     """What all clients of the chunk have kept; those who take part for the first time, begin."""
     new = (~task.known).nonzero().squeeze(-1)
     if not len(new) or (method.keep is None and not config.trains_generators):
@@ -154,7 +158,7 @@ def _with_newcomers(config: Config, method: Method, task: Task) -> Payload:
     features = task.problem.features
     newcomers = replace(task.cohort.take(new.tolist()), round=0)
     model = initial_model(task.problem.net, config.run.seed).to(features.device)
-    kept = {} if method.keep is None else method.keep(model)
+    kept = {} if method.keep is None else method.keep(task.problem, model)
     own = {f"{METHOD}{name}": value for name, value in kept.items()}
     if config.keeps_private_models and f"{METHOD}private" not in own:
         own["private"] = model
@@ -163,7 +167,7 @@ def _with_newcomers(config: Config, method: Method, task: Task) -> Payload:
     fresh = {name: value.expand(len(new), *value.shape).clone() for name, value in own.items()}
     if config.trains_generators:
         with phase("prototypes"):
-            code = task.problem.net.code
+            code = _pairs(task.problem).net.code
             fresh |= generators.init(features, newcomers, config.synthesis, code)
     old = task.known.nonzero().squeeze(-1)
     whole = {}

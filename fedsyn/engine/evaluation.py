@@ -1,4 +1,4 @@
-"""Judging models: retrieval metrics on test pairs, and the objective on held-out pairs."""
+"""Judging models: a task's metrics on test rows, and its loss on held-out rows."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,52 +9,47 @@ from torch import Tensor
 
 from fedsyn.engine.client import initial_model
 from fedsyn.engine.federation import Federation
-from fedsyn.metrics import retrieval
-from fedsyn.objectives.local import held_out
+from fedsyn.metrics.retrieval import mean_over_clients
+from fedsyn.tasks.base import Outputs
 
-BLOCK = 8192  # pairs embedded at a time
+BLOCK = 8192  # rows at a time
 
 
-def embeddings(fed: Federation, model: Tensor) -> tuple[Tensor, Tensor]:  # [N_test, d] each
-    """Both embeddings of all test pairs under one model ``[P]``."""
+def outputs(fed: Federation, model: Tensor, rows: np.ndarray) -> Outputs:
+    """What one model ``[P]`` makes of rows ``[n]``, at least one."""
     found = []
-    for start in range(0, len(fed.data.test), BLOCK):
-        problem, (places,) = fed.near([fed.data.test[start : start + BLOCK]])
-        pairs = problem.features[torch.from_numpy(places).to(fed.device)]
-        with torch.no_grad():
-            found.append(fed.problem.net.embed(model[None], pairs[None]))
-    image, text = (torch.cat(parts, 1)[0] for parts in zip(*found, strict=True))
-    return image, text
+    for start in range(0, len(rows), BLOCK):
+        problem, (places,) = fed.near([rows[start : start + BLOCK]])
+        found.append(problem.outputs(model, torch.from_numpy(places)))
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
 def evaluate(fed: Federation, models: Tensor) -> tuple[dict[str, float], dict[str, float]]:
-    """Metrics on all test pairs, and the mean over clients of each on its own test pairs.
+    """Metrics on all test rows, and the mean over clients of each on its own test rows.
 
     Parameters
     ----------
     models : Tensor [M, P]
-        One model, judged on the pairs of the panel's clients; or one a client, each judged on its
+        One model, judged on the rows of the panel's clients; or one a client, each judged on its
         own. Of several, both results are means over the models.
     """
-    data, bits = fed.data, fed.config.model.bits
-    label = None if data.label is None else data.label[torch.from_numpy(data.test)].to(fed.device)
-    one = len(models) == 1
+    problem, test, one = fed.problem, fed.data.test, len(models) == 1
+    rows, references = torch.from_numpy(test), problem.probed.numpy()
     clients = fed.panel if one else range(len(models))
-    own = [np.searchsorted(data.test, fed.silos[client].test) for client in clients]
-    depth = retrieval.TOP if fed.config.run.ranking == "top" else None
+    own = [np.searchsorted(test, fed.silos[client].test) for client in clients]
     everyone, each = [], []
     for position, model in enumerate(models):
-        image, text = embeddings(fed, model)
-        everyone.append(retrieval.evaluate(image, text, label, bits=bits, depth=depth))
+        found = outputs(fed, model, test)
+        probed = outputs(fed, model, references) if len(references) else ()
+        everyone.append(problem.score(found, rows, probed))
         mine = own if one else [own[position]]
-        found = retrieval.evaluate_clients(image, text, label, mine, bits=bits, depth=depth)
-        each.extend(found)
-    return retrieval.mean_over_clients(everyone), retrieval.mean_over_clients(each)
+        each.extend(problem.score_clients(found, rows, mine, probed))
+    return mean_over_clients(everyone), mean_over_clients(each)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What clients think of models: the criterion on the held-out pairs of each."""
+    """What clients think of models: the criterion on the held-out rows of each."""
 
     ids: tuple[int, ...]
     losses: tuple[tuple[float, ...], ...]  # [models, clients], means over a client's pairs
@@ -78,7 +73,7 @@ class Judgement:
 def held_out_losses(
     fed: Federation, models: Sequence[Tensor], ids: Sequence[int], initial: bool = False
 ) -> Judgement:
-    """The criterion on the clients' held-out pairs.
+    """The criterion on the clients' held-out rows.
 
     Parameters
     ----------
@@ -98,9 +93,7 @@ def held_out_losses(
         problem, rows = fed.near([fed.silos[client].holdout for client in part])
         for model, found in zip(models, losses, strict=True):
             mine = model.expand(len(part), -1) if len(model) == 1 else model[list(part)]
-            values, counts = held_out(
-                problem.net, fed.criterion, mine, problem.features, rows, fed.config.method.batch
-            )
+            values, counts = problem.held_out(mine, rows, fed.config.method.batch)
             found.extend(values.tolist())
         pairs.extend(counts.tolist())
     return Judgement(tuple(ids), tuple(map(tuple, losses)), tuple(pairs))

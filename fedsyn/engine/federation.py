@@ -3,19 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 
-from fedsyn import objectives, streams
+from fedsyn import streams, tasks
 from fedsyn.config import Config
 from fedsyn.data.federated import FederatedData, Silo
+from fedsyn.errors import ConfigError
 from fedsyn.methods import METHODS
 from fedsyn.methods.base import Method, Problem
 from fedsyn.metrics.timing import phase
-from fedsyn.models.retrieval import build
-from fedsyn.objectives.alignment_uniformity import AlignmentUniformity
-from fedsyn.objectives.base import Objective, Sizes
 
 STACK_CPU, STACK_GPU = 8, 128  # of engine.stack = 0; measured on the former, not on the latter
 
@@ -26,9 +25,8 @@ class Federation:
 
     config: Config
     data: FederatedData
-    method: Method
+    method: Method[Any]
     problem: Problem  # its features wherever they are held, see `near`
-    criterion: Objective  # by which models are judged on held-out pairs
     silos: tuple[Silo, ...]  # one where the method pools all clients
     device: torch.device  # of the server
 
@@ -44,6 +42,13 @@ class Federation:
         run = self.config.run
         return sampled(len(self.silos), run.fraction, run.seed, 0)
 
+    def rows(self, client: int) -> np.ndarray:
+        """The rows that a client trains on, ascending."""
+        silo = self.silos[client]
+        if self.method.rows is not None:
+            return self.method.rows(self.problem, silo)
+        return self.problem.rows(silo)
+
     def near(
         self, rows: Sequence[np.ndarray], device: torch.device | None = None
     ) -> tuple[Problem, tuple[np.ndarray, ...]]:
@@ -52,39 +57,42 @@ class Federation:
         Features that lie in memory, on the device asked for (by default the server's), are not
         touched; of others these rows are copied.
         """
-        features, device = self.problem.features, device or self.device
-        if self.data.mapped is None and features.device == device:
-            return self.problem, tuple(rows)
+        problem, device = self.problem, device or self.device
+        if self.data.mapped is None and problem.features.device == device:
+            return problem, tuple(rows)
         with phase("gather"):
-            wanted = torch.from_numpy(np.concatenate(rows)).to(features.device)
-            copied = features[wanted].to(device)
+            wanted = torch.cat([torch.from_numpy(np.concatenate(rows)), problem.public])
+            copied = problem.take(wanted).to(device)
             if self.data.mapped is not None:
                 self.data.mapped.release()
         bounds = np.cumsum([0, *map(len, rows)])
         places = tuple(np.arange(begin, end) for begin, end in pairwise(bounds))
-        return replace(self.problem, features=copied), places
+        return replace(copied, public=torch.arange(int(bounds[-1]), len(wanted))), places
 
 
 def federation(
     config: Config, data: FederatedData, device: torch.device, on_host: bool = False
 ) -> Federation:
-    """Networks, objective and method as configured, for a server on ``device``.
+    """Task and method as configured, for a server on ``device``.
 
     Features are moved there, unless they are mapped from a file or to stay ``on_host``, where
     clients on other devices get theirs from.
+
+    Raises
+    ------
+    ConfigError
+        If the method cannot learn the task.
     """
-    dims = data.image.shape[1], data.text.shape[1]
-    code = config.model.bits or config.model.dim
-    objective = objectives.build(config.objective, Sizes(*dims, code, config.model.bits > 0))
-    extra = objective.parameters(streams.generator(config.run.seed, "objective"))
-    net = build(config.model, *dims, extra)
-    stay = on_host or data.mapped is not None
-    features = data.features if stay else data.features.to(device)
     method = METHODS[config.method.name]
+    if method.tasks is not None and config.task.name not in method.tasks:
+        raise ConfigError(
+            f"method.name = {config.method.name!r} cannot learn task.name = {config.task.name!r}; "
+            f"expected one of {', '.join(map(repr, method.tasks))}"
+        )
+    stay = on_host or data.mapped is not None
+    problem = tasks.build(config, data, data.features if stay else data.features.to(device))
     silos = (_pool(data.silos),) if method.pooled else data.silos
-    criterion = AlignmentUniformity() if config.run.criterion != "objective" else objective
-    problem = Problem(features, net, objective)
-    return Federation(config, data, method, problem, criterion, silos, device)
+    return Federation(config, data, method, problem, silos, device)
 
 
 def sampled(clients: int, fraction: float, seed: int, round: int) -> tuple[int, ...]:

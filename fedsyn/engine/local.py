@@ -70,7 +70,7 @@ def train(
     What they keep is put into ``clients``.
     """
     config = fed.config
-    cohort = Cohort(tuple(ids), tuple(fed.silos[c].pairs for c in ids), config.run.seed, round)
+    cohort = Cohort(tuple(ids), tuple(fed.rows(c) for c in ids), config.run.seed, round)
     heard: Payload = {}
     losses: dict[str, list[Tensor]] = {}
     sizes: list[Tensor] = []

@@ -24,6 +24,7 @@ from fedsyn.engine.state import State
 from fedsyn.metrics.timing import phase
 from fedsyn.synthesis.fedftg import distil
 from fedsyn.synthesis.server import Library, Pool, fine_tune, synthesise
+from fedsyn.tasks.retrieval import RetrievalProblem
 
 Row = dict[str, Any]
 
@@ -70,7 +71,7 @@ class Fleet(Protocol):
 def begin(fed: Federation, clients: ClientRows) -> State:
     """The state before the first round."""
     model = initial_model(fed.problem.net, fed.config.run.seed).to(fed.device)
-    return State(fed.method.init(model, len(fed.silos)), clients)
+    return State(fed.method.init(fed.problem, model, len(fed.silos)), clients)
 
 
 def listen(fed: Federation, state: State, fleet: Fleet, judge: bool = False) -> Heard:
@@ -90,7 +91,9 @@ def conclude(fed: Federation, state: State, fleet: Fleet, heard: Heard) -> Row:
     up, down = heard.bytes_up, heard.bytes_down
     with phase("aggregate"):
         generator = streams.generator(config.run.seed, "aggregate", round)
-        state.server = fed.method.server(state.server, heard.payload, config.method, generator)
+        state.server = fed.method.server(
+            fed.problem, state.server, heard.payload, config.method, generator
+        )
     server: Row = {}
     judgement: Judgement | None = None
     # (A diverged model embeds nothing; the caller looks for it and says so.)
@@ -124,6 +127,7 @@ def _server_step(
     A judgement's last model is the one that stays.
     """
     config, problem = fed.config, fed.problem
+    assert isinstance(problem, RetrievalProblem)  # (`Config.synthesis_mode`)
     model = state.server["model"]
     report: Row = {"bytes_up": 0, "bytes_down": 0}
     pool = Pool(0, lambda at: model.new_zeros(0, 0))

@@ -20,7 +20,7 @@ from fedsyn.data import federated
 from fedsyn.engine import local, records, rounds, state
 from fedsyn.engine.clients import ClientRows
 from fedsyn.engine.devices import available, cpu_threads, devices, settings
-from fedsyn.engine.evaluation import embeddings
+from fedsyn.engine.evaluation import outputs
 from fedsyn.engine.federation import Federation, federation
 from fedsyn.engine.gallery import gallery
 from fedsyn.errors import DataError, RunError
@@ -227,7 +227,7 @@ def _trace(out: Path) -> Iterator[None]:
 
 def _check(fed: Federation) -> None:
     """Refuse a federation in which nobody could learn anything."""
-    sizes = [len(silo.pairs) for silo in fed.silos]
+    sizes = [len(fed.rows(client)) for client in range(len(fed.silos))]
     if max(sizes) < 2:
         raise DataError(
             f"no client has two training pairs (the largest has {max(sizes)}); "
@@ -250,13 +250,13 @@ def finish(
     """The files that a run ends with; what ``summary.json`` holds."""
     config, models = fed.config, done.selected["model"]
     records.write_tensors(out / records.MODEL, named_parameters(fed, models))
-    image, text = (u.cpu() for u in embeddings(fed, models[0]))
-    records.write_json(
-        out / records.GALLERY,
-        gallery(fed.data.pairs, fed.data.test, image, text, config.run.seed),
-    )
+    if config.task.name == "retrieval":
+        image, text = (u.cpu() for u in outputs(fed, models[0], fed.data.test))
+        shown = gallery(fed.data.pairs, fed.data.test, image, text, config.run.seed)
+        records.write_json(out / records.GALLERY, shown)
     chosen = records.chosen_rounds(rows)
     summary = {
+        "task": config.task.name,
         "method": config.method.name,
         "objective": config.objective.name,
         "synthesis": config.synthesis_mode,

@@ -4,6 +4,7 @@ A method is three functions over plain data, gathered in one explicit table of n
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from fedsyn.methods import (
     adaptive,
@@ -18,7 +19,7 @@ from fedsyn.methods import (
 )
 from fedsyn.methods.base import Method
 
-METHODS: Mapping[str, Method] = {
+METHODS: Mapping[str, Method[Any]] = {
     "fedavg": fedavg.METHOD,
     "fedprox": fedprox.METHOD,
     "moon": moon.METHOD,

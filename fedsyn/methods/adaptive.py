@@ -20,10 +20,11 @@ from fedsyn.config import MethodConfig
 from fedsyn.core.aggregate import WEIGHT
 from fedsyn.core.payload import Payload
 from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method
+from fedsyn.methods.base import Method, Problem
 
 
 def server(
+    problem: Problem,
     state: Payload,
     heard: Payload,
     config: MethodConfig,

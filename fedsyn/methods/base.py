@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,26 +12,21 @@ from fedsyn.config import MethodConfig
 from fedsyn.core.aggregate import add_sums
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
-from fedsyn.models.retrieval import RetrievalNet
-from fedsyn.objectives.base import Objective
+from fedsyn.data.silos import Silo
+from fedsyn.tasks.base import Problem
+
+__all__ = ["Method", "Problem"]
+
+P = TypeVar("P", bound=Problem)
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What is trained on what: the pairs, the network and the objective."""
-
-    features: Tensor  # [N, D] concatenated image and text features
-    net: RetrievalNet
-    objective: Objective
-
-
-@dataclass(frozen=True)
-class Method:
+class Method(Generic[P]):
     """A federated algorithm over stacked payloads.
 
     Attributes
     ----------
-    init : ``(model [P], clients) -> server state``
+    init : ``(problem, model [P], clients) -> server state``
         The server's state before the first round; ``state["model"] [M, P]`` are the models that
         are evaluated: one, or one a client where there is no federation.
     down : ``(state, ids) -> payload [C, ...]``
@@ -41,9 +38,10 @@ class Method:
     hear : ``(heard, ids, payload, sizes [C], config) -> heard``
         What the server keeps of the replies of the next few clients, in client order; ``heard`` is
         empty at first.
-    server : ``(state, heard, config, generator) -> state``
-        What the server does when it has heard from all; the generator is the round's.
-    keep : ``(model [P]) -> payload``
+    server : ``(problem, state, heard, config, generator) -> state``
+        What the server does when it has heard from all; the generator is the round's. Of the
+        problem's rows it looks at the public ones alone.
+    keep : ``(problem, model [P]) -> payload``
         What a client has kept before its first round, without the client axis; ``None`` where
         clients keep nothing.
     merge : ``(heard, heard) -> heard``
@@ -51,15 +49,18 @@ class Method:
         send what they have heard.
     pooled : bool
         All clients' rows are one client's (the centralised bound).
+    tasks : names of the tasks that it can learn; all where ``None``.
+    rows : ``(problem, silo) -> rows``
+        The rows that a client trains on, where they are not the task's.
     """
 
-    init: Callable[[Tensor, int], Payload]
+    init: Callable[[P, Tensor, int], Payload]
     down: Callable[[Payload, tuple[int, ...]], Payload]
-    client: Callable[
-        [Problem, Payload, Payload, Cohort, MethodConfig], tuple[Payload, Payload, Tensor]
-    ]
+    client: Callable[[P, Payload, Payload, Cohort, MethodConfig], tuple[Payload, Payload, Tensor]]
     hear: Callable[[Payload, tuple[int, ...], Payload, Tensor, MethodConfig], Payload]
-    server: Callable[[Payload, Payload, MethodConfig, torch.Generator], Payload]
-    keep: Callable[[Tensor], Payload] | None = None
+    server: Callable[[P, Payload, Payload, MethodConfig, torch.Generator], Payload]
+    keep: Callable[[P, Tensor], Payload] | None = None
     merge: Callable[[Payload, Payload], Payload] = add_sums
     pooled: bool = False
+    tasks: tuple[str, ...] | None = None
+    rows: Callable[[P, Silo], np.ndarray] | None = None

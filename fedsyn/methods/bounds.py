@@ -6,10 +6,10 @@ from torch import Tensor
 from fedsyn.config import MethodConfig
 from fedsyn.core.payload import Payload, concatenate
 from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method
+from fedsyn.methods.base import Method, Problem
 
 
-def _own_models(model: Tensor, clients: int) -> Payload:
+def _own_models(problem: Problem, model: Tensor, clients: int) -> Payload:
     return {"model": model[None].repeat(clients, 1)}
 
 
@@ -25,7 +25,11 @@ def _own_hear(
 
 
 def _own_server(
-    state: Payload, heard: Payload, config: MethodConfig, generator: torch.Generator
+    problem: Problem,
+    state: Payload,
+    heard: Payload,
+    config: MethodConfig,
+    generator: torch.Generator,
 ) -> Payload:
     model = state["model"].clone()
     model[heard["ids"].to(model.device)] = heard["model"].to(model.device)

@@ -15,10 +15,9 @@ from fedsyn.core.aggregate import WEIGHT, add_weighted, mean
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.methods.base import Method, Problem
-from fedsyn.objectives.local import local_training
 
 
-def init(model: Tensor, clients: int) -> Payload:
+def init(problem: Problem, model: Tensor, clients: int) -> Payload:
     """One global model."""
     return {"model": model[None]}
 
@@ -32,9 +31,7 @@ def client(
     problem: Problem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
 ) -> tuple[Payload, Payload, Tensor]:
     """Local training from the received model."""
-    model, losses = local_training(
-        problem.net, problem.objective, payload["model"], problem.features, cohort, config
-    )
+    model, losses = problem.train(payload["model"], cohort, config)
     return {"model": model}, kept, losses
 
 
@@ -47,7 +44,11 @@ def hear(
 
 
 def server(
-    state: Payload, heard: Payload, config: MethodConfig, generator: torch.Generator
+    problem: Problem,
+    state: Payload,
+    heard: Payload,
+    config: MethodConfig,
+    generator: torch.Generator,
 ) -> Payload:
     """The mean of the clients' models."""
     if not heard[WEIGHT]:

@@ -22,10 +22,9 @@ from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method, Problem
-from fedsyn.objectives.local import local_training
 
 
-def init(model: Tensor, clients: int) -> Payload:
+def init(problem: Problem, model: Tensor, clients: int) -> Payload:
     """One global model, h and the number of all clients."""
     return {
         "model": model[None],
@@ -34,7 +33,7 @@ def init(model: Tensor, clients: int) -> Payload:
     }
 
 
-def keep(model: Tensor) -> Payload:
+def keep(problem: Problem, model: Tensor) -> Payload:
     """g_k."""
     return {"gradient": torch.zeros_like(model)}
 
@@ -48,10 +47,7 @@ def client(
     def regulariser(params: Tensor, clients: Tensor) -> Tensor:
         return alpha * (params - received[clients]) - gradient[clients]
 
-    model, losses = local_training(
-        problem.net, problem.objective, received, problem.features, cohort, config,
-        correction=regulariser,
-    )  # fmt: skip
+    model, losses = problem.train(received, cohort, config, correction=regulariser)
     return {"model": model}, {"gradient": gradient - alpha * (model - received)}, losses
 
 
@@ -63,7 +59,11 @@ def hear(
 
 
 def server(
-    state: Payload, heard: Payload, config: MethodConfig, generator: torch.Generator
+    problem: Problem,
+    state: Payload,
+    heard: Payload,
+    config: MethodConfig,
+    generator: torch.Generator,
 ) -> Payload:
     """The mean of the models, moved on by h."""
     present = float(heard[WEIGHT])

@@ -43,7 +43,11 @@ def norms(taken: Tensor, config: MethodConfig) -> Tensor:
 
 
 def server(
-    state: Payload, heard: Payload, config: MethodConfig, generator: torch.Generator
+    problem: Problem,
+    state: Payload,
+    heard: Payload,
+    config: MethodConfig,
+    generator: torch.Generator,
 ) -> Payload:
     """The mean direction, times the mean number of steps."""
     if not heard[WEIGHT]:

@@ -15,7 +15,6 @@ from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method, Problem
-from fedsyn.objectives.local import local_training
 
 
 def client(
@@ -27,9 +26,7 @@ def client(
     def pull(params: Tensor, clients: Tensor) -> Tensor:
         return mu * (params - received[clients])
 
-    model, losses = local_training(
-        problem.net, problem.objective, received, problem.features, cohort, config, correction=pull
-    )
+    model, losses = problem.train(received, cohort, config, correction=pull)
     return {"model": model}, kept, losses
 
 

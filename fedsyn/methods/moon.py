@@ -19,19 +19,19 @@ from fedsyn.config import MethodConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method, Problem
+from fedsyn.methods.base import Method
 from fedsyn.objectives.base import Batch
-from fedsyn.objectives.local import local_training
 from fedsyn.objectives.similarity import masked_mean, present
+from fedsyn.tasks.retrieval import RetrievalProblem
 
 
-def keep(model: Tensor) -> Payload:
+def keep(problem: RetrievalProblem, model: Tensor) -> Payload:
     """The initial model stands for that of an earlier local training."""
     return {"previous": model}
 
 
 def client(
-    problem: Problem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
+    problem: RetrievalProblem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
 ) -> tuple[Payload, Payload, Tensor]:
     """Local training towards the received model's embeddings and away from the previous one's."""
     net, received, previous = problem.net, payload["model"], kept["previous"]
@@ -45,9 +45,7 @@ def client(
         ]
         return config.moon.mu * masked_mean((losses[0] + losses[1]) / 2, present(batch))
 
-    model, losses = local_training(
-        net, problem.objective, received, problem.features, cohort, config, penalty=penalty
-    )
+    model, losses = problem.train(received, cohort, config, penalty=penalty)
     return {"model": model}, {"previous": model}, losses
 
 
@@ -61,4 +59,6 @@ def contrast(
     return softplus((z * (far - near)).sum(-1) / temperature)
 
 
-METHOD = Method(fedavg.init, fedavg.down, client, fedavg.hear, fedavg.server, keep)
+METHOD = Method(
+    fedavg.init, fedavg.down, client, fedavg.hear, fedavg.server, keep, tasks=("retrieval",)
+)

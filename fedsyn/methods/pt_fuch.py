@@ -38,13 +38,14 @@ from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload, concatenate
 from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method, Problem
+from fedsyn.methods.base import Method
 from fedsyn.models.retrieval import fuse
 from fedsyn.objectives.base import Batch
-from fedsyn.objectives.local import Penalty, local_training
 from fedsyn.objectives.similarity import masked_mean, present
 from fedsyn.ops.prototype_nce import prototype_logits
 from fedsyn.synthesis.filtering import global_prototypes
+from fedsyn.tasks.base import Penalty
+from fedsyn.tasks.retrieval import RetrievalProblem
 
 # The least that L_kd is divided by: a client with a single cluster has L_clu = 0.
 LEAST = 0.1
@@ -52,7 +53,7 @@ LEAST = 0.1
 Clusters = tuple[Tensor, Tensor]
 
 
-def keep(model: Tensor) -> Payload:
+def keep(problem: RetrievalProblem, model: Tensor) -> Payload:
     """Private networks start from the initial model."""
     return {"private": model}
 
@@ -66,24 +67,19 @@ def down(state: Payload, ids: tuple[int, ...]) -> Payload:
 
 
 def client(
-    problem: Problem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
+    problem: RetrievalProblem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
 ) -> tuple[Payload, Payload, Tensor]:
     """Private networks learn from the received model, and that from prototypes."""
-    net, objective, features = problem.net, problem.objective, problem.features
     received, private, own = payload["model"], kept["private"], config.pt_fuch
     teach = _teaching(problem, received, clusters(problem, private, cohort, own, "clusters"), own)
-    private, _ = local_training(
-        net, objective, private, features, cohort, config, "private", penalty=teach
-    )
+    private, _ = problem.train(private, cohort, config, "private", penalty=teach)
     local = clusters(problem, private, cohort, own, "prototypes")
     transfer = None
     if "prototypes" in payload:
         world = payload["prototypes"]
         everywhere = torch.ones_like(world[..., 0], dtype=torch.long)
         transfer = _transfer([local, (world, everywhere)], own)
-    model, losses = local_training(
-        net, objective, received, features, cohort, config, penalty=transfer
-    )
+    model, losses = problem.train(received, cohort, config, penalty=transfer)
     if own.space == "global":
         local = clusters(problem, received, cohort, own, "prototypes")
     sent = {"model": model, "prototypes": local[0], "counts": local[1]}
@@ -91,7 +87,7 @@ def client(
 
 
 def clusters(
-    problem: Problem, models: Tensor, cohort: Cohort, config: PTFUCHConfig, purpose: str
+    problem: RetrievalProblem, models: Tensor, cohort: Cohort, config: PTFUCHConfig, purpose: str
 ) -> Clusters:
     """Spherical k-means of each client's fused embeddings by its row of ``models [C, P]``."""
     index, valid = everything(cohort.rows, problem.features.device)
@@ -104,7 +100,9 @@ def clusters(
     return centroids, counts
 
 
-def _teaching(problem: Problem, received: Tensor, known: Clusters, config: PTFUCHConfig) -> Penalty:
+def _teaching(
+    problem: RetrievalProblem, received: Tensor, known: Clusters, config: PTFUCHConfig
+) -> Penalty:
     """The terms of the private networks' training, a L_clu + b L_kd / L_clu."""
 
     def penalty(clients: Tensor, batch: Batch) -> Tensor:
@@ -202,10 +200,14 @@ def _prototypes(payload: Payload) -> Payload:
 
 
 def server(
-    state: Payload, heard: Payload, config: MethodConfig, generator: torch.Generator
+    problem: RetrievalProblem,
+    state: Payload,
+    heard: Payload,
+    config: MethodConfig,
+    generator: torch.Generator,
 ) -> Payload:
     """The mean of the clients' models, and clusters ``[G, d]`` of their prototypes."""
-    state = state | fedavg.server(state, heard, config, generator)
+    state = state | fedavg.server(problem, state, heard, config, generator)
     if heard["counts"].any():
         world = global_prototypes(
             heard["prototypes"], heard["counts"], config.pt_fuch.prototypes, generator
@@ -214,4 +216,4 @@ def server(
     return state
 
 
-METHOD = Method(fedavg.init, down, client, hear, server, keep, merge)
+METHOD = Method(fedavg.init, down, client, hear, server, keep, merge, tasks=("retrieval",))

@@ -25,10 +25,9 @@ from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method, Problem
-from fedsyn.objectives.local import local_training, mean_gradient
 
 
-def init(model: Tensor, clients: int) -> Payload:
+def init(problem: Problem, model: Tensor, clients: int) -> Payload:
     """One global model, the server's control and the number of all clients."""
     return {
         "model": model[None],
@@ -42,7 +41,7 @@ def down(state: Payload, ids: tuple[int, ...]) -> Payload:
     return {name: state[name].expand(len(ids), -1) for name in ("model", "control")}
 
 
-def keep(model: Tensor) -> Payload:
+def keep(problem: Problem, model: Tensor) -> Payload:
     """A client's own control."""
     return {"control": torch.zeros_like(model)}
 
@@ -51,16 +50,14 @@ def client(
     problem: Problem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
 ) -> tuple[Payload, Payload, Tensor]:
     """Local training with corrected gradients, and the client's next control."""
-    net, objective, features = problem.net, problem.objective, problem.features
     received, control, own = payload["model"], payload["control"], kept["control"]
     shift = control - own
-    model, losses = local_training(
-        net, objective, received, features, cohort, config,
-        correction=lambda params, clients: shift[clients],
-    )  # fmt: skip
+    model, losses = problem.train(
+        received, cohort, config, correction=lambda params, clients: shift[clients]
+    )
     taken = steps(cohort.sizes, config.batch, config.epochs).to(model.device)[:, None]
     if config.scaffold.control == "gradient":
-        found = mean_gradient(net, objective, received, features, cohort, config, "control")
+        found = problem.mean_gradient(received, cohort, config, "control")
     else:
         found = (received - model) / (taken.clamp(min=1) * config.lr) - shift
     found = torch.where(taken > 0, found, own)
@@ -76,7 +73,11 @@ def hear(
 
 
 def server(
-    state: Payload, heard: Payload, config: MethodConfig, generator: torch.Generator
+    problem: Problem,
+    state: Payload,
+    heard: Payload,
+    config: MethodConfig,
+    generator: torch.Generator,
 ) -> Payload:
     """A step towards the mean of the models; the control stays the mean of all clients'."""
     if not heard[WEIGHT]:

@@ -10,10 +10,10 @@ from fedsyn import streams
 from fedsyn.config import MethodConfig
 from fedsyn.core.cohort import Cohort, chunks
 from fedsyn.methods import METHODS
-from fedsyn.methods.base import Problem
 from fedsyn.models.mlp import MLP
 from fedsyn.models.retrieval import RetrievalNet
 from fedsyn.objectives.info_nce import InfoNCE
+from fedsyn.tasks.retrieval import RetrievalProblem
 
 TEMPERATURE = 0.5
 IMAGE, TEXT = (3, 4, 3), (2, 4, 3)
@@ -67,7 +67,7 @@ def descend(w, loss, lr, steps, extra=lambda w: 0):
 class World:
     """Clients that hold ``sizes`` pairs each."""
 
-    problem: Problem
+    problem: RetrievalProblem
     model: torch.Tensor  # [P]
     sizes: tuple[int, ...]
 
@@ -98,8 +98,8 @@ class World:
     def play(self, name, config, rounds=2, stack=5, sampled=lambda round, client: True):
         """The server's state, and what clients have kept, after some rounds."""
         method = METHODS[name]
-        state, kept = method.init(self.model, len(self.sizes)), {}
-        begin = {} if method.keep is None else method.keep(self.model)
+        state, kept = method.init(self.problem, self.model, len(self.sizes)), {}
+        begin = {} if method.keep is None else method.keep(self.problem, self.model)
         for round in range(1, rounds + 1):
             ids = [client for client in range(len(self.sizes)) if sampled(round, client)]
             heard = {}
@@ -113,7 +113,7 @@ class World:
                 sizes = torch.tensor(chunk.sizes)
                 heard = method.hear(heard, chunk.ids, sent, sizes, config)
             generator = streams.generator(0, "aggregate", round)
-            state = method.server(state, heard, config, generator)
+            state = method.server(self.problem, state, heard, config, generator)
         return state, kept
 
 
@@ -123,7 +123,9 @@ def build(*sizes):
     features = torch.randn(max(sum(sizes), 1), 5, generator=draw, dtype=torch.float64)
     net = RetrievalNet(MLP("image", IMAGE), MLP("text", TEXT), 0)
     model = net.init(draw).double()
-    return World(Problem(features, net, InfoNCE(TEMPERATURE)), model, sizes)
+    objective = InfoNCE(TEMPERATURE)
+    problem = RetrievalProblem(features=features, net=net, objective=objective, criterion=objective)
+    return World(problem, model, sizes)
 
 
 @pytest.fixture(scope="session")

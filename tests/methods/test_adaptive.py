@@ -14,14 +14,14 @@ OWN = AdaptiveConfig(lr=0.1, betas=(0.9, 0.8), tau=0.5)
 @pytest.mark.parametrize("name", ["fedadam", "fedyogi"])
 def test_three_rounds_by_hand(name):
     method, config = METHODS[name], MethodConfig(adaptive=OWN)
-    state = method.init(torch.tensor([1.0, -2.0]), 3)
+    state = method.init(None, torch.tensor([1.0, -2.0]), 3)
     w, m, v = [1.0, -2.0], [0.0, 0.0], [0.25, 0.25]
     for changes in ([[2.0, 0.1], [1.0, 0.3]], [[-1.0, 0.0], [0.0, 0.4]], [[0.2, 2.0], [0.1, 1.0]]):
         heard = {}
         for client, (size, change) in enumerate(zip((1, 3), changes, strict=True)):
             sent = {"model": state["model"] + torch.tensor([change])}
             heard = method.hear(heard, (client,), sent, torch.tensor([size]), config)
-        state = method.server(state, heard, config, torch.Generator())
+        state = method.server(None, state, heard, config, torch.Generator())
         for i in range(2):
             delta = (changes[0][i] + 3 * changes[1][i]) / 4
             m[i] = 0.9 * m[i] + 0.1 * delta
@@ -39,11 +39,11 @@ def test_three_rounds_by_hand(name):
 def test_the_change_is_from_the_model_that_was_sent(name):
     """Which may be another than the last round's mean: a fine-tuned one."""
     method, config = METHODS[name], MethodConfig(adaptive=OWN)
-    state = method.init(torch.tensor([1.0]), 1)
+    state = method.init(None, torch.tensor([1.0]), 1)
     for tuned in (1.0, 5.0):
         state["model"] = torch.tensor([[tuned]])
         heard = method.hear({}, (0,), {"model": torch.tensor([[tuned]])}, torch.tensor([2]), config)
-        state = method.server(state, heard, config, torch.Generator())
+        state = method.server(None, state, heard, config, torch.Generator())
         assert state["model"].tolist() == [[tuned]]
 
 

@@ -27,7 +27,7 @@ def test_two_steps_and_the_next_gradient_by_hand(world, by_hand, plain):
 
 def test_the_server_by_hand():
     method, config = METHODS["feddyn"], MethodConfig(feddyn=FedDynConfig(alpha=0.5))
-    state = method.init(torch.tensor([1.0, 1.0]), 4)
+    state = method.init(None, torch.tensor([1.0, 1.0]), 4)
     for replies, h, model in [
         # Changes add up to [4, 0] and [1, 1]; of four clients two took part, then one.
         ([[5.0, 0.0], [1.0, 2.0]], [-0.5, 0.0], [4.0, 1.0]),
@@ -40,7 +40,7 @@ def test_the_server_by_hand():
             heard = method.hear(heard, (client,), sent, size, config)
         nothing = {"model": torch.tensor([[9.0, 9.0]])}
         heard = method.hear(heard, (3,), nothing, torch.tensor([0]), config)
-        state = method.server(state, heard, config, torch.Generator())
+        state = method.server(None, state, heard, config, torch.Generator())
         assert state["h"].tolist() == [h]
         assert state["model"].tolist() == [model]
 

@@ -55,7 +55,7 @@ def test_the_server_by_hand(weighting, expected):
         sent = {"direction": torch.tensor([direction]), "norm": torch.tensor([norm])}
         heard = method.hear(heard, (client,), sent, torch.tensor([size]), config)
     state = {"model": torch.tensor([[2.5, 0.5]])}
-    state = method.server(state, heard, config, torch.Generator())
+    state = method.server(None, state, heard, config, torch.Generator())
     # Mean norm times mean direction: 3 · [−1.5, 1] or 2 · [−1, 0].
     assert state["model"].tolist() == [expected]
 

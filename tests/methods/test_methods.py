@@ -21,13 +21,13 @@ def reduced(name, state, ids, sizes, config):
         one = slice(client, client + 1)
         reply = {key: value[one] for key, value in REPLIES.items()}
         heard = method.hear(heard, ids[one], reply, sizes[one], config)
-    return method.server(state, heard, config, torch.Generator())
+    return method.server(None, state, heard, config, torch.Generator())
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_client_receives_a_model(name):
     method = METHODS[name]
-    down = method.down(method.init(MODEL, 5), (1, 3))
+    down = method.down(method.init(None, MODEL, 5), (1, 3))
     assert torch.equal(down["model"], MODEL.expand(2, 3))
 
 
@@ -52,7 +52,7 @@ def test_a_client_with_nothing_has_no_say():
 
 def test_local_models_never_meet():
     method = METHODS["local"]
-    start = method.init(MODEL, 4)
+    start = method.init(None, MODEL, 4)
     state = reduced("local", start, (1, 3), torch.tensor([1, 1]), MethodConfig())
     assert torch.equal(state["model"][[1, 3]], REPLIES["model"])
     assert torch.equal(state["model"][[0, 2]], MODEL.expand(2, 3))

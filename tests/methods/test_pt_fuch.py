@@ -124,9 +124,9 @@ def test_the_server_clusters_by_the_pairs_behind_prototypes(plain):
         sent = {"model": torch.zeros(1, 2), "prototypes": torch.tensor(reply["prototypes"])}
         sent["counts"] = torch.tensor(reply["counts"])
         heard = method.hear(heard, (client,), sent, torch.tensor([4]), config)
-    state = method.init(torch.ones(2), 2)
+    state = method.init(None, torch.ones(2), 2)
     assert "prototypes" not in method.down(state, (0, 1))
-    state = method.server(state, heard, config, streams.generator(0, "aggregate"))
+    state = method.server(None, state, heard, config, streams.generator(0, "aggregate"))
     expected = torch.stack([normalize(torch.tensor([3 + 0.8, 0.6]), dim=0), torch.tensor(north)])
     found = state["prototypes"]
     torch.testing.assert_close(found[found[:, 0].argsort(descending=True)], expected)

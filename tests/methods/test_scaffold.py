@@ -74,7 +74,7 @@ def test_option_two_is_the_mean_gradient_along_the_way(world, by_hand, plain):
 def test_the_server_by_hand(weighting, expected):
     method = METHODS["scaffold"]
     config = MethodConfig(weighting=weighting, scaffold=ScaffoldConfig(server_lr=0.5))
-    state = method.init(torch.tensor([1.0, 1.0, 2.0]), 4)
+    state = method.init(None, torch.tensor([1.0, 1.0, 2.0]), 4)
     assert torch.equal(state["control"], torch.zeros(1, 3))
     heard = {}
     for client, (size, w, change) in enumerate([
@@ -84,7 +84,7 @@ def test_the_server_by_hand(weighting, expected):
     ]):  # fmt: skip
         sent = {"model": torch.tensor([w]), "control": torch.tensor([change])}
         heard = method.hear(heard, (client,), sent, torch.tensor([size]), config)
-    state = method.server(state, heard, config, torch.Generator())
+    state = method.server(None, state, heard, config, torch.Generator())
     # Half of the way to the mean, [2, 3.75, 2] or [3, 2.5, 2]; a quarter of the controls' changes.
     assert state["model"].tolist() == [expected]
     assert state["control"].tolist() == [[1.0, 0.5, 1.0]]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from fedsyn import objectives
 from fedsyn.config import MethodConfig, ModelConfig, ObjectiveConfig
 from fedsyn.core.cohort import Cohort
-from fedsyn.models.retrieval import RetrievalNet, build
+from fedsyn.models.retrieval import build
 from fedsyn.objectives.base import Batch, Held, Sizes
-from fedsyn.objectives.local import held_out, local_training
+from fedsyn.tasks.retrieval import RetrievalProblem
 
 pytestmark = pytest.mark.parametrize("hashing", [False, True])
 every_objective = pytest.mark.parametrize("name", objectives.OBJECTIVES)
@@ -107,17 +107,15 @@ def test_a_batch_without_a_mask_is_whole(stack, name, hashing):
     torch.testing.assert_close(whole, objective(params, made.batch))
 
 
-class Problem(NamedTuple):
-    """Pairs of which both halves show the same meaning, and what is trained on them."""
+class Task(NamedTuple):
+    """Pairs of which both halves show the same meaning, and the model to start from."""
 
-    objective: objectives.Objective
-    net: RetrievalNet
+    problem: RetrievalProblem
     start: torch.Tensor  # [P]
-    features: torch.Tensor  # [120, 21]
 
     def train(self, cohort, epochs):
         start, config = self.start.expand(len(cohort.ids), -1), MethodConfig(epochs=epochs, batch=8)
-        return local_training(self.net, self.objective, start, self.features, cohort, config)
+        return self.problem.train(start, cohort, config)
 
 
 def problem(name, hashing):
@@ -128,7 +126,8 @@ def problem(name, hashing):
     objective = objectives.build(ObjectiveConfig(name=name), Sizes(12, 9, 8, hashing))
     model = ModelConfig(hidden=(16,), dim=8, bits=8 * hashing)
     net = build(model, 12, 9, objective.parameters(draw))
-    return Problem(objective, net, net.init(draw), features)
+    made = RetrievalProblem(features=features, net=net, objective=objective, criterion=objective)
+    return Task(made, net.init(draw))
 
 
 @every_objective
@@ -136,7 +135,7 @@ def test_local_training_lowers_the_objective_on_pairs_that_it_has_not_seen(name,
     made, rows = problem(name, hashing), np.arange(120)
     trained, _ = made.train(Cohort((0, 1), (rows[:50], rows[50:90]), seed=0, round=1), epochs=15)
     before, after = (
-        held_out(made.net, made.objective, model, made.features, [rows[90:]] * 2, 16)[0]
+        made.problem.held_out(model, [rows[90:]] * 2, 16)[0]
         for model in (made.start.expand(2, -1), trained)
     )
     assert (after < before).all()

@@ -50,6 +50,7 @@ FEATURES = "features.safetensors"
 CACHE = "cache"  # of descriptors, for all runs
 KEPT = re.compile(r"round-(\d+)\.safetensors")
 PARTS = ("pairs", "holdout", "images", "texts", "test")  # of a silo
+NUMBERS = ("image_dim", "clients", "labels")
 
 
 class Limits(Section):
@@ -227,14 +228,17 @@ def _run(node: NodeConfig, config: Config, message: Asked, asked: Parcel) -> _Ru
 
 
 def _stored(data: FederatedData, clients: Sequence[int]) -> Payload:
-    """Features, and the rows of each client, as tensors."""
+    """Features and labels, and the rows of each client, as tensors."""
     rows = {
         f"{client}/{part}": torch.from_numpy(getattr(data.silos[client], part))
         for client in clients
         for part in PARTS
     }
-    numbers = {"image_dim": torch.tensor(data.image_dim), "clients": torch.tensor(len(data.silos))}
-    return {"features": data.features, **numbers, **rows}
+    sizes = (data.image_dim, len(data.silos), len(data.pairs.label_names))
+    numbers = {name: torch.tensor(size) for name, size in zip(NUMBERS, sizes, strict=True)}
+    label = {} if data.label is None else {"label": data.label}
+    more = {"features": data.features, "public": torch.from_numpy(data.public), **label}
+    return more | numbers | rows
 
 
 def _restored(path: Path) -> FederatedData:
@@ -243,8 +247,8 @@ def _restored(path: Path) -> FederatedData:
             held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UnpreparedError(f"{str(path)!r} cannot be read: {error}") from None
-    features = held.pop("features")
-    image_dim, clients = (int(held.pop(name)) for name in ("image_dim", "clients"))
+    features, public, label = held.pop("features"), held.pop("public"), held.pop("label", None)
+    image_dim, clients, labels = (int(held.pop(name)) for name in NUMBERS)
     nothing = dict.fromkeys(PARTS, np.empty(0, np.int64))
     silos = [dict(nothing) for _ in range(clients)]
     for name, rows in held.items():
@@ -252,15 +256,16 @@ def _restored(path: Path) -> FederatedData:
         silos[int(client)][part] = rows.numpy()
     image, text = features[:, :image_dim].numpy(), features[:, image_dim:].numpy()
     return FederatedData(
-        pairs=Pairs("features", image, text),
+        pairs=Pairs("features", image, text, label_names=tuple(map(str, range(labels)))),
         features=features,
         image_dim=image_dim,
-        label=None,
+        label=label,
         silos=tuple(Silo(**parts) for parts in silos),
         test=np.empty(0, np.int64),
         preprocessing={},
         bytes_up=0,
         bytes_down=0,
+        public=public.numpy(),
     )
 
 

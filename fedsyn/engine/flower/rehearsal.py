@@ -4,7 +4,7 @@ So what either side is sent can be checked against what the method, as configure
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -40,12 +40,10 @@ def rehearse(fed: Federation) -> Forms:
     config = with_overrides(fed.config, method={"epochs": 1}, **few)
     method, net = fed.method, fed.problem.net
     stream = streams.generator(0, "rehearsal")
-    width = net.image.widths[0] + net.text.widths[0]
-    features = torch.randn(PAIRS, width, generator=stream)
     round = max(config.synthesis.first_round, 1)
     cohort = Cohort((0,), (np.arange(PAIRS),), config.run.seed, round)
-    state = method.init(initial_model(net, config.run.seed), len(fed.silos))
-    problem = replace(fed.problem, features=features)
+    problem = fed.problem.noise(PAIRS, stream)
+    state = method.init(problem, initial_model(net, config.run.seed), len(fed.silos))
     task = Task(cohort, problem, method.down(state, (0,)), torch.tensor([False]), {})
     reply = answer(config, method, task)
 
@@ -55,7 +53,7 @@ def rehearse(fed: Federation) -> Forms:
         sizes = torch.full((clients,), PAIRS)
         return method.hear({}, tuple(range(clients)), many, sizes, config.method)
 
-    state = method.server(state, sums(1), config.method, stream)
+    state = method.server(problem, state, sums(1), config.method, stream)
     more = method.down(state, (0,))
     model = {"model": more.pop("model")}
     own = config.synthesis

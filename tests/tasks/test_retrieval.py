@@ -8,7 +8,7 @@ from fedsyn.config import MethodConfig, ModelConfig, ObjectiveConfig
 from fedsyn.core.cohort import Cohort, Extra
 from fedsyn.models.retrieval import build
 from fedsyn.objectives.base import Sizes
-from fedsyn.objectives.local import local_training
+from fedsyn.tasks.retrieval import RetrievalProblem
 
 NET = build(ModelConfig(hidden=(8,), dim=4), 3, 2, {})
 OBJECTIVE = objectives.build(ObjectiveConfig(temperature=0.5), Sizes(3, 2, 4, False))
@@ -24,7 +24,8 @@ def cohort(extra=None, ids=(0, 1, 2, 3)):
 
 def trained(held, features=FEATURES, objective=OBJECTIVE, **options):
     start = START.expand(len(held.ids), -1)
-    return local_training(NET, objective, start, features, held, CONFIG, **options)
+    problem = RetrievalProblem(features=features, net=NET, objective=objective, criterion=objective)
+    return problem.train(start, held, CONFIG, **options)
 
 
 EXTRA = Extra(np.arange(8, 18), 4)

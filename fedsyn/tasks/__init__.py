@@ -1,0 +1,25 @@
+"""What a federation may learn: one problem a task, in one explicit table of names."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from fedsyn.config import Config
+from fedsyn.data.federated import FederatedData
+from fedsyn.tasks import retrieval
+from fedsyn.tasks.base import Problem
+
+TASKS: Mapping[str, Callable[[Config, FederatedData, Tensor], Problem]] = {
+    "retrieval": retrieval.problem,
+}
+
+
+def build(config: Config, data: FederatedData, features: Tensor) -> Problem:
+    """The problem that the configuration names; ``features`` are the data's, where they are held.
+
+    Raises
+    ------
+    DataError
+        If the data are not in the form that the task needs.
+    """
+    return TASKS[config.task.name](config, data, features)
