@@ -158,11 +158,14 @@ class Problem(ABC):
     def noise(self, rows: int, generator: torch.Generator) -> Self:
         """So many rows of noise, and as many public ones as there are, in the same form."""
         total = rows + len(self.public)
-        pick = torch.randint(len(self.features), (total,), generator=generator)
 
         def like(value: Tensor) -> Tensor:
             if value.is_floating_point():
                 return torch.randn(total, *value.shape[1:], generator=generator)
+            if not len(value):
+                return value.new_zeros(total, *value.shape[1:])
+            # (Labels and flags that there are: not every number is one.)
+            pick = torch.randint(len(value), (total,), generator=generator)
             return value[pick.to(value.device)].cpu()
 
         return replace(self._mapped(like), public=torch.arange(rows, total))

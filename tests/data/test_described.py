@@ -3,7 +3,7 @@ import pytest
 
 from fedsyn.data import described as module
 from fedsyn.data.described import agree, describe, describe_files, describe_test
-from fedsyn.errors import DataError
+from fedsyn.errors import ConfigError, DataError
 
 STREAM = np.random.default_rng(0)
 PIXELS = STREAM.integers(0, 256, size=(60, 16, 16), dtype=np.uint8)
@@ -163,3 +163,52 @@ def test_nodes_and_the_server_have_pairs_of_one_form(make, write, changes, messa
     agree(server, describe_files(make(), {0: write("a")}).facts, "node 7")
     with pytest.raises(DataError, match=f"^node 7 has pairs with {message}"):
         agree(server, describe_files(make(), {0: write("a", **changes)}).facts, "node 7")
+
+
+def test_public_pairs_are_no_clients_and_everybody_holds_them(make, write):
+    config = make(write(), data={"public": 0.4})
+    whole = describe(config)
+    public = whole.pairs.text[whole.public].tolist()
+    assert len(public) == round(0.4 * 45) and set(SPLIT[whole.public]) == {"train"}
+    mine = np.concatenate([silo.training for silo in whole.silos])
+    assert np.array_equal(np.union1d(mine, whole.public), np.flatnonzero(SPLIT == "train"))
+    assert not np.intersect1d(mine, whole.public).size
+    for held in (describe(config, [1], test=False), describe(config, ())):
+        assert held.pairs.text[held.public].tolist() == public
+
+
+def test_public_pairs_are_the_same_for_every_seed(make, write):
+    config = make(write(), data={"public": 0.4})
+    other = config.model_copy(update={"run": config.run.model_copy(update={"seed": 7})})
+    assert np.array_equal(describe(config).public, describe(other).public)
+
+
+def test_silos_with_files_of_their_own_have_no_public_pairs(make, write):
+    with pytest.raises(ConfigError, match=r"data.public = 0.4 takes a share .* have no such pairs"):
+        describe_files(make(data={"public": 0.4}), {0: write()})
+
+
+class WithLabels:
+    """A configuration of something that is learnt from labels."""
+
+    uses_labels = True
+
+    def __init__(self, config):
+        self._config = config
+
+    def __getattr__(self, name):
+        return getattr(self._config, name)
+
+
+def test_files_keep_labels_that_are_learnt_from(make, write):
+    config = WithLabels(make())
+    kinds = np.arange(60) % 3
+    first, second = write("a", label=kinds), write("b", label=kinds[::-1].copy())
+    node = describe_files(config, {0: first, 1: second})
+    train = SPLIT == "train"
+    expected = np.concatenate([kinds[train], kinds[::-1][train]])
+    assert node.pairs.label.tolist() == expected.tolist()
+    assert node.facts["labels"] == "0, 1, 2"
+    other = write("c", label=np.arange(60) % 4)
+    with pytest.raises(DataError, match=r"c.npz' has labels 0, 1, 2, 3 and '.*a.npz' has 0, 1, 2;"):
+        describe_files(config, {0: first, 1: other})

@@ -198,3 +198,21 @@ def test_clients_of_one_modality_give_statistics_of_it_alone(federation):
     assert [bool(n) for n in held["pairs"]] == [n == 0 for n in (1, 0, 1)]
     assert held["holdout"][0] == held["holdout"][2] == 0
     assert data.features.isfinite().all()
+
+
+def test_rows_say_which_halves_they_have(federation):
+    data = federation(partition={"missing_image": 0.2, "missing_text": 0.2, "unpaired": 0.2})
+    present = data.present.numpy()
+    for one in data.silos:
+        both = np.intersect1d(one.images, one.texts)
+        assert present[one.pairs].all() and present[one.test].all()
+        assert (present[one.images] == [True, False]).all()
+        assert (present[np.setdiff1d(one.texts, both)] == [False, True]).all()
+
+
+def test_one_label_of_several_is_the_rarest(federation, file):
+    label = np.zeros((90, 3), dtype=np.int64)
+    label[:60, 0], label[50:80, 1], label[55:60, 2] = 1, 1, 1
+    data = federation(file(label=label), partition={"scheme": "iid"})
+    expected = [0] * 50 + [1] * 5 + [2] * 5 + [1] * 20 + [-1] * 10
+    assert data.one_label.tolist() == expected
