@@ -1,0 +1,63 @@
+"""Accuracy over rows, over classes, and over classes by their training rows."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+
+from fedsyn.metrics.classification import evaluate
+
+
+def test_three_groups_of_classes_by_hand():
+    training = torch.tensor([500, 101, 100, 20, 19, 0])
+    label = torch.tensor([0, 0, 0, 0, 1, 2, 3, 3, 4, 5])
+    predicted = torch.tensor([0, 0, 0, 1, 1, 0, 3, 0, 0, 5])
+    assert evaluate(predicted, label, training) == pytest.approx({
+        "accuracy": 6 / 10,
+        "balanced_accuracy": (3 / 4 + 1 + 0 + 1 / 2 + 0 + 1) / 6,
+        "accuracy_many": (3 / 4 + 1) / 2,
+        "accuracy_medium": (0 + 1 / 2) / 2,
+        "accuracy_few": (0 + 1) / 2,
+    })  # fmt: skip
+
+
+def test_unlabelled_rows_are_not_judged():
+    label, predicted = torch.tensor([0, -1, 1, -1]), torch.tensor([0, 0, 0, 1])
+    assert evaluate(predicted, label) == {"accuracy": 0.5, "balanced_accuracy": 0.5}
+
+
+def test_a_mean_of_nothing_is_nan():
+    unlabelled = torch.tensor([-1, -1])
+    assert all(map(math.isnan, evaluate(unlabelled, unlabelled, torch.tensor([3])).values()))
+    few = evaluate(torch.tensor([0]), torch.tensor([0]), torch.tensor([200, 5]))
+    assert few["accuracy_many"] == 1 and math.isnan(few["accuracy_few"])
+
+
+@given(
+    st.integers(1, 30).flatmap(lambda n: hnp.arrays(np.int64, (2, n), elements=st.integers(0, 4)))
+)
+@pytest.mark.filterwarnings("ignore:(y_pred contains|A single label):UserWarning")
+def test_both_accuracies_are_sklearns(values):
+    label, predicted = values
+    metrics = evaluate(torch.from_numpy(predicted), torch.from_numpy(label))
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(label, predicted))
+    assert metrics["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(label, predicted))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "label", "training", "message"),
+    [
+        ([0, 1], [0], None, r"predictions are \(2,\) and labels \(1,\)"),
+        ([[0]], [[0]], None, r"predictions are \(1, 1\) and labels \(1, 1\)"),
+        ([0], [2], [5, 5], "label 2 has no training count; expected labels below 2"),
+    ],
+)
+def test_what_does_not_fit_is_refused(predicted, label, training, message):
+    counts = None if training is None else torch.tensor(training)
+    with pytest.raises(ValueError, match=message):
+        evaluate(torch.tensor(predicted), torch.tensor(label), counts)
