@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fedsyn.data.official import official
 from fedsyn.errors import DataError
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -34,7 +35,7 @@ class Stored:
 
 
 def arrays(path: Path) -> dict[str, Stored]:
-    """The arrays or columns of a file, by name.
+    """The arrays or columns of a file, or of a folder that `fedsyn.data.official` knows, by name.
 
     Raises
     ------
@@ -44,7 +45,7 @@ def arrays(path: Path) -> dict[str, Stored]:
     if not path.exists():
         raise DataError(f"data file {str(path)!r} does not exist")
     if path.is_dir():
-        raise DataError(f"{str(path)!r} is a folder; expected a file ({', '.join(FORMATS)})")
+        return {name: _held(array) for name, array in official(path).items()}
     opener = FORMATS.get(path.suffix.lower())
     if opener is None:
         raise DataError(
@@ -56,6 +57,11 @@ def arrays(path: Path) -> dict[str, Stored]:
             name: replace(array, read=_guarded(path, array.read))
             for name, array in opener(path).items()
         }
+
+
+def _held(array: np.ndarray) -> Stored:
+    column = _is_column(array.dtype.kind, array.shape)
+    return Stored(str(array.dtype), array.shape, column, lambda: array)
 
 
 def _guarded(path: Path, read: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
