@@ -158,6 +158,18 @@ class CIRHConfig(Section):
     gram: NonNegative = 0.01  # weight of each Gram term of the codes
 
 
+class AugmentConfig(Section):
+    """Of `fedsyn.data.augment`: random views of pictures."""
+
+    crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4  # least share of the area that is kept
+    flip: Fraction = 0.0  # share mirrored left to right; a mirrored letter is another letter
+    brightness: Fraction = 0.4
+    contrast: Fraction = 0.4
+    saturation: Fraction = 0.4  # of coloured pictures
+    grey: Fraction = 0.2  # share of coloured pictures that lose their colours
+    blur: Fraction = 0.0  # share that is blurred
+
+
 class ObjectiveConfig(Section):
     """What a client minimises without labels."""
 
