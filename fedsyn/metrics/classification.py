@@ -30,8 +30,8 @@ def evaluate(
     -------
     dict of str to float
         ``accuracy``: share of the rows that are right; ``balanced_accuracy``: mean over the classes
-        of the share of their rows that are right; with ``training`` also ``accuracy_many``,
-        ``accuracy_medium`` and ``accuracy_few``: the same mean over the classes with more than 100,
+        of the share of their rows that are right; with ``training`` also ``many_shot``,
+        ``medium_shot`` and ``few_shot``: the same mean over the classes with more than 100,
         20 to 100 and fewer than 20 training rows. Classes without test rows enter no mean; a mean
         of nothing is NaN.
 
@@ -53,7 +53,7 @@ def evaluate(
         many, few = training > MANY, training < FEW
         groups = {"many": many, "medium": ~(many | few), "few": few}
         metrics |= {
-            f"accuracy_{name}": recall[group.to(recall.device)].nanmean().item()
+            f"{name}_shot": recall[group.to(recall.device)].nanmean().item()
             for name, group in groups.items()
         }
     return metrics

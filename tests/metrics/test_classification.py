@@ -20,9 +20,9 @@ def test_three_groups_of_classes_by_hand():
     assert evaluate(predicted, label, training) == pytest.approx({
         "accuracy": 6 / 10,
         "balanced_accuracy": (3 / 4 + 1 + 0 + 1 / 2 + 0 + 1) / 6,
-        "accuracy_many": (3 / 4 + 1) / 2,
-        "accuracy_medium": (0 + 1 / 2) / 2,
-        "accuracy_few": (0 + 1) / 2,
+        "many_shot": (3 / 4 + 1) / 2,
+        "medium_shot": (0 + 1 / 2) / 2,
+        "few_shot": (0 + 1) / 2,
     })  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def test_a_mean_of_nothing_is_nan():
     unlabelled = torch.tensor([-1, -1])
     assert all(map(math.isnan, evaluate(unlabelled, unlabelled, torch.tensor([3])).values()))
     few = evaluate(torch.tensor([0]), torch.tensor([0]), torch.tensor([200, 5]))
-    assert few["accuracy_many"] == 1 and math.isnan(few["accuracy_few"])
+    assert few["many_shot"] == 1 and math.isnan(few["few_shot"])
 
 
 @given(
