@@ -16,14 +16,17 @@ from fedsyn import streams
 from fedsyn.config import AugmentConfig
 from fedsyn.data.features import LUMA
 
-NUMBERS = 11  # uniform numbers that a view takes
+# The uniform numbers that a view takes.
+NUMBERS = (
+    "area", "ratio", "x", "y", "mirror", "light", "contrast", "colour", "grey", "soft", "sigma",
+)  # fmt: skip
 RATIO = 4 / 3  # most that a crop is stretched
 SIGMA = 0.1, 2.0  # of the blur, in pixels
 
 
 def draw(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
     """The numbers of views ``[C, *shape, 11]``, row ``c`` from client ``c``'s own generator."""
-    return streams.uniform(generators, *shape, NUMBERS)
+    return streams.uniform(generators, *shape, len(NUMBERS))
 
 
 def augment(
@@ -39,14 +42,14 @@ def augment(
         If the leading axes differ, or there are other than one or three channels.
     """
     lead, shape = pictures.shape[:-3], pictures.shape[-3:]
-    if numbers.shape != (*lead, NUMBERS) or shape[-1] not in (1, 3):
+    if numbers.shape != (*lead, len(NUMBERS)) or shape[-1] not in (1, 3):
         raise ValueError(
             f"pictures are {tuple(pictures.shape)} and numbers {tuple(numbers.shape)}; expected "
-            f"[..., H, W, 1 or 3] and [..., {NUMBERS}]"
+            f"[..., H, W, 1 or 3] and [..., {len(NUMBERS)}]"
         )
     maps = (pictures.reshape(-1, *shape).movedim(-1, 1) + 1) / 2  # [n, channels, H, W] in [0, 1]
     area, ratio, x, y, mirror, light, contrast, colour, grey, soft, sigma = (
-        numbers.reshape(-1, NUMBERS).to(maps).movedim(-1, 0)
+        numbers.reshape(-1, len(NUMBERS)).to(maps).movedim(-1, 0)
     )
     maps = _cropped(maps, area, ratio, x, y, mirror < config.flip, config.crop)
     maps = (maps * _factor(light, config.brightness)).clamp(0, 1)

@@ -18,55 +18,68 @@ from fedsyn.ops.ranking import top_k
 NEIGHBOURS = 20
 TEMPERATURE = 0.07  # of a neighbour's weight
 ITERATIONS = 1000  # of the linear classifier, at most
-SHARES: Mapping[str, float] = {"semi1": 0.01, "semi10": 0.1}
-METRICS = (
-    "linear_accuracy", "linear_balanced_accuracy", "knn_accuracy",
-    *(f"{name}_accuracy" for name in SHARES),
-)  # fmt: skip
+SHARES: Mapping[str, float] = {"semi_1": 0.01, "semi_10": 0.1}
+METRICS = ("linear_probe", "linear_probe_balanced", "knn", *SHARES)
 
 
-def evaluate(
+def predict(
     training: Tensor,  # [n, d]
-    training_label: Tensor,  # [n] long
+    label: Tensor,  # [n] long
     test: Tensor,  # [m, d]
-    test_label: Tensor,  # [m] long
-) -> dict[str, float]:
-    """Accuracies of all probes on the test rows.
+) -> dict[str, Tensor]:  # [m] long by probe
+    """What all probes take the test rows for.
 
     Parameters
     ----------
     training, test : Tensor of shape [n, d], [m, d]
         Features; the linear probes see them with the training rows' means and deviations taken out.
-    training_label, test_label : Tensor of shape [n], [m]
-        Classes; rows with -1 are unlabelled: neither learnt from nor judged.
+    label : Tensor of shape [n]
+        Classes of the training rows, none of them unlabelled.
+
+    Returns
+    -------
+    dict of str to Tensor of shape [m]
+        ``linear_probe``; ``knn``: the nearest neighbours; ``semi_1``, ``semi_10``: the linear probe
+        from 1 % and 10 % of each class's labels, at least one, always the same. Empty where there
+        are no training or no test rows, or a feature is not finite.
+    """
+    finite = bool(training.isfinite().all() and test.isfinite().all())
+    if not finite or not len(training) or not len(test):
+        return {}
+    mean, deviation = training.mean(0), training.std(0, correction=0)
+    scale = deviation.where(deviation > 0, 1)
+    reference, query = (training - mean) / scale, (test - mean) / scale
+    predicted = {
+        "linear_probe": linear(reference, label, query),
+        "knn": nearest(training, label, test),
+    }
+    for name, share in SHARES.items():
+        rows = few_labels(label, share, streams.generator(0, f"probe.{name}"))
+        predicted[name] = linear(reference[rows], label[rows], query)
+    return predicted
+
+
+def judge(predicted: Mapping[str, Tensor], label: Tensor) -> dict[str, float]:
+    """The accuracy of each probe, and of the linear one also the mean over classes.
+
+    Parameters
+    ----------
+    predicted : dict of str to Tensor of shape [m]
+        Of `predict`.
+    label : Tensor of shape [m]
+        The true classes; rows with -1 are unlabelled and cannot be judged.
 
     Returns
     -------
     dict of str to float
-        ``linear_accuracy`` and ``linear_balanced_accuracy``: the linear probe; ``knn_accuracy``:
-        the nearest neighbours; ``semi1_accuracy``, ``semi10_accuracy``: the linear probe from 1 %
-        and 10 % of each class's labels, at least one, always the same. All NaN where there is
-        nothing to learn from or to judge, or a feature is not finite.
+        ``linear_probe``, ``linear_probe_balanced``, ``knn``, ``semi_1``, ``semi_10``; NaN where
+        there is nothing to judge.
     """
-    known, judged = training_label >= 0, test_label >= 0
-    label, truth = training_label[known].long(), test_label[judged].long()
-    finite = bool(training.isfinite().all() and test.isfinite().all())
-    if not finite or not len(label) or not len(truth):
+    if not predicted:
         return dict.fromkeys(METRICS, float("nan"))
-    mean, deviation = training.mean(0), training.std(0, correction=0)
-    scale = deviation.where(deviation > 0, 1)
-    reference, query = (training[known] - mean) / scale, (test[judged] - mean) / scale
-    predicted = {"linear": linear(reference, label, query)}
-    predicted["knn"] = nearest(training[known], label, test[judged])
-    for name, share in SHARES.items():
-        rows = few_labels(label, share, streams.generator(0, f"probe.{name}"))
-        predicted[name] = linear(reference[rows], label[rows], query)
-    found = {
-        f"{name}_{metric}": value
-        for name, classes in predicted.items()
-        for metric, value in classification.evaluate(classes, truth).items()
-    }
-    return {name: found[name] for name in METRICS}
+    found = {name: classification.evaluate(guess, label) for name, guess in predicted.items()}
+    metrics = {name: accuracies["accuracy"] for name, accuracies in found.items()}
+    return metrics | {"linear_probe_balanced": found["linear_probe"]["balanced_accuracy"]}
 
 
 def linear(training: Tensor, label: Tensor, test: Tensor) -> Tensor:  # [m] long

@@ -22,10 +22,9 @@ def pictures(*shape, seed=0):
 
 def numbers(*lead, **chosen):
     """All in the middle but those named by their place."""
-    values = torch.full((*lead, NUMBERS), 0.5, dtype=torch.float64)
-    names = "area ratio x y mirror light contrast colour grey soft sigma".split()
+    values = torch.full((*lead, len(NUMBERS)), 0.5, dtype=torch.float64)
     for name, value in chosen.items():
-        values[..., names.index(name)] = value
+        values[..., NUMBERS.index(name)] = value
     return values
 
 
@@ -62,7 +61,7 @@ def test_a_crop_by_hand():
 
 def test_a_mirrored_picture():
     x, some = pictures(2, 5, 4, 3), numbers(2)
-    some[0, 4], some[1, 4] = 0.29, 0.31
+    some[:, NUMBERS.index("mirror")] = torch.tensor([0.29, 0.31])
     seen = augment(x, some, only(flip=0.3))
     torch.testing.assert_close(seen, torch.stack([x[0].flip(1), x[1]]))
 
@@ -123,4 +122,4 @@ def test_a_gradient_reaches_the_picture():
 @pytest.mark.parametrize("shape", [(2, 4, 4, 2), (3, 4, 4, 1)])
 def test_what_is_no_picture_is_refused(shape):
     with pytest.raises(ValueError, match=r"expected \[\.\.\., H, W, 1 or 3\] and \[\.\.\., 11\]"):
-        augment(torch.zeros(shape), torch.zeros(2, NUMBERS), STILL)
+        augment(torch.zeros(shape), torch.zeros(2, 11), STILL)
