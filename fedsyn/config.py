@@ -23,8 +23,9 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Widths = tuple[Count, ...]
+Channels = Annotated[int, Field(ge=8, multiple_of=8)]
 Face = Literal["sans", "bold", "oblique", "serif", "mono"]
-Task = Literal["retrieval"]
+Task = Literal["retrieval", "representation"]
 
 
 class Section(BaseModel):
@@ -85,11 +86,13 @@ class PartitionConfig(Section):
 
 
 class ModelConfig(Section):
-    """The retrieval network: one MLP a modality into a common space."""
+    """The network: of retrieval one MLP a modality into a common space."""
 
     hidden: Widths = (256,)
     dim: Count = 64  # embedding size (continuous)
     bits: Whole = 0  # code length of tanh hash codes; 0 for continuous unit-norm embeddings
+    channels: tuple[Channels, ...] = (16, 32, 64)  # of each stage of a residual network of pictures
+    blocks: Count = 1  # a stage
 
 
 class UCCHConfig(Section):
@@ -170,12 +173,33 @@ class AugmentConfig(Section):
     blur: Fraction = 0.0  # share that is blurred
 
 
+class SimCLRConfig(Section):
+    """Of `fedsyn.objectives.simclr`."""
+
+    temperature: Positive = 0.2
+
+
+class MoCoConfig(Section):
+    """Of `fedsyn.objectives.moco`."""
+
+    temperature: Positive = 0.1
+    momentum: Share = 0.99
+    queue: Count = 1024  # keys of a client, at least a batch
+
+
+class BYOLConfig(Section):
+    """Of `fedsyn.objectives.byol`."""
+
+    momentum: Share = 0.99
+
+
 class ObjectiveConfig(Section):
     """What a client minimises without labels."""
 
-    name: Literal["info_nce", "alignment_uniformity", "ucch", "djsrh", "jdsh", "dgcpn", "cirh"] = (
-        "info_nce"
-    )
+    name: Literal[
+        "info_nce", "alignment_uniformity", "ucch", "djsrh", "jdsh", "dgcpn", "cirh",
+        "simclr", "moco", "byol",
+    ] = "info_nce"  # fmt: skip
     temperature: Positive = 1.0  # of info_nce
     learnable: bool = False  # temperature learnt (and federated) with the model
     ucch: UCCHConfig = UCCHConfig()
@@ -183,6 +207,10 @@ class ObjectiveConfig(Section):
     jdsh: JDSHConfig = JDSHConfig()
     dgcpn: DGCPNConfig = DGCPNConfig()
     cirh: CIRHConfig = CIRHConfig()
+    simclr: SimCLRConfig = SimCLRConfig()
+    moco: MoCoConfig = MoCoConfig()
+    byol: BYOLConfig = BYOLConfig()
+    augment: AugmentConfig = AugmentConfig()  # of pictures, for objectives of their views
 
 
 class FedProxConfig(Section):
@@ -456,13 +484,19 @@ class Config(Section):
 # The task of methods that cannot learn retrieval, or were made for another.
 METHOD_TASKS: Mapping[str, Task] = {}
 # Tasks whose features are pixels, without texts.
-PICTURE_TASKS: tuple[Task, ...] = ()
+PICTURE_TASKS: tuple[Task, ...] = ("representation",)
 # Methods whose clients learn from labels whatever the task.
 WITH_LABELS: tuple[str, ...] = ()
 # Methods whose server has no model of the clients' pairs that synthesis could fine-tune.
 WITHOUT_SYNTHESIS = ("local", "centralised")
 # What differs from the fields' own defaults, by task.
-TASK_DEFAULTS: Mapping[Task, Mapping[str, Mapping[str, Any]]] = {}
+TASK_DEFAULTS: Mapping[Task, Mapping[str, Mapping[str, Any]]] = {
+    "representation": {
+        "data": {"standardize": False},
+        "objective": {"name": "moco"},
+        "run": {"criterion": "alignment_uniformity"},
+    },
+}
 
 
 def _filled(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from torch import Tensor
 
 from fedsyn.config import Config
 from fedsyn.data.federated import FederatedData
-from fedsyn.tasks import retrieval
+from fedsyn.tasks import representation, retrieval
 from fedsyn.tasks.base import Problem
 
 TASKS: Mapping[str, Callable[[Config, FederatedData, Tensor], Problem]] = {
     "retrieval": retrieval.problem,
+    "representation": representation.problem,
 }
 
 

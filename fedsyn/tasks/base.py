@@ -5,7 +5,7 @@ batch, and the metrics.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self
 
@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsyn.config import MethodConfig
+from fedsyn.config import Config, MethodConfig
 from fedsyn.core import training
 from fedsyn.core.batches import Batches, epochs, join
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.training import Correction, Loss
 from fedsyn.data.silos import Silo
+from fedsyn.errors import ConfigError
 from fedsyn.metrics.timing import phase
 from fedsyn.models.layout import Layout
 
@@ -177,6 +178,22 @@ class Problem(ABC):
             if (value := getattr(self, name)) is not None
         }
         return replace(self, **changed)
+
+
+def check_objective(config: Config, known: Collection[str]) -> None:
+    """Refuse an objective that is not among those ``known`` to the task.
+
+    Raises
+    ------
+    ConfigError
+        If it is not.
+    """
+    name = config.objective.name
+    if name not in known:
+        raise ConfigError(
+            f"objective.name = {name!r} is not of task.name = {config.task.name!r}; "
+            f"expected one of {', '.join(map(repr, known))}"
+        )
 
 
 def optimizer(config: MethodConfig) -> Optimizer:

@@ -18,7 +18,7 @@ from fedsyn.models.retrieval import RetrievalNet, build
 from fedsyn.objectives.alignment_uniformity import AlignmentUniformity
 from fedsyn.objectives.base import Batch, Held, Objective, Sizes
 from fedsyn.objectives.info_nce import InfoNCE
-from fedsyn.tasks.base import Outputs, Penalty, Problem, batches, optimizer
+from fedsyn.tasks.base import Outputs, Penalty, Problem, batches, check_objective, optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,14 @@ class RetrievalProblem(Problem):
 
 
 def problem(config: Config, data: FederatedData, features: Tensor) -> RetrievalProblem:
-    """Network and objective as configured, for pairs of any features."""
+    """Network and objective as configured, for pairs of any features.
+
+    Raises
+    ------
+    ConfigError
+        If the objective is not one of pairs.
+    """
+    check_objective(config, objectives.OBJECTIVES)
     dims = data.image.shape[1], data.text.shape[1]
     code = config.model.bits or config.model.dim
     objective = objectives.build(config.objective, Sizes(*dims, code, config.model.bits > 0))

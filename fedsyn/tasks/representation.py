@@ -1,0 +1,184 @@
+"""Self-supervised representation of pictures: features from which labels can be read off.
+
+Nobody's labels are trained with. Metrics fit probes to the labels of the public rows where there
+are any, else of all rows that nobody tests on (`fedsyn.metrics.probes`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from fedsyn import streams
+from fedsyn.config import AugmentConfig, Config, MethodConfig, ObjectiveConfig
+from fedsyn.core.batches import in_order, steps
+from fedsyn.core.cohort import Cohort
+from fedsyn.core.training import Loss
+from fedsyn.data import augment
+from fedsyn.data.federated import FederatedData
+from fedsyn.data.silos import Silo
+from fedsyn.errors import ConfigError
+from fedsyn.metrics import probes
+from fedsyn.models.representation import RepresentationNet, build
+from fedsyn.objectives.alignment_uniformity import AlignmentUniformity
+from fedsyn.objectives.byol import BYOL
+from fedsyn.objectives.info_nce import InfoNCE
+from fedsyn.objectives.moco import MoCo
+from fedsyn.objectives.simclr import SimCLR
+from fedsyn.objectives.views import Learner, Paired, ViewObjective, Views
+from fedsyn.tasks.base import Outputs, Penalty, Problem, check_objective
+
+BLOCK = 256  # pictures encoded at a time
+
+OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig], ViewObjective]] = {
+    "simclr": lambda config: SimCLR(config.simclr.temperature),
+    "moco": lambda config: MoCo(config.moco.temperature, config.moco.momentum, config.moco.queue),
+    "byol": lambda config: BYOL(config.byol.momentum),
+    "info_nce": lambda config: Paired(InfoNCE(config.temperature)),
+    "alignment_uniformity": lambda config: Paired(AlignmentUniformity()),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepresentationProblem(Problem):
+    """Pictures, the network, and what clients minimise on two views of each.
+
+    ``criterion`` judges models on held-out pictures.
+    """
+
+    net: RepresentationNet
+    objective: ViewObjective
+    criterion: ViewObjective
+    augment: AugmentConfig
+
+    def rows(self, silo: Silo) -> np.ndarray:
+        """All rows that have a picture, whatever else they have lost."""
+        return np.union1d(silo.pairs, silo.images)
+
+    def loss(
+        self, cohort: Cohort, config: MethodConfig, purpose: str, penalty: Penalty | None = None
+    ) -> Loss:
+        """The objective by two views of a batch's pictures; a penalty gets what it has `Seen`."""
+        like = self.features.new_empty(len(cohort.ids), self.net.layout.size)
+        learner = self.objective.begin(self.net, like)
+        return self.learning(learner, cohort, config, purpose, penalty)
+
+    def learning(
+        self,
+        learner: Learner,
+        cohort: Cohort,
+        config: MethodConfig,
+        purpose: str,
+        penalty: Penalty | None = None,
+    ) -> Loss:
+        """The loss of one local training by a learner of the cohort's clients."""
+        taken = steps(cohort.sizes, config.batch, config.epochs).tolist()
+        numbers = [
+            augment.draw([stream], count, config.batch, 2)[0]
+            for stream, count in zip(cohort.streams(f"{purpose}.views"), taken, strict=True)
+        ]
+        longest = max(taken)
+        drawn = torch.stack([pad(own, (0, 0) * 3 + (0, longest - len(own))) for own in numbers], 1)
+        drawn = drawn.to(self.features)  # [S, C, B, 2, numbers]
+
+        def loss(
+            params: Tensor, clients: Tensor, index: Tensor, valid: Tensor, step: Tensor
+        ) -> Tensor:
+            views = self.views(index, valid, drawn[step, clients])
+            seen = learner(params, clients, views, step)
+            return seen.loss if penalty is None else seen.loss + penalty(clients, seen)
+
+        return loss
+
+    def views(self, index: Tensor, valid: Tensor, numbers: Tensor) -> Views:
+        """Two views of each picture ``[C, B]``, by numbers ``[C, B, 2, numbers]``."""
+        pictures = self.features[index].unflatten(-1, self.net.encoder.picture)
+        first, second = (
+            augment.augment(pictures, own, self.augment).flatten(-3) for own in numbers.unbind(-2)
+        )
+        return Views(first, second, valid)
+
+    def held_out(
+        self, models: Tensor, rows: Sequence[np.ndarray], batch: int
+    ) -> tuple[Tensor, Tensor]:
+        """The criterion by views that are the same every time, in batches as in training; a client
+        with one picture has nothing to contrast and counts 0.
+        """
+        plan, device = in_order(rows, batch), models.device
+        learner = self.criterion.begin(self.net, models)
+        total = torch.zeros(len(rows), dtype=torch.float64, device=device)
+        clients, stream = torch.arange(len(rows), device=device), streams.generator(0, "held-out")
+        for step, (index, valid) in enumerate(zip(plan.index, plan.valid, strict=True)):
+            numbers = augment.draw([stream], batch, 2).expand(len(rows), -1, -1, -1)
+            views = self.views(index.to(device), valid.to(device), numbers.to(self.features))
+            with torch.no_grad():
+                seen = learner(models, clients, views, torch.tensor(step, device=device))
+            total += seen.loss.double() * views.valid.sum(-1)
+        counts = plan.valid.sum((0, 2)).to(device)
+        return total / counts.clamp(min=1), counts
+
+    def outputs(self, model: Tensor, rows: Tensor) -> Outputs:
+        """The features ``[n, width]`` of pictures as they are."""
+        pictures = self.features[rows.to(self.features.device)]
+        with torch.no_grad():
+            found = [self.net.encode(model[None], x[None])[0] for x in pictures.split(BLOCK)]
+        return (torch.cat(found),)
+
+    def score(self, outputs: Outputs, rows: Tensor, probed: Outputs) -> dict[str, float]:
+        """Accuracies of probes; NaN where no row is labelled, or none probed."""
+        return self.score_clients(outputs, rows, [np.arange(len(rows))], probed)[0]
+
+    def score_clients(
+        self, outputs: Outputs, rows: Tensor, own: Sequence[np.ndarray], probed: Outputs
+    ) -> list[dict[str, float]]:
+        """The same on each client's pictures; the probes are everybody's."""
+        if self.label is None or not probed:
+            return [probes.judge({}, rows) for _ in own]
+        (features,), (reference,), label = outputs, probed, self.label.cpu()
+        known, truth = label[self.probed].to(features.device), label[rows]
+        predicted = probes.predict(reference, known, features)
+        found = []
+        for at in map(torch.from_numpy, own):
+            mine = {name: classes.cpu()[at] for name, classes in predicted.items()}
+            found.append(probes.judge(mine, truth[at]))
+        return found
+
+
+def problem(config: Config, data: FederatedData, features: Tensor) -> RepresentationProblem:
+    """Network and objective as configured, for pictures of any size.
+
+    Raises
+    ------
+    ConfigError
+        If the objective is not one of pictures, or its queue does not hold a batch.
+    """
+    check_objective(config, OBJECTIVES)
+    own = config.objective
+    if own.name == "moco" and own.moco.queue < config.method.batch:
+        raise ConfigError(
+            f"objective.moco.queue = {own.moco.queue} is less than method.batch = "
+            f"{config.method.batch}; expected a queue that holds a batch"
+        )
+    objective = OBJECTIVES[own.name](own)
+    judged_as_trained = config.run.criterion == "objective"
+    labelled = np.empty(0, dtype=np.int64)
+    if data.one_label is not None:
+        known = (
+            data.public if len(data.public) else np.setdiff1d(np.arange(len(data.pairs)), data.test)
+        )
+        labelled = known[data.one_label.numpy()[known] >= 0]
+    height, width, *channels = data.pairs.image.shape[1:]
+    picture = (height, width, channels[0] if channels else 1)
+    return RepresentationProblem(
+        features=features,
+        net=build(config.model, picture, objective.predicts),
+        label=data.one_label,
+        public=torch.from_numpy(data.public),
+        probed=torch.from_numpy(labelled),
+        objective=objective,
+        criterion=objective if judged_as_trained else Paired(AlignmentUniformity()),
+        augment=own.augment,
+    )
