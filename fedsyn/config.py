@@ -78,6 +78,7 @@ class PartitionConfig(Section):
     variant: Literal["consistent", "code"] = "consistent"  # of the lineage protocol
     classes: Count = 2  # classes a client (pathological)
     column: str = ""  # column whose values are the clients (column)
+    imbalance: Annotated[float, Field(ge=1.0)] = 1.0  # rows of the first label to the last's
     min_size: Whole = 8  # fewest training pairs of a client
     missing_image: Share = 0.0  # share of each client's pairs that lose their picture
     missing_text: Share = 0.0  # share of each client's pairs that lose their text

@@ -11,7 +11,7 @@ from fedsyn.data import cache
 from fedsyn.data.features import VERSION, hashed_counts, hog
 from fedsyn.data.glyphs import glyphs
 from fedsyn.data.pairs import Pairs
-from fedsyn.data.partition import CLUSTERED, partition
+from fedsyn.data.partition import CLUSTERED, long_tail, partition
 from fedsyn.data.preprocessing import Descriptors, Modality
 from fedsyn.data.readers import read
 from fedsyn.data.silos import ELSEWHERE, NOTHING, Silo, silo, single_modality
@@ -63,6 +63,7 @@ def describe(
     looks = clients is None or config.partition.scheme in CLUSTERED
     image = _image_modality(pairs, config) if looks else None
     train, tested = train_test_rows(pairs, config.data)
+    train = long_tail(pairs, train, config.partition.imbalance, config.data.split_seed)
     train, public = _without_public(train, config.data)
     pictures = pairs.image if image is None else image.descriptors
     division = partition(pairs, pictures, train, tested, config.partition, config.run.seed)

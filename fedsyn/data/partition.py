@@ -90,6 +90,39 @@ def partition(
     return Division(train=tuple(map(np.sort, mine)), test=tuple(map(np.sort, theirs)))
 
 
+def long_tail(pairs: Pairs, train: np.ndarray, imbalance: float, seed: int) -> np.ndarray:
+    """The training rows that are left where the labels are to have a long tail, sorted.
+
+    Of L labels in the order of their rows, n_0 ≥ n_1 ≥ …, label r keeps at most
+    n_0 · imbalance^(−r / (L − 1)) of them, drawn at random, and at least one (Cui et al. 2019,
+    arXiv 1901.05555, where all labels have as many before). A row with several labels counts for
+    the rarest of them; unlabelled rows are kept.
+
+    Parameters
+    ----------
+    pairs : the data set; its labels are used.
+    train : int64 row numbers.
+    imbalance : how many times the rows of the last label the first has, at least 1, which keeps
+        all rows.
+    seed : of the stream ``(seed, "long_tail")``.
+
+    Raises
+    ------
+    DataError
+        If there are no labels.
+    """
+    if imbalance == 1:
+        return train
+    values = _one_label(pairs, train, f"partition.imbalance = {imbalance:g}")[train]
+    known, sizes = np.unique(values[values >= 0], return_counts=True)
+    stream = numpy_generator(seed, "long_tail")
+    kept = [train[values < 0]]
+    for rank, place in enumerate(np.argsort(-sizes, kind="stable")):
+        most = round(sizes.max() * imbalance ** (-rank / max(len(known) - 1, 1)))
+        kept.append(stream.permutation(train[values == known[place]])[: max(most, 1)])
+    return np.sort(np.concatenate(kept))
+
+
 def _check_sizes(rows: int, config: PartitionConfig) -> None:
     needed = config.clients * config.min_size
     if needed > rows:
@@ -113,7 +146,8 @@ def _groups(
         case "column":
             values = _column(pairs, config.column)
         case "dirichlet" | "pathological":
-            values = _one_label(pairs, train, config.scheme)
+            without = "; 'dirichlet-clusters' and 'iid' need none"
+            values = _one_label(pairs, train, f"partition.scheme = {config.scheme!r}", without)
         case "dirichlet-clusters" | "lineage":
             return _clusters(descriptors, train, test, config, seed)
     return _numbered(values[train], values[test])
@@ -139,13 +173,10 @@ def _column(pairs: Pairs, name: str) -> np.ndarray:
     return values
 
 
-def _one_label(pairs: Pairs, train: np.ndarray, scheme: str) -> np.ndarray:
+def _one_label(pairs: Pairs, train: np.ndarray, asked: str, hint: str = "") -> np.ndarray:
     """One label a row [N], -1 for none; of several the rarest among the training rows."""
     if pairs.label is None:
-        raise DataError(
-            f"partition.scheme = {scheme!r} needs labels and {pairs.name} has none; "
-            "'dirichlet-clusters' and 'iid' need none"
-        )
+        raise DataError(f"{asked} needs labels and {pairs.name} has none{hint}")
     if pairs.label.ndim == 1:
         return pairs.label
     frequency = pairs.label[train].sum(axis=0)

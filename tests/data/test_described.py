@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from fedsyn.config import with_overrides
 from fedsyn.data import described as module
 from fedsyn.data.described import agree, describe, describe_files, describe_test
 from fedsyn.errors import ConfigError, DataError
@@ -212,3 +213,12 @@ def test_files_keep_labels_that_are_learnt_from(make, write):
     other = write("c", label=np.arange(60) % 4)
     with pytest.raises(DataError, match=r"c.npz' has labels 0, 1, 2, 3 and '.*a.npz' has 0, 1, 2;"):
         describe_files(config, {0: first, 1: other})
+
+
+def test_a_long_tail_is_of_training_rows_and_the_same_for_every_run_seed(write, make):
+    config = make(write(label=np.repeat([0, 1, 2], 20)), data={"holdout": 0.0}, imbalance=15.0)
+    one, other = (describe(with_overrides(config, run={"seed": seed})) for seed in (0, 1))
+    here, there = (np.sort(np.concatenate([s.pairs for s in each.silos])) for each in (one, other))
+    assert np.bincount(one.pairs.label[here]).tolist() == [15, 4, 1]
+    assert np.array_equal(here, there)
+    assert np.array_equal(one.test, np.flatnonzero(SPLIT == "test"))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedsyn.config import PartitionConfig
 from fedsyn.data.pairs import Pairs
-from fedsyn.data.partition import partition
+from fedsyn.data.partition import long_tail, partition
 from fedsyn.errors import DataError
 
 SCHEMES = ("dirichlet", "dirichlet-clusters", "lineage", "pathological", "column", "iid")
@@ -220,3 +220,45 @@ def test_columns_of_several_values_are_refused(toy):
     pairs = replace(toy, columns={"wide": np.array([["a", "b"]] * 120)})
     with pytest.raises(DataError, match=r"has shape \[120, 2\]; expected one value a pair"):
         divide(pairs, scheme="column", column="wide")
+
+
+def test_a_long_tail_decays_geometrically_from_the_largest_label():
+    label = np.repeat([2, 0, 1, -1], [100, 100, 100, 7])
+    rows = long_tail(labelled(label), np.arange(len(label)), imbalance=100, seed=0)
+    assert np.bincount(label[rows] + 1).tolist() == [7, 100, 10, 1]
+
+
+def test_a_label_with_fewer_rows_than_its_place_in_the_tail_keeps_them_all():
+    label = np.repeat([0, 1, 2], [64, 3, 30])
+    rows = long_tail(labelled(label), np.arange(len(label)), imbalance=4, seed=0)
+    assert np.bincount(label[rows]).tolist() == [64, 3, 30]
+    rows = long_tail(labelled(label), np.arange(len(label)), imbalance=64, seed=0)
+    assert np.bincount(label[rows]).tolist() == [64, 1, 8]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    label=st.lists(st.integers(-1, 4), min_size=1, max_size=80).map(np.array),
+    imbalance=st.floats(1, 1e4),
+    further=st.floats(1, 10),
+    seed=st.integers(0, 99),
+)
+def test_a_longer_tail_takes_rows_away_and_no_label(label, imbalance, further, seed):
+    pairs, train = labelled(label), np.arange(len(label))[::2]
+    kept = long_tail(pairs, train, imbalance, seed)
+    assert np.array_equal(np.unique(kept), kept) and np.isin(kept, train).all()
+    assert np.array_equal(np.unique(label[kept]), np.unique(label[train]))
+    assert np.isin(long_tail(pairs, train, imbalance * further, seed), kept).all()
+    assert np.array_equal(long_tail(pairs, train, 1, seed), train)
+
+
+def test_a_row_with_several_labels_is_of_the_rarest_in_the_tail():
+    label = np.zeros((30, 2), dtype=bool)
+    label[:, 0], label[:10, 1] = True, True
+    rows = long_tail(labelled(label), np.arange(30), imbalance=10, seed=0)
+    assert label[rows].sum(axis=0).tolist() == [22, 2]
+
+
+def test_a_long_tail_needs_labels(toy):
+    with pytest.raises(DataError, match=r"partition\.imbalance = 10 needs labels and toy has none"):
+        long_tail(replace(toy, label=None), np.arange(10), 10, 0)
