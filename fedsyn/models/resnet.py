@@ -37,6 +37,7 @@ class ResNet:
     picture: tuple[int, int, int]  # height, width, channels
     channels: tuple[int, ...] = (16, 32, 64)  # of each stage
     blocks: int = 1  # a stage
+    stride: int = 1  # of the first convolution
     groups: int = 8  # of the normalisation
 
     def __post_init__(self) -> None:
@@ -100,7 +101,7 @@ class ResNet:
 
     def _features(self, named: Mapping[str, Tensor], x: Tensor) -> Tensor:  # [B, width]
         maps = x.unflatten(-1, self.picture).permute(0, 3, 1, 2)
-        maps = self._convolve(named, "stem", maps).relu()
+        maps = self._convolve(named, "stem", maps, self.stride).relu()
         for name, _, stride in self._plan():
             inner = self._convolve(named, f"{name}.0", maps, stride).relu()
             inner = self._convolve(named, f"{name}.1", inner)

@@ -8,7 +8,7 @@ from torch import nn
 
 from fedsyn.models.resnet import ResNet
 
-SMALL = ResNet("r", (7, 6, 3), channels=(4, 4, 6), blocks=2, groups=2)
+SMALL = ResNet("r", (7, 6, 3), channels=(4, 4, 6), blocks=2, stride=2, groups=2)
 
 
 def draw(net, clients, batch):
@@ -49,7 +49,7 @@ def in_torch(net, row):
             blocks.append(Block(fan_in, out, 2 if stage and not block else 1, net.groups))
             fan_in = out
     module = nn.Sequential(
-        nn.Conv2d(net.picture[2], net.channels[0], 3, 1, 1, bias=False),
+        nn.Conv2d(net.picture[2], net.channels[0], 3, net.stride, 1, bias=False),
         nn.GroupNorm(net.groups, net.channels[0]),
         nn.ReLU(),
         *blocks,
@@ -79,13 +79,14 @@ def test_each_client_has_its_own_torch_network_with_its_gradients():
 
 @settings(max_examples=10, deadline=None)
 @given(
-    st.tuples(st.integers(5, 9), st.integers(5, 9), st.sampled_from([1, 3])),
+    st.tuples(st.integers(9, 12), st.integers(9, 12), st.sampled_from([1, 3])),
     st.lists(st.sampled_from([2, 4]), min_size=1, max_size=3),
+    st.integers(1, 2),
     st.integers(1, 2),
     st.integers(1, 3),
 )
-def test_any_size_gives_finite_features_of_its_width(picture, channels, blocks, batch):
-    net = ResNet("r", picture, tuple(channels), blocks, groups=2)
+def test_any_size_gives_finite_features_of_its_width(picture, channels, blocks, stride, batch):
+    net = ResNet("r", picture, tuple(channels), blocks, stride, groups=2)
     out = net(*draw(net, 2, batch))
     assert out.shape == (2, batch, channels[-1]) and out.isfinite().all()
 
