@@ -16,6 +16,7 @@ import typer
 from rich.logging import RichHandler
 
 from fedsyn import cli_flower
+from fedsyn.config import METHOD_TASKS
 from fedsyn.errors import ConfigError, FedsynError
 from fedsyn.terminal import (
     Json,
@@ -70,7 +71,7 @@ def run(
     out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     config = load(settings, out if resume else None)
     with progress(quiet or as_json) as bars:
-        observer = RunProgress(bars, config.run.rounds)
+        observer = RunProgress(bars, config)
         try:
             with observer.interruptible():
                 summary = train(config, out, resume=resume, observer=observer, profile=profile)
@@ -105,10 +106,13 @@ def compare(
     from fedsyn.engine import compare as engine
     from fedsyn.report import tables
 
-    config = load(settings, None)
+    names = _names(methods)
+    # The task of a comparison, if it is not given, is that of the first method that has its own.
+    own = [f"method={name}" for name in names if name in METHOD_TASKS][:1]
+    config = load([*(settings or []), *own], None)
     out = out or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
     plan = engine.plan(
-        config, out, _names(methods) or [config.method.name],
+        config, out, names or [config.method.name],
         _names(objectives) or [config.objective.name], _names(synthesis), seeds,
     )  # fmt: skip
     with progress(quiet or as_json) as bars:

@@ -140,7 +140,7 @@ def run(
     submitted = runs.submit(where, words, out, resume)
     with progress(quiet or as_json) as bars:
         try:
-            end = runs.follow(where, submitted, RunProgress(bars, config.run.rounds))
+            end = runs.follow(where, submitted, RunProgress(bars, config))
         except KeyboardInterrupt:
             say(
                 f"the run goes on; look at it with: fedsyn flower status {directory}\n"

@@ -25,7 +25,9 @@ Whole = Annotated[int, Field(ge=0)]
 Widths = tuple[Count, ...]
 Channels = Annotated[int, Field(ge=8, multiple_of=8)]
 Face = Literal["sans", "bold", "oblique", "serif", "mono"]
-Task = Literal["retrieval", "representation"]
+Task = Literal[
+    "retrieval", "multimodal_classification", "image_classification", "representation", "vqa"
+]
 
 
 class Section(BaseModel):

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from fedsyn import config as configuration
 from fedsyn.config import Config
+from fedsyn.metrics.headline import SCORES
 
 if TYPE_CHECKING:
     from fedsyn.report.tables import Grid
@@ -83,12 +84,13 @@ def show_run(
 
 
 class RunProgress:
-    """A run's progress bar: round, phase, time left, last mAP."""
+    """A run's progress bar: round, phase, time left, the last value of the task's headline."""
 
-    def __init__(self, bars: Any, rounds: int) -> None:
-        self._bars, self._rounds, self._map = bars, rounds, ""
+    def __init__(self, bars: Any, config: Config) -> None:
+        self._bars, self._rounds = bars, config.run.rounds
+        self._task, self._score = config.task.name, ""
         self._interrupted = False
-        self._task = bars.add_task("data", total=rounds)
+        self._bar = bars.add_task("data", total=self._rounds)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -115,17 +117,15 @@ class RunProgress:
         if self._interrupted:
             raise KeyboardInterrupt
         where = f"round {round}/{self._rounds}" if round else "loading"
-        self._bars.update(self._task, description=f"{where}  {name:<9}{self._map}")
+        self._bars.update(self._bar, description=f"{where}  {name:<9}{self._score}")
 
     def row(self, row: dict[str, Any]) -> None:
         """A round is done."""
-        from fedsyn.report.tables import METRICS
-
-        metrics = row.get("metrics", {})
-        name = "map" if "map" in metrics else "map50"
+        metrics, scores = row.get("metrics", {}), SCORES[self._task]
+        name = scores.headline(metrics)
         if metrics.get(name) is not None:  # read from a file, it is None where it is no number
-            self._map = f"  {METRICS[name]} {metrics[name]:.4f}"
-        self._bars.update(self._task, completed=row["round"])
+            self._score = f"  {scores.labels[name]} {metrics[name]:.4f}"
+        self._bars.update(self._bar, completed=row["round"])
 
 
 @contextmanager

@@ -10,7 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from fedsyn import cli
+from fedsyn import cli, config
+from fedsyn.errors import ConfigError
+from fedsyn.terminal import RunProgress
 
 SMALL = [
     "model.hidden=[8]", "model.dim=4", "partition.clients=3", "synthesis.steps=2",
@@ -77,6 +79,49 @@ def test_compare_report_and_their_files(fedsyn, pairs, tmp_path):
     assert code == 0 and "comparison.md" in out
     code, out, _ = fedsyn("report", tmp_path / "cmp/runs/fedavg-info_nce-on-seed0")
     assert code == 0 and "report.html" in out
+
+
+@pytest.mark.parametrize(
+    ("methods", "words", "task"),
+    [
+        ("fedavg,moon", [], "retrieval"),
+        ("fedavg,fedprox", [], "vqa"),
+        ("fedavg,fedprox", ["task=representation"], "representation"),
+    ],
+)
+def test_a_comparison_is_of_the_task_of_its_methods(fedsyn, monkeypatch, methods, words, task):
+    monkeypatch.setitem(config.METHOD_TASKS, "fedprox", "vqa")
+    planned = []
+
+    def stop(base, *arguments):
+        planned.append(base.task.name)
+        raise ConfigError("that is all")
+
+    monkeypatch.setattr("fedsyn.engine.compare.plan", stop)
+    fedsyn("compare", *words, "--methods", methods)
+    assert planned == [task]
+
+
+def test_progress_shows_the_headline_of_the_task():
+    class Bars:
+        def add_task(self, name, total):
+            return 0
+
+        def update(self, bar, description="", completed=0):
+            self.shown = description
+
+    for name, metrics, shown in (
+        ("retrieval", {"map": 0.25, "map50": 0.5}, "mAP 0.2500"),
+        ("retrieval", {"map50": 0.5}, "mAP@50 0.5000"),
+        ("vqa", {"accuracy": 0.5, "question_only": 0.25}, "accuracy 0.5000"),
+        ("vqa", {"accuracy": None}, ""),
+        ("vqa", {}, ""),
+    ):
+        bars = Bars()
+        progress = RunProgress(bars, config.load(None, [f"task={name}"]))
+        progress.row({"round": 1, "metrics": metrics})
+        progress.phase(2, "local")
+        assert bars.shown.removeprefix("round 2/20").split("local")[1].strip() == shown
 
 
 def test_data_inspect_and_partition(fedsyn, pairs, tmp_path):

@@ -19,8 +19,10 @@ from typing import Any
 from fedsyn import config as configuration
 from fedsyn.config import Config
 from fedsyn.engine import records
+from fedsyn.engine.federation import method_of
 from fedsyn.engine.runner import run
 from fedsyn.errors import ConfigError, FedsynError, RunError
+from fedsyn.metrics.headline import SCORES
 
 MODES = ("off", "on", "oracle")
 RESULT = "comparison.json"
@@ -58,7 +60,7 @@ def plan(
     Raises
     ------
     ConfigError
-        If a name is unknown or a list is empty.
+        If a name is unknown, a list is empty, or a method cannot learn the task.
     """
     for mode in modes:
         if mode not in MODES:
@@ -80,6 +82,7 @@ def plan(
                         run={"seed": seed},
                         engine={"threads": 1},
                     )
+                    method_of(config)
                     name = f"{method}-{objective}-{config.synthesis_mode}-seed{seed}"
                     jobs.setdefault(name, Job(config, out / "runs" / name))
     return list(jobs.values())
@@ -208,20 +211,21 @@ def _rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 def row_of(jobs: Sequence[Job]) -> dict[str, Any]:
     """One row: the finished runs of one setting over its seeds."""
     summaries = [json.loads((job.out / records.SUMMARY).read_text("utf-8")) for job in jobs]
+    task = jobs[0].config.task.name
     names = ("method", "objective", "synthesis")
-    row: dict[str, Any] = dict(zip(names, jobs[0].setting, strict=True))
+    row: dict[str, Any] = {"task": task, **dict(zip(names, jobs[0].setting, strict=True))}
     row["seeds"] = len(jobs)
     for at in ("selected", "best", "last"):
         chosen = [summary[at]["metrics"] for summary in summaries]
         prefix = "" if at == "selected" else f"{at}_"
-        for metric in ("map", "map50", "recall@10"):
-            name = metric.replace("recall@10", "r10")
-            mean, std = spread(metrics[metric] for metrics in chosen)
+        for metric, name in SCORES[task].compared.items():
+            mean, std = spread(metrics.get(metric) for metrics in chosen)
             row |= {f"{prefix}{name}_mean": mean, f"{prefix}{name}_std": std}
-    row["map_runs"] = [summary["metrics"]["map"] for summary in summaries]
+    headline = SCORES[task].headlines[0]
+    row[f"{headline}_runs"] = [summary["metrics"][headline] for summary in summaries]
     row["seconds_mean"] = statistics.fmean(summary["seconds"] for summary in summaries)
     row["bytes_up_mean"] = statistics.fmean(summary["bytes_up"] for summary in summaries)
-    row["curve"] = _curve(jobs)
+    row["curve"] = _curve(jobs, headline)
     return row
 
 
@@ -234,12 +238,13 @@ def spread(values: Iterable[float | None]) -> tuple[float | None, float | None]:
     return statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else 0.0
 
 
-def _curve(jobs: Sequence[Job]) -> dict[str, list[Any]]:
+def _curve(jobs: Sequence[Job], metric: str) -> dict[str, list[Any]]:
+    """A metric of the rounds that were evaluated, over the runs."""
     runs = []
     for job in jobs:
         lines = (job.out / records.METRICS).read_text("utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
-        runs.append({row["round"]: row["metrics"]["map"] for row in rows if "metrics" in row})
+        runs.append({row["round"]: row["metrics"][metric] for row in rows if "metrics" in row})
     points = [spread(run[number] for run in runs) for number in runs[0]]
     return {
         "rounds": list(runs[0]),
@@ -249,7 +254,7 @@ def _curve(jobs: Sequence[Job]) -> dict[str, list[Any]]:
 
 
 def gaps(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """(on − off) / (oracle − off) of each method and objective that has all three.
+    """(on − off) / (oracle − off) in mAP of each method and objective that has all three.
 
     ``value`` is of the round selected without labels, whose model is kept; ``best`` and ``last`` of
     those rounds. ``None``, as a ratio of noise, where the oracle is not above the method by more

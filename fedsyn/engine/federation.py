@@ -83,16 +83,28 @@ def federation(
     ConfigError
         If the method cannot learn the task.
     """
+    method = method_of(config)
+    stay = on_host or data.mapped is not None
+    problem = tasks.build(config, data, data.features if stay else data.features.to(device))
+    silos = (_pool(data.silos),) if method.pooled else data.silos
+    return Federation(config, data, method, problem, silos, device)
+
+
+def method_of(config: Config) -> Method[Any]:
+    """The method as configured.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot learn the task.
+    """
     method = METHODS[config.method.name]
     if method.tasks is not None and config.task.name not in method.tasks:
         raise ConfigError(
             f"method.name = {config.method.name!r} cannot learn task.name = {config.task.name!r}; "
             f"expected one of {', '.join(map(repr, method.tasks))}"
         )
-    stay = on_host or data.mapped is not None
-    problem = tasks.build(config, data, data.features if stay else data.features.to(device))
-    silos = (_pool(data.silos),) if method.pooled else data.silos
-    return Federation(config, data, method, problem, silos, device)
+    return method
 
 
 def sampled(clients: int, fraction: float, seed: int, round: int) -> tuple[int, ...]:

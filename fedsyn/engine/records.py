@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedsyn.errors import RunError
+from fedsyn.metrics.headline import SCORES
 
 Row = dict[str, Any]
 
@@ -111,17 +112,17 @@ def held_out_loss(row: Row) -> float:
     return math.inf if value is None or math.isnan(value) else value
 
 
-def chosen_rounds(rows: Sequence[Row]) -> dict[str, Row]:
+def chosen_rounds(rows: Sequence[Row], task: str) -> dict[str, Row]:
     """The evaluated rounds that a summary reports.
 
-    ``last``; ``best`` by mAP on the test pairs (mAP@50 where only the first ranks were judged),
-    which only a benchmark can know; ``selected`` by the lowest criterion on held-out pairs, which
-    needs no labels (the last, where no client holds any pairs out).
+    ``last``; ``best`` by the task's headline on the test rows, which only a benchmark can know;
+    ``selected`` by the lowest criterion on held-out rows, which only clients look at (the last,
+    where no client holds any out).
     """
     judged = [row for row in rows if "metrics" in row]
 
     def score(row: Row) -> float:
-        value = row["metrics"].get("map", row["metrics"].get("map50"))
+        value = row["metrics"].get(SCORES[task].headline(row["metrics"]))
         return -math.inf if value is None or math.isnan(value) else value
 
     selected = min(judged, key=held_out_loss)

@@ -167,12 +167,12 @@ def train(
             if heard.judgement is not None:
                 rows[-1]["losses"]["holdout"] = heard.judgement.mean(-1, fed.panel)
                 records.write_rows(out, rows)
-                _select(done, rows)
+                _select(done, rows, config)
             row = rounds.conclude(fed, done, fleet, heard)
             _refuse_diverged(config, done)
             rows.append(row)
             if row["losses"]["holdout"] is not None:
-                _select(done, rows)
+                _select(done, rows, config)
             due = time.perf_counter() - saved >= between
             kept = due or done.round == config.run.rounds
             if kept:
@@ -187,9 +187,10 @@ def train(
         observer.row(row)
 
 
-def _select(done: state.State, rows: list[records.Row]) -> None:
+def _select(done: state.State, rows: list[records.Row], config: Config) -> None:
     """Keep the model of the last row, if it is the best so far of those that clients judged."""
-    if "metrics" in rows[-1] and records.chosen_rounds(rows)["selected"] is rows[-1]:
+    last = rows[-1]
+    if "metrics" in last and records.chosen_rounds(rows, config.task.name)["selected"] is last:
         done.selected = {"model": done.server["model"].clone()}
 
 
@@ -254,7 +255,7 @@ def finish(
         image, text = (u.cpu() for u in outputs(fed, models[0], fed.data.test))
         shown = gallery(fed.data.pairs, fed.data.test, image, text, config.run.seed)
         records.write_json(out / records.GALLERY, shown)
-    chosen = records.chosen_rounds(rows)
+    chosen = records.chosen_rounds(rows, config.task.name)
     summary = {
         "task": config.task.name,
         "method": config.method.name,

@@ -24,9 +24,10 @@ def write_comparison(directory: Path | str) -> list[Path]:
         If ``comparison.json`` is missing or malformed.
     """
     results = files.read_comparison(directory)
+    what = results.scores.noun(results.headline).capitalize()
     figures = {
-        "comparison.png": ("Mean average precision", plots.comparison_bars(results)),
-        "curves.png": ("Mean average precision over rounds", plots.comparison_curves(results)),
+        "comparison.png": (what, plots.comparison_bars(results)),
+        "curves.png": (f"{what} over rounds", plots.comparison_curves(results)),
     }
     text = tables.to_markdown(tables.comparison(results))
     written = [results.path / "comparison.md"]

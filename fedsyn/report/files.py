@@ -15,6 +15,7 @@ from typing import Any
 from fedsyn import config
 from fedsyn.config import Config
 from fedsyn.errors import ConfigError, RunError
+from fedsyn.metrics.headline import SCORES, Scores
 
 Numbers = dict[str, float]
 
@@ -97,8 +98,18 @@ class Run:
 
     @property
     def kept(self) -> Outcome | None:
-        """The round whose model the run kept: selected without labels, else the last."""
+        """The round whose model the run kept: selected by held-out rows, else the last."""
         return self.outcomes.get("selected") or self.outcomes.get("last")
+
+    @property
+    def scores(self) -> Scores:
+        """What the task is judged by."""
+        return SCORES[self.config.task.name]
+
+    @property
+    def headline(self) -> str:
+        """The metric that stands for the task."""
+        return self.scores.headline(self.kept.metrics if self.kept else {})
 
     @property
     def clients(self) -> int:
@@ -124,8 +135,8 @@ class Row:
     synthesis: str  # "off", "on" or "oracle"
     seeds: int
     numbers: Numbers  # map_mean, map_std, map50_mean, map50_std, seconds_mean
-    runs: tuple[float, ...]  # mAP of each seed
-    curve: Curve | None
+    runs: tuple[float, ...]  # the headline of each seed
+    curve: Curve | None  # of the headline
 
     @property
     def group(self) -> tuple[str, str]:
@@ -138,8 +149,24 @@ class Comparison:
     """The content of ``comparison.json``."""
 
     path: Path
+    task: str
     rows: tuple[Row, ...]
     gap_closed: dict[tuple[str, str], float]  # by method and objective
+
+    @property
+    def of_synthesis(self) -> bool:
+        """Whether rows may differ by synthesis, which is of retrieval alone."""
+        return self.task == "retrieval"
+
+    @property
+    def scores(self) -> Scores:
+        """What the task is judged by."""
+        return SCORES[self.task]
+
+    @property
+    def headline(self) -> str:
+        """The metric that stands for the task."""
+        return self.scores.headlines[0]
 
 
 def read_run(directory: Path | str) -> Run:
@@ -152,13 +179,14 @@ def read_run(directory: Path | str) -> Run:
         malformed. A torn last line of ``metrics.jsonl``, as an interrupted run leaves, is ignored.
     """
     path = _existing(directory)
+    settings = _read_config(path / "config.toml")
     rounds = _read_rounds(path / "metrics.jsonl")
     summary = _read_object(path / "summary.json")
     return Run(
         path=path,
-        config=_read_config(path / "config.toml"),
+        config=settings,
         rounds=rounds,
-        outcomes=_outcomes(rounds, summary),
+        outcomes=_outcomes(rounds, summary, SCORES[settings.task.name]),
         totals=_totals(rounds) | _numbers(summary, ("seconds", "bytes_up", "bytes_down")),
         partition=_read_partition(path / "partition.json"),
         gallery=_read_gallery(path / "gallery.json"),
@@ -170,15 +198,19 @@ def read_comparison(directory: Path | str) -> Comparison:
     """Read ``comparison.json`` of a directory; raises `RunError` if it is missing or malformed."""
     path = _existing(directory) / "comparison.json"
     tree = _read_object(path)
-    rows = tuple(_row(row) for row in _objects(tree, "rows", path))
-    if not rows:
+    found = _objects(tree, "rows", path)
+    if not found:
         raise RunError(f"{str(path)!r} is missing or has no rows; expected what `compare` writes")
+    task = _text(found[0], "task") or "retrieval"
+    if task not in SCORES:
+        raise RunError(f"{str(path)!r} is of task {task!r}; expected one of {', '.join(SCORES)}")
+    rows = tuple(_row(row, SCORES[task].headlines[0]) for row in found)
     closed = {
         (_text(gap, "method"), _text(gap, "objective")): _numbers(gap, ("value",))["value"]
         for gap in _objects(tree, "gap_closed", path)
         if _numbers(gap, ("value",))
     }
-    return Comparison(path.parent, rows, closed)
+    return Comparison(path.parent, task, rows, closed)
 
 
 def _existing(directory: Path | str) -> Path:
@@ -271,13 +303,20 @@ def _numbers(tree: Any, keys: tuple[str, ...] | None = None) -> Numbers:
     }
 
 
-def _outcomes(rounds: tuple[Round, ...], summary: Mapping[str, Any]) -> dict[str, Outcome]:
-    """The last and best rounds, and the one selected without labels where there was a choice."""
+def _outcomes(
+    rounds: tuple[Round, ...], summary: Mapping[str, Any], scores: Scores
+) -> dict[str, Outcome]:
+    """The last and best rounds, and the one selected by held-out rows where there was a choice."""
+
+    def score(number: int) -> float:
+        metrics = evaluated[number]
+        return metrics.get(scores.headline(metrics), -math.inf)
+
     evaluated = {one.number: one.metrics for one in rounds if one.metrics}
     outcomes = {}
     if evaluated:
         outcomes["last"] = Outcome("last", *list(evaluated.items())[-1])
-        best = max(evaluated, key=lambda number: evaluated[number].get("map", -math.inf))
+        best = max(evaluated, key=score)
         outcomes["best"] = Outcome("best", best, evaluated[best])
     elif last := _numbers(summary.get("metrics")):
         outcomes["last"] = Outcome("last", rounds[-1].number, last)
@@ -358,7 +397,7 @@ def _item(tree: Mapping[str, Any]) -> Item:
     )
 
 
-def _row(tree: Mapping[str, Any]) -> Row:
+def _row(tree: Mapping[str, Any], headline: str) -> Row:
     seeds, curve = tree.get("seeds"), tree.get("curve")
     return Row(
         method=_text(tree, "method"),
@@ -366,7 +405,7 @@ def _row(tree: Mapping[str, Any]) -> Row:
         synthesis=_text(tree, "synthesis"),
         seeds=len(seeds) if isinstance(seeds, list) else int(_numbers(tree).get("seeds", 1)),
         numbers=_numbers(tree),
-        runs=_sequence(tree.get("map_runs")),
+        runs=_sequence(tree.get(f"{headline}_runs")),
         curve=_curve(curve) if isinstance(curve, Mapping) else None,
     )
 

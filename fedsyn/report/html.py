@@ -46,24 +46,29 @@ def headline(run: Run) -> str:
     count = run.rounds[-1].number
     where = f"{count} {'round' if count == 1 else 'rounds'} over {run.clients} clients"
     kept = run.kept
-    if kept is None or "map" not in kept.metrics:
+    name = run.headline
+    if kept is None or name not in kept.metrics:
         return f"{who} ran {where}."
     best = run.outcomes.get("best")
-    reached = tables.metric("map", kept.metrics["map"])
-    peak = tables.metric("map", best.metrics.get("map")) if best else reached
+    reached = tables.metric(name, kept.metrics[name])
+    peak = tables.metric(name, best.metrics.get(name)) if best else reached
     aside = f" (best {peak} in round {best.round})" if best and peak != reached else ""
-    return f"{who} reached a mean average precision of {reached} in {where}{aside}."
+    what = run.scores.noun(name)
+    article = "an" if what[0] in "aeiou" else "a"
+    return f"{who} reached {article} {what} of {reached} in {where}{aside}."
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """The setting at a glance: what was trained, on what, and what the server made of it."""
     settings = run.config
-    bits = settings.model.bits
+    bits, task = settings.model.bits, settings.task.name
+    embedding = f"{bits}-bit codes" if bits else f"{settings.model.dim} dimensions"
     pairs = [
         ("data", settings.data.path or settings.data.name),
+        ("task", "" if task == "retrieval" else task.replace("_", " ")),
         ("partition", _partition_name(run)),
         ("objective", settings.objective.name),
-        ("embedding", f"{bits}-bit codes" if bits else f"{settings.model.dim} dimensions"),
+        ("embedding", embedding if task == "retrieval" else ""),
         ("seed", str(settings.run.seed)),
         *run.versions.items(),
     ]
@@ -103,6 +108,7 @@ def _context(run: Run) -> dict[str, Any]:
         "results": tables.results(run),
         "costs": tables.costs(run),
         "partition": tables.who_has_what(run.partition) if run.partition else None,
+        "headline_noun": run.scores.noun(run.headline).capitalize(),
         "figures": {name: plots.svg(figure, name) for name, figure in figures.items() if figure},
         "queries": run.gallery,
         "config": config.dump(run.config),

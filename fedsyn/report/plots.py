@@ -39,30 +39,28 @@ MODE_COLOURS = {"off": UNLABELLED, "on": COLOURS[0], "oracle": COLOURS[6]}
 
 
 def curves(run: Run) -> "Figure | None":
-    """Curves of mAP over the rounds, with the best and the label-free selected round marked."""
-    lines = {
-        "both directions": _over_rounds(run, "metrics", "map"),
-        "image → text": _over_rounds(run, "metrics", "map_i2t"),
-        "text → image": _over_rounds(run, "metrics", "map_t2i"),
-        "mean of clients": _over_rounds(run, "client_metrics", "map"),
-    }
+    """The headline and what belongs to it over the rounds, the best and the selected one marked."""
+    headline, clients = run.headline, "mean of clients"
+    drawn = run.scores.lines(headline)
+    lines = {label: _over_rounds(run, "metrics", name) for label, name in drawn.items()}
+    lines[clients] = _over_rounds(run, "client_metrics", headline)
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return None
     with style():
         figure, (axes,) = _figure(height=3.3)
         for name, points in lines.items():
-            main = name == "both directions"
+            main = drawn.get(name) == headline
             axes.plot(
                 *zip(*points, strict=True),
                 label=name,
                 color=INK if main else COLOURS[list(lines).index(name) - 1],
                 linewidth=2.0 if main else 1.2,
-                linestyle="--" if name == "mean of clients" else "-",
+                linestyle="--" if name == clients else "-",
                 marker="o" if len(points) == 1 else None,
             )
         _mark_outcomes(axes, run)
-        _rounds_axis(axes, "mAP")
+        _rounds_axis(axes, run.scores.labels[headline])
         legend(figure, columns=3)
     return figure
 
@@ -119,8 +117,8 @@ def who_has_what(partition: Partition) -> "Figure | None":
 
 
 def comparison_bars(results: Comparison) -> "Figure | None":
-    """The mAP of every setting: bars of the mean, deviation, a dot for each seed."""
-    rows = [row for row in results.rows if "map_mean" in row.numbers]
+    """The headline of every setting: bars of the mean, deviation, a dot for each seed."""
+    rows = [row for row in results.rows if f"{results.headline}_mean" in row.numbers]
     if not rows:
         return None
     groups = list(dict.fromkeys(row.group for row in rows))
@@ -132,18 +130,19 @@ def comparison_bars(results: Comparison) -> "Figure | None":
             members = [row for row in rows if row.synthesis == mode]
             offset = (modes.index(mode) - (len(modes) - 1) / 2) * thickness
             places = [groups.index(row.group) + offset for row in members]
-            _bars(axes, members, places, thickness, mode)
+            _bars(axes, results, members, places, thickness, mode)
         axes.set_yticks(range(len(groups)), _group_names(groups))
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("mAP, mean of both directions")
-        legend(figure, columns=3)
+        axes.set_xlabel(results.scores.labels[results.headline])
+        if results.of_synthesis:
+            legend(figure, columns=3)
     return figure
 
 
 def comparison_curves(results: Comparison) -> "Figure | None":
-    """The mAP over the rounds of every setting that has a curve: mean and deviation."""
+    """The headline over the rounds of every setting that has a curve: mean and deviation."""
     rows = [row for row in results.rows if row.curve]
     if not rows:
         return None
@@ -155,9 +154,11 @@ def comparison_curves(results: Comparison) -> "Figure | None":
         for axes, objective in zip(panels, objectives, strict=True):
             for row in (row for row in rows if row.objective == objective):
                 colour = COLOURS[methods.index(row.method) % len(COLOURS)]
-                _band(axes, row, colour, dashes.get(row.synthesis, "-"))
+                mode = SYNTHESIS.get(row.synthesis, row.synthesis)
+                name = f"{row.method}, {mode}" if results.of_synthesis else row.method
+                _band(axes, row, name, colour, dashes.get(row.synthesis, "-"))
             axes.set_title(objective, loc="left", color=INK)
-            _rounds_axis(axes, "mAP")
+            _rounds_axis(axes, results.scores.labels[results.headline])
         legend(figure, columns=2)
     return figure
 
@@ -273,9 +274,9 @@ def _over_rounds(run: Run, part: str, name: str) -> list[tuple[int, float]]:
 def _mark_outcomes(axes: "Axes", run: Run) -> None:
     for name, marker in (("best", "o"), ("selected", "D")):
         outcome = run.outcomes.get(name)
-        if outcome is None or outcome.round is None or "map" not in outcome.metrics:
+        if outcome is None or outcome.round is None or run.headline not in outcome.metrics:
             continue
-        value = outcome.metrics["map"]
+        value = outcome.metrics[run.headline]
         axes.plot(
             outcome.round,
             value,
@@ -363,11 +364,17 @@ def _group_names(groups: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _bars(
-    axes: "Axes", rows: Sequence[Row], places: Sequence[float], thickness: float, mode: str
+    axes: "Axes",
+    results: Comparison,
+    rows: Sequence[Row],
+    places: Sequence[float],
+    thickness: float,
+    mode: str,
 ) -> None:
-    colour = MODE_COLOURS.get(mode, COLOURS[4])
-    means = [row.numbers["map_mean"] for row in rows]
-    deviations = [row.numbers.get("map_std", 0.0) if row.seeds > 1 else 0.0 for row in rows]
+    colour = MODE_COLOURS.get(mode, COLOURS[4]) if results.of_synthesis else COLOURS[0]
+    mean, std = (f"{results.headline}_{what}" for what in ("mean", "std"))
+    means = [row.numbers[mean] for row in rows]
+    deviations = [row.numbers.get(std, 0.0) if row.seeds > 1 else 0.0 for row in rows]
     axes.barh(
         places,
         means,
@@ -390,10 +397,9 @@ def _bars(
             )
 
 
-def _band(axes: "Axes", row: Row, colour: str, dash: str) -> None:
+def _band(axes: "Axes", row: Row, name: str, colour: str, dash: str) -> None:
     assert row.curve is not None
     rounds, mean, std = row.curve.rounds, row.curve.mean, row.curve.std
-    name = f"{row.method}, {SYNTHESIS.get(row.synthesis, row.synthesis)}"
     marker = "o" if len(rounds) == 1 else None
     axes.plot(rounds, mean, color=colour, linestyle=dash, marker=marker, label=name)
     low = [m - s for m, s in zip(mean, std, strict=True)]

@@ -9,22 +9,8 @@ from fedsyn.report.files import Comparison, Numbers, Partition, Row, Run
 if TYPE_CHECKING:
     from rich.table import Table
 
-METRICS = {
-    "map": "mAP",
-    "map50": "mAP@50",
-    "map50_min": "mAP@50, min",
-    "recall@1": "Recall@1",
-    "recall@5": "Recall@5",
-    "recall@10": "Recall@10",
-    "median_rank": "median rank ↓",
-}
 # Headers break at plain spaces only.
 _NO_BREAK = "\N{NO-BREAK SPACE}"
-DIRECTIONS = {
-    f"image →{_NO_BREAK}text": "_i2t",
-    f"text →{_NO_BREAK}image": "_t2i",
-    "both": "",
-}
 ABSENT = "\N{EN DASH}"
 SIZES = {
     "pairs": "training pairs",
@@ -33,6 +19,11 @@ SIZES = {
     "texts_only": "texts only",
     "test": "test pairs",
 }
+
+GAP = (
+    " Gap closed: (on - off) / (oracle - off), where the oracle fine-tunes on pooled real "
+    "features, which no federation could."
+)
 
 
 @dataclass(frozen=True)
@@ -48,11 +39,12 @@ class Grid:
 
 
 def results(run: Run) -> Grid:
-    """Every metric of the kept model in both directions, beside the last and best rounds."""
+    """Every metric of the kept model, beside those of the last and best rounds."""
+    scores = run.scores
     columns: list[tuple[str, Numbers, str]] = []
     kept = run.kept
     if kept:
-        for title, suffix in DIRECTIONS.items():
+        for title, suffix in scores.sides.items():
             columns.append((title, kept.metrics, suffix))
     clients = {one.number: one.client_metrics for one in run.rounds if one.client_metrics}
     if kept and kept.round in clients:
@@ -62,13 +54,13 @@ def results(run: Run) -> Grid:
             columns.append((f"{name} ({_round_name(outcome.round)})", outcome.metrics, ""))
     rows = [
         (title, *(metric(name, numbers.get(name + suffix)) for _, numbers, suffix in columns))
-        for name, title in METRICS.items()
+        for name, title in scores.labels.items()
         if any(name + suffix in numbers for _, numbers, suffix in columns)
     ]
     return Grid(
         header=("", *(title for title, _, _ in columns)),
         rows=tuple(rows),
-        title=f"Retrieval after {_round_name(kept.round)}" if kept else "Retrieval",
+        title=f"{scores.title} after {_round_name(kept.round)}" if kept else scores.title,
         note=_results_note(run),
     )
 
@@ -120,19 +112,28 @@ def who_has_what(partition: Partition, limit: int | None = None) -> Grid:
 def comparison(results: Comparison) -> Grid:
     """One row a setting: mean ± standard deviation over seeds, and the share of the gap closed.
 
-    An objective or a number of seeds that all rows share stands in the title instead.
+    An objective or a number of seeds that all rows share stands in the title instead; synthesis is
+    of retrieval alone.
     """
-    rows = results.rows
+    rows, scores = results.rows, results.scores
     columns = {
         "method": [row.method for row in rows],
         "objective": [row.objective for row in rows],
         "synthesis": [row.synthesis for row in rows],
         "seeds": [str(row.seeds) for row in rows],
-        "mAP": [_spread_of(row, "map") for row in rows],
-        "mAP@50": [_spread_of(row, "map50") for row in rows],
+        **{
+            scores.labels[name]: [
+                # A terminal has no room for the spread of all.
+                _spread_of(row, scores.compared[name], name in scores.headlines)
+                for row in rows
+            ]
+            for name in scores.columns
+        },
         "gap closed": [_gap_closed(row, results) for row in rows],
         "time": [seconds(row.numbers.get("seconds_mean")) for row in rows],
     }
+    if not results.of_synthesis:
+        del columns["synthesis"], columns["gap closed"]
     shared = []
     for name, unit in (("objective", ""), ("seeds", f"{_NO_BREAK}seeds")):
         if len(set(columns[name])) == 1:
@@ -142,12 +143,9 @@ def comparison(results: Comparison) -> Grid:
         header=tuple(columns),
         rows=tuple(zip(*columns.values(), strict=True)),
         title=": ".join(["Comparison", *filter(None, [", ".join(shared)])]),
-        note=(
-            "Mean ± standard deviation over seeds. Gap closed: (on - off) / (oracle - off), where "
-            "the oracle fine-tunes on pooled real features, which no federation could."
-        ),
+        note="Mean ± standard deviation over seeds." + (GAP if results.of_synthesis else ""),
         words=frozenset(words),
-        strong=_best_rows(rows),
+        strong=_best_rows(results),
     )
 
 
@@ -251,7 +249,8 @@ def _round_name(number: int | None) -> str:
 
 def _results_note(run: Run) -> str:
     notes = []
-    if run.partition and not any(sum(row) for row in run.partition.labelled):
+    pairs = run.config.task.name == "retrieval"
+    if pairs and run.partition and not any(sum(row) for row in run.partition.labelled):
         notes.append("Without labels, only the query's own pair counts as relevant.")
     if any("map50_min" in outcome.metrics for outcome in run.outcomes.values()):
         notes.append(
@@ -259,25 +258,29 @@ def _results_note(run: Run) -> str:
             "as could be there."
         )
     if "best" in run.outcomes:
-        notes.append("Best: by the test set's own mAP, so optimistic.")
+        label = run.scores.labels[run.headline]
+        notes.append(f"Best: by the test set's own {label}, so optimistic.")
     if "selected" in run.outcomes:
-        notes.append("The round was selected by held-out pairs, without labels.")
+        by = "pairs, without labels" if pairs else "rows"
+        notes.append(f"The round was selected by held-out {by}.")
     return " ".join(notes)
 
 
-def _contends(row: Row) -> bool:
-    """Whether the row may be called best: the oracle sees what no method may."""
-    return row.synthesis != "oracle" and "map_mean" in row.numbers
-
-
-def _best_rows(rows: Sequence[Row]) -> frozenset[int]:
-    contenders = {i: row.numbers["map_mean"] for i, row in enumerate(rows) if _contends(row)}
+def _best_rows(results: Comparison) -> frozenset[int]:
+    """The best by the headline, but for the oracle, which sees what no method may."""
+    name = f"{results.headline}_mean"
+    contenders = {
+        i: row.numbers[name]
+        for i, row in enumerate(results.rows)
+        if row.synthesis != "oracle" and name in row.numbers
+    }
     best = max(contenders.values(), default=None)
     return frozenset(i for i, value in contenders.items() if value == best)
 
 
-def _spread_of(row: Row, name: str) -> str:
-    return spread(row.numbers.get(f"{name}_mean"), row.numbers.get(f"{name}_std"), row.seeds)
+def _spread_of(row: Row, name: str, with_deviation: bool) -> str:
+    mean, std = (row.numbers.get(f"{name}_{what}") for what in ("mean", "std"))
+    return spread(mean, std if with_deviation else None, row.seeds)
 
 
 def _gap_closed(row: Row, results: Comparison) -> str:

@@ -1,12 +1,14 @@
 """Comparisons: their plan, their table, and going on where they stopped."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from fedsyn.engine import compare, records
 from fedsyn.engine.compare import gaps, plan, spread
 from fedsyn.errors import ConfigError, RunError
+from fedsyn.methods import METHODS
 
 
 def test_a_plan_is_every_combination_and_a_bound_appears_once_a_seed(make, tmp_path):
@@ -27,6 +29,32 @@ def test_a_plan_is_every_combination_and_a_bound_appears_once_a_seed(make, tmp_p
 def test_a_plan_names_what_it_does_not_know(make, tmp_path, methods, modes, words):
     with pytest.raises(ConfigError, match=words):
         plan(make(), tmp_path, methods, ["info_nce"], modes, 1)
+
+
+def test_a_plan_names_the_method_that_cannot_learn_the_task(make, tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "fedprox", replace(METHODS["fedprox"], tasks=("vqa",)))
+    with pytest.raises(ConfigError, match=r"'fedprox' cannot learn task.name = 'retrieval'"):
+        plan(make(), tmp_path, ["fedavg", "fedprox"], ["info_nce"], ["off"], 1)
+
+
+def test_another_task_has_a_row_of_its_own_metrics(make, tmp_path):
+    jobs = plan(make("task=vqa"), tmp_path, ["fedavg"], ["info_nce"], ["off", "on"], 2)
+    assert [job.setting[2] for job in jobs] == ["off", "off"]  # synthesis is of retrieval
+    for job, accuracy in zip(jobs, (0.4, 0.6), strict=True):
+        job.out.mkdir(parents=True)
+        metrics = {"accuracy": accuracy, "question_only": 0.3}
+        outcomes = {name: {"metrics": metrics} for name in ("selected", "best", "last")}
+        numbers = {"metrics": metrics, "seconds": 2.0, "bytes_up": 10}
+        records.write_json(job.out / records.SUMMARY, outcomes | numbers)
+        records.write_rows(job.out, [{"round": 1, "metrics": {"accuracy": accuracy / 2}}])
+    found = compare.row_of(jobs)
+    assert found["task"] == "vqa"
+    assert found["accuracy_mean"] == found["best_accuracy_mean"] == pytest.approx(0.5)
+    assert found["accuracy_std"] == pytest.approx(0.02**0.5)
+    assert (found["question_only_mean"], found["last_question_only_std"]) == (0.3, 0.0)
+    assert found["accuracy_runs"] == [0.4, 0.6]
+    assert found["curve"]["mean"] == [pytest.approx(0.25)]
+    assert not any(name.startswith("map") for name in found)
 
 
 def row(mode, mean, std=0.0):
@@ -70,6 +98,9 @@ def test_a_comparison_has_a_row_a_setting_and_is_not_run_twice(jobs, tmp_path):
     runs = [json.loads((job.out / records.SUMMARY).read_text()) for job in jobs[::2]]
     assert result["rows"][0]["map_runs"] == [run["metrics"]["map"] for run in runs]
     assert result["rows"][0]["curve"]["rounds"] == [1, 2]
+    assert result["rows"][0]["r10_mean"] == pytest.approx(
+        sum(run["metrics"]["recall@10"] for run in runs) / 2
+    )
     before = {path: path.stat().st_mtime_ns for path in out.rglob(records.SUMMARY)}
     (jobs[3].out / records.SUMMARY).unlink()  # as if stopped before its last step
     again = compare.compare(jobs, out, workers=1)

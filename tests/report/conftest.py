@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fedsyn import config
+from fedsyn.metrics.headline import SCORES
 
 LABELS = ("circle", "star", "heart", "arrow", "cloud", "moon")
 PHASES = ("local", "generator", "aggregate", "filter", "finetune", "evaluate")
@@ -20,8 +21,10 @@ PHASES = ("local", "generator", "aggregate", "filter", "finetune", "evaluate")
 RunWriter = Callable[..., Path]
 
 
-def metrics_of(value: float) -> dict[str, float]:
-    """A full set of metrics around an mAP."""
+def metrics_of(value: float, task: str) -> dict[str, float]:
+    """A full set of a task's metrics around its headline."""
+    if task != "retrieval":
+        return {name: value * 0.95**n for n, name in enumerate(SCORES[task].labels)}
     base = {
         "map": value,
         "map50": 1.2 * value,
@@ -36,11 +39,11 @@ def metrics_of(value: float) -> dict[str, float]:
     return base | i2t | t2i
 
 
-def round_of(number: int, rounds: int, clients: int) -> dict[str, Any]:
-    """A line of ``metrics.jsonl``: mAP rises, and falls a little at the end."""
+def round_of(number: int, rounds: int, clients: int, task: str) -> dict[str, Any]:
+    """A line of ``metrics.jsonl``: the headline rises, and falls a little at the end."""
     progress = number / max(rounds, 2)
     value = 0.15 + 0.35 * (1 - math.exp(-4 * progress)) - 0.04 * max(0.0, progress - 0.75)
-    return {
+    row = {
         "round": number,
         "seconds": {
             phase: 0.01 * (weight + 0.2 * math.sin(number))
@@ -52,13 +55,15 @@ def round_of(number: int, rounds: int, clients: int) -> dict[str, Any]:
         "losses": {
             "local": 3 * math.exp(-progress) + 0.3,
             "holdout": 3 * math.exp(-progress) + 0.6,
-            "critic": -2 - math.sin(3 * progress),
-            "generator": 0.5 + 0.2 * math.cos(5 * progress),
         },
-        "metrics": metrics_of(value),
-        "client_metrics": metrics_of(0.9 * value),
-        "server": {"candidates": 4096, "kept": 3072, "accepted": number % 5 != 0},
+        "metrics": metrics_of(value, task),
+        "client_metrics": metrics_of(0.9 * value, task),
     }
+    if task == "retrieval":
+        row["losses"]["critic"] = -2 - math.sin(3 * progress)
+        row["losses"]["generator"] = 0.5 + 0.2 * math.cos(5 * progress)
+        row["server"] = {"candidates": 4096, "kept": 3072, "accepted": number % 5 != 0}
+    return row
 
 
 def partition_of(clients: int, labels: tuple[str, ...]) -> dict[str, Any]:
@@ -143,13 +148,16 @@ def write_run(tmp_path: Path) -> RunWriter:
         path = tmp_path / "run"
         path.mkdir()
         settings = config.load(None, [f"partition.clients={clients}", *overrides])
-        lines = [round_of(number, rounds, clients) for number in range(1, rounds + 1)]
-        best = max(lines, key=lambda line: line["metrics"]["map"])
+        task = settings.task.name
+        headline = SCORES[task].headlines[0]
+        lines = [round_of(number, rounds, clients, task) for number in range(1, rounds + 1)]
+        best = max(lines, key=lambda line: line["metrics"][headline])
         selected = lines[max(0, rounds - 5)]
         (path / "config.toml").write_text(config.dump(settings), encoding="utf-8")
         (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         _write_json(path / "partition.json", partition_of(clients, labels))
-        _write_json(path / "gallery.json", gallery_of())
+        if task == "retrieval":
+            _write_json(path / "gallery.json", gallery_of())
         _write_json(
             path / "summary.json",
             {
@@ -172,22 +180,27 @@ def write_run(tmp_path: Path) -> RunWriter:
     return write
 
 
-def row_of(method: str, objective: str, synthesis: str, value: float, seeds: int) -> dict[str, Any]:
+def row_of(
+    method: str, objective: str, synthesis: str, value: float, seeds: int, task: str
+) -> dict[str, Any]:
     """A row of ``comparison.json``."""
+    scores = SCORES[task]
+    headline, *others = scores.compared.values()
     draw = np.random.default_rng(round(1000 * value))
     runs = (value + 0.01 * draw.standard_normal(seeds)).tolist()
     rounds = list(range(1, 21))
     return {
+        "task": task,
         "method": method,
         "objective": objective,
         "synthesis": synthesis,
         "seeds": seeds,
-        "map_mean": float(np.mean(runs)),
-        "map_std": float(np.std(runs)),
-        "map50_mean": 1.2 * value,
-        "map50_std": 0.01,
+        f"{headline}_mean": float(np.mean(runs)),
+        f"{headline}_std": float(np.std(runs)),
+        **{f"{name}_mean": 0.8 * value for name in others},
+        **dict.fromkeys([f"{name}_std" for name in others], 0.01),
         "seconds_mean": 12.5,
-        "map_runs": runs,
+        f"{headline}_runs": runs,
         "curve": {
             "rounds": rounds,
             "mean": [value * (1 - math.exp(-r / 4)) for r in rounds],
@@ -204,10 +217,11 @@ def write_comparison_file(tmp_path: Path) -> Callable[..., Path]:
         methods: tuple[str, ...] = ("fedavg", "fedprox", "scaffold"),
         objectives: tuple[str, ...] = ("info_nce",),
         seeds: int = 3,
+        task: str = "retrieval",
     ) -> Path:
-        gains = {"off": 0.0, "on": 0.14, "oracle": 0.17}
+        gains = {"off": 0.0, "on": 0.14, "oracle": 0.17} if task == "retrieval" else {"off": 0.0}
         rows = [
-            row_of(method, objective, mode, 0.31 + 0.02 * m + 0.05 * o + gain, seeds)
+            row_of(method, objective, mode, 0.31 + 0.02 * m + 0.05 * o + gain, seeds, task)
             for m, method in enumerate(methods)
             for o, objective in enumerate(objectives)
             for mode, gain in gains.items()

@@ -38,12 +38,12 @@ def test_results_show_both_directions_and_the_distinguished_rounds(write_run: Ru
     kept, best = run.outcomes["selected"], run.outcomes["best"]
     row = cells(grid, "mAP")
     assert row["image → text"] == f"{kept.metrics['map_i2t']:.3f}"
-    assert row["both"] == f"{kept.metrics['map']:.3f}"
+    assert row["both directions"] == f"{kept.metrics['map']:.3f}"
     assert row[f"best (round {best.round})"] == f"{best.metrics['map']:.3f}"
     assert row[f"last (round {len(run.rounds)})"] == f"{run.rounds[-1].metrics['map']:.3f}"
     clients = run.rounds[kept.round - 1].client_metrics
     assert row["mean of clients"] == f"{clients['map']:.3f}"
-    assert cells(grid, "median rank ↓")["both"] == f"{kept.metrics['median_rank']:.1f}"
+    assert cells(grid, "median rank ↓")["both directions"] == f"{kept.metrics['median_rank']:.1f}"
 
 
 def test_metrics_that_no_round_has_get_no_row(write_run: RunWriter) -> None:

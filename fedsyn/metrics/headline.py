@@ -1,0 +1,128 @@
+"""What a task is judged by: the names of its metrics for people, and which of them stands for it.
+
+One table, from which records, comparisons, progress and reports take what they show.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_NO_BREAK = "\N{NO-BREAK SPACE}"  # headers of tables break at plain spaces only
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The metrics of a task.
+
+    Attributes
+    ----------
+    title : str
+        Of a table of them.
+    labels : mapping
+        What each is called, in the order of tables.
+    headlines : tuple of str
+        What stands for the task: the first of these that a model was judged by.
+    compared : mapping
+        Those that a comparison reports, and the beginnings of their keys in ``comparison.json``.
+    columns : tuple of str
+        Those in the table of a comparison.
+    drawn : tuple of str
+        Those drawn over the rounds; where there are none, the headline's sides.
+    sides : mapping
+        What a metric may be of, and the end of its name then.
+    nouns : mapping
+        What some are called in a sentence.
+    """
+
+    title: str
+    labels: Mapping[str, str]
+    headlines: tuple[str, ...]
+    compared: Mapping[str, str]
+    columns: tuple[str, ...]
+    drawn: tuple[str, ...] = ()
+    sides: Mapping[str, str] = field(default_factory=lambda: {"all test rows": ""})
+    nouns: Mapping[str, str] = field(default_factory=dict)
+
+    def headline(self, metrics: Mapping[str, float | None]) -> str:
+        """The name of the metric that stands for the task, among those that there are."""
+        found = (name for name in self.headlines if name in metrics)
+        return next(found, self.headlines[0])
+
+    def lines(self, headline: str) -> dict[str, str]:
+        """Metrics drawn over the rounds, by what they are called there, the headline first."""
+        lines = {self.labels[name]: name for name in self.drawn} or {
+            side: f"{headline}{end}" for side, end in self.sides.items()
+        }
+        return dict(sorted(lines.items(), key=lambda line: line[1] != headline))
+
+    def noun(self, name: str) -> str:
+        """A metric's name in a sentence."""
+        return self.nouns.get(name, self.labels[name])
+
+
+def _of_rows(
+    title: str,
+    labels: Mapping[str, str],
+    nouns: Mapping[str, str] | None = None,
+    aside: tuple[str, ...] = (),
+) -> Scores:
+    """Shares of the test rows, the first the headline; ``aside`` are those on another scale."""
+    names = tuple(labels)
+    drawn = tuple(name for name in names if name not in aside)
+    compared = {name: name for name in names}
+    return Scores(title, labels, names[:1], compared, names, drawn, nouns=nouns or {})
+
+
+SCORES: Mapping[str, Scores] = {
+    "retrieval": Scores(
+        title="Retrieval",
+        labels={
+            "map": "mAP",
+            "map50": "mAP@50",
+            "map50_min": "mAP@50, min",
+            "recall@1": "Recall@1",
+            "recall@5": "Recall@5",
+            "recall@10": "Recall@10",
+            "median_rank": "median rank ↓",
+        },
+        headlines=("map", "map50"),
+        compared={"map": "map", "map50": "map50", "recall@10": "r10"},
+        columns=("map", "map50"),
+        sides={
+            f"image →{_NO_BREAK}text": "_i2t",
+            f"text →{_NO_BREAK}image": "_t2i",
+            "both directions": "",
+        },
+        nouns={"map": "mean average precision", "map50": "mean average precision at 50"},
+    ),
+    "multimodal_classification": _of_rows(
+        "Classification",
+        {
+            "accuracy": "accuracy",
+            "image_accuracy": "image accuracy",
+            "text_accuracy": "text accuracy",
+            "imbalance": "imbalance ↓",
+        },
+        aside=("imbalance",),
+    ),
+    "image_classification": _of_rows(
+        "Classification",
+        {
+            "balanced_accuracy": "balanced accuracy",
+            "accuracy": "accuracy",
+            "many_shot": "many shot",
+            "medium_shot": "medium shot",
+            "few_shot": "few shot",
+        },
+    ),
+    "representation": _of_rows(
+        "Representation",
+        {
+            "linear_probe": "linear probe",
+            "knn": "nearest neighbours",
+            "semi_1": f"1{_NO_BREAK}% of labels",
+            "semi_10": f"10{_NO_BREAK}% of labels",
+        },
+        nouns={"linear_probe": "linear-probe accuracy"},
+    ),
+    "vqa": _of_rows("Answers", {"accuracy": "accuracy", "question_only": "question alone"}),
+}
