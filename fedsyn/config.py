@@ -390,16 +390,31 @@ class EngineConfig(Section):
     checkpoint_seconds: NonNegative = 30.0  # least time between checkpoints; the last round has one
 
 
+class FlashConfig(Section):
+    """Of `fedsyn.engine.selection`."""
+
+    exploration: NonNegative = 1.0  # how far drawn weights are from what earlier gains say
+    prior: Positive = 1.0  # precision of the weights before any gain
+
+
 class RunConfig(Section):
     """Rounds, seed and reporting."""
 
     rounds: Count = 20
     seed: Whole = 0
-    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # share of clients sampled a round
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # share of clients that do a round
+    selection: Literal["random", "flash"] = "random"  # who they are
+    flash: FlashConfig = FlashConfig()
     evaluate_every: Count = 1
     criterion: Literal["objective", "alignment_uniformity"] = "objective"  # of held-out pairs
     tf32: bool = False  # float32 products on a GPU in TF32; not measured yet
     ranking: Literal["full", "top"] = "full"  # top: metrics of the first ranks alone, for millions
+
+    @model_validator(mode="after")
+    def _flash_has_a_choice(self) -> Self:
+        if self.selection == "flash" and self.fraction == 1:
+            raise ValueError("run.selection = 'flash' needs run.fraction below 1, got 1")
+        return self
 
 
 class FlowerConfig(Section):
@@ -441,6 +456,15 @@ class Config(Section):
             raise ValueError(
                 "synthesis.server = 'fedftg' looks at the clients' models; "
                 "method.name = 'fednova' sends none"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _flash_sees_gains(self) -> Self:
+        if self.run.selection == "flash" and self.data.holdout == 0:
+            raise ValueError(
+                "run.selection = 'flash' learns from gains on held-out rows; data.holdout = 0 "
+                "keeps none"
             )
         return self
 

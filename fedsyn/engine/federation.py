@@ -109,9 +109,13 @@ def method_of(config: Config) -> Method[Any]:
 
 def sampled(clients: int, fraction: float, seed: int, round: int) -> tuple[int, ...]:
     """The clients of a round, ascending: a share ``fraction`` of all, at least one."""
-    number = max(1, round_half_up(fraction * clients))
     draw = streams.numpy_generator(seed, "sampling", round).permutation(clients)
-    return tuple(sorted(draw[:number].tolist()))
+    return tuple(sorted(draw[: share_of(clients, fraction)].tolist()))
+
+
+def share_of(clients: int, fraction: float) -> int:
+    """How many clients a share of all is, at least one."""
+    return max(1, round_half_up(fraction * clients))
 
 
 def round_half_up(value: float) -> int:

@@ -6,7 +6,7 @@ other machines (`fedsyn.engine.flower`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,10 +16,11 @@ from torch import Tensor
 from fedsyn import streams
 from fedsyn.config import Config
 from fedsyn.core.payload import Payload
+from fedsyn.engine import selection
 from fedsyn.engine.client import initial_model
 from fedsyn.engine.clients import ClientRows
 from fedsyn.engine.evaluation import Judgement, evaluate
-from fedsyn.engine.federation import Federation, sampled
+from fedsyn.engine.federation import Federation, sampled, share_of
 from fedsyn.engine.state import State
 from fedsyn.metrics.timing import phase
 from fedsyn.synthesis.fedftg import distil
@@ -38,6 +39,7 @@ class Heard:
     pairs: Tensor  # [C] long, training pairs that each holds
     sizes: Tensor  # [C] long, pairs that each trained on
     losses: dict[str, Tensor]  # [C] by name
+    asked: tuple[int, ...] = ()  # who was to answer, ascending
     models: tuple[Tensor, ...] = ()  # [.., P] each, in client order, where FedFTG looks at them
     bytes_up: int = 0
     bytes_down: int = 0
@@ -70,22 +72,33 @@ class Fleet(Protocol):
 
 def begin(fed: Federation, clients: ClientRows) -> State:
     """The state before the first round."""
-    model = initial_model(fed.problem.net, fed.config.run.seed).to(fed.device)
-    return State(fed.method.init(fed.problem, model, len(fed.silos)), clients)
+    run, number = fed.config.run, len(fed.silos)
+    model = initial_model(fed.problem.net, run.seed).to(fed.device)
+    learnt = selection.begin(number, run.flash.prior) if run.selection == "flash" else {}
+    return State(fed.method.init(fed.problem, model, number), clients, selection=learnt)
 
 
 def listen(fed: Federation, state: State, fleet: Fleet, judge: bool = False) -> Heard:
-    """What the clients sampled for the next round answer; they ``judge`` the model before it."""
-    run = fed.config.run
-    ids = sampled(len(fed.silos), run.fraction, run.seed, state.round + 1)
-    return fleet.train(state, ids, judge)
+    """What the clients of the next round answer; they ``judge`` the model before it."""
+    ids = _chosen(fed, state, state.round + 1)
+    return replace(fleet.train(state, ids, judge), asked=ids)
+
+
+def _chosen(fed: Federation, state: State, round: int) -> tuple[int, ...]:
+    """The clients of a round, ascending."""
+    run, clients = fed.config.run, len(fed.silos)
+    if run.selection == "random":
+        return sampled(clients, run.fraction, run.seed, round)
+    stream = streams.generator(run.seed, "selection", round)
+    number = share_of(clients, run.fraction)
+    return selection.choose(state.selection, number, round, run.flash.exploration, stream)
 
 
 def conclude(fed: Federation, state: State, fleet: Fleet, heard: Heard) -> Row:
     """Aggregate, synthesise, evaluate.
 
     Changes ``state``; returns the round's record without its times. Its loss on held-out pairs is
-    missing where the fleet is to be asked with the next round.
+    missing where the fleet is to be asked with the next round, whose clients do not depend on it.
     """
     config, round = fed.config, state.round + 1
     up, down = heard.bytes_up, heard.bytes_down
@@ -111,11 +124,20 @@ def conclude(fed: Federation, state: State, fleet: Fleet, heard: Heard) -> Row:
         row["server"] = server
     with phase("evaluate"):
         model = state.server["model"]
-        if judgement is None and not (fleet.late and round < config.run.rounds):
+        can_wait = config.run.selection == "random" and round < config.run.rounds
+        if judgement is None and not (fleet.late and can_wait):
             judgement = fleet.judge([model], fed.panel)
+            if config.run.selection == "flash":  # which rests on what they say
+                row["bytes_up"] += judgement.bytes_up
+                row["bytes_down"] += judgement.bytes_down
         row["losses"]["holdout"] = None if judgement is None else judgement.mean(-1, fed.panel)
         if round % config.run.evaluate_every == 0 or round == config.run.rounds:
             row["metrics"], row["client_metrics"] = evaluate(fed, model)
+    if config.run.selection == "flash":
+        state.selection = selection.learn(
+            state.selection, round, heard.asked, heard.ids, heard.losses["local"], heard.sizes,
+            row["losses"]["holdout"],
+        )  # fmt: skip
     return row
 
 

@@ -17,7 +17,7 @@ from fedsyn.core.payload import Payload
 from fedsyn.engine.clients import ClientRows
 from fedsyn.errors import RunError
 
-GROUPS = ("server", "clients", "selected", "shared", "fleet")
+GROUPS = ("server", "clients", "selected", "shared", "fleet", "selection")
 
 
 @dataclass
@@ -29,6 +29,9 @@ class State:
     selected: Payload = field(default_factory=dict)  # the models of the round kept so far
     shared: Payload = field(default_factory=dict)  # what clients are sent beside the method's
     fleet: Payload = field(default_factory=dict)  # what the fleet has to know of earlier rounds
+    selection: Payload = field(
+        default_factory=dict
+    )  # what choosing clients has learnt, on the host
     round: int = 0  # rounds done
 
 
@@ -39,6 +42,7 @@ def prepare(state: State, path: Path, digest: str) -> None:
     """
     groups = (
         state.server, state.clients.tensors(), state.selected, state.shared, state.fleet,
+        state.selection,
     )  # fmt: skip
     tensors = {
         f"{group}/{name}": value
@@ -93,4 +97,4 @@ def load(path: Path, digest: str, clients: ClientRows, device: torch.device) -> 
         {name: value.to(device) for name, value in groups[group].items()}
         for group in ("server", "selected", "shared", "fleet")
     )
-    return State(server, clients, selected, shared, fleet, done)
+    return State(server, clients, selected, shared, fleet, groups["selection"], done)

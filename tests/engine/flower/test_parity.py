@@ -52,6 +52,10 @@ def test_clients_trained_alone_give_the_very_same_run(make, table, tmp_path, met
 
 VARIANTS = {
     "sampled": ["run.fraction=0.4"],
+    "chosen by gains": ["run.fraction=0.4", "run.selection=flash", "run.rounds=5"],
+    "chosen by gains, without the gate": [
+        "run.fraction=0.4", "run.selection=flash", "run.rounds=5", "synthesis.gate=false",
+    ],
     "sampled, without the gate": ["run.fraction=0.4", "synthesis.gate=false"],
     "gaussian": ["synthesis.generator=gaussian"],
     "half precision": ["synthesis.upload=float16"],

@@ -1,0 +1,134 @@
+"""FLASH (arXiv 2402.08769): whom to ask is learnt from what earlier rounds gained.
+
+A contextual bandit over clients whose data differ, in quality too, and who take different times.
+The idea is that of the paper's abstract; the formulas are our reading of it, linear Thompson
+sampling (Agrawal and Goyal 2013, arXiv 1209.3352):
+
+A ← λI, b ← 0
+every round:
+    x_k ← 1, and standardised: last local loss, its fall, log of rows, rounds since k was asked
+    θ ~ N(A⁻¹b, s²A⁻¹)                   s: ``exploration`` times the gains' root mean square
+    ask the m clients of the largest x_k·θ, first those who were never asked
+    g ← criterion before the round − criterion after it          on held-out rows
+    every client k heard:  A ← A + x_k x_kᵀ,  b ← b + g x_k
+
+The loss and its fall tell noisy data without labels; local steps are proportional to rows, which
+stand for the time that a client takes. A client between others in all of these would be the best
+under no θ: that it was not asked for long brings it out.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fedsyn.core.payload import Payload
+
+FEATURES = 5
+
+
+def begin(clients: int, prior: float) -> Payload:
+    """What is known before the first round; float64.
+
+    Parameters
+    ----------
+    clients : int
+    prior : float
+        λ, what is believed of a weight before: it is 0, with the variance s²/λ.
+    """
+    unknown = torch.full((clients,), math.nan, dtype=torch.float64)
+    return {
+        "precision": prior * torch.eye(FEATURES, dtype=torch.float64),  # A
+        "response": torch.zeros(FEATURES, dtype=torch.float64),  # b
+        "gains": torch.zeros(2, dtype=torch.float64),  # how many, and the sum of their squares
+        "criterion": torch.tensor(math.nan, dtype=torch.float64),  # after the last round
+        "loss": unknown,  # [C] of the last round that each took part in
+        "fall": unknown.clone(),  # [C] ... and by how much it was lower than the time before
+        "rows": unknown.clone(),  # [C] that each trained on
+        "asked": torch.zeros(clients, dtype=torch.float64),  # [C] last round; 0 never
+    }
+
+
+def contexts(memory: Payload, round: int) -> Tensor:  # [C, F]
+    """The x of every client; what is not known of one is the mean of the others."""
+    columns = torch.stack(
+        [memory["loss"], memory["fall"], memory["rows"].log1p(), round - memory["asked"]], dim=1
+    )
+    known = columns.isfinite()
+    number = known.sum(0).clamp(min=1)
+    apart = (columns - columns.where(known, 0).sum(0) / number).where(known, 0)
+    deviation = (apart.square().sum(0) / number).sqrt()
+    standard = apart / deviation.where(deviation > 0, 1)
+    return torch.cat([torch.ones(len(columns), 1, dtype=torch.float64), standard], dim=1)
+
+
+def choose(
+    memory: Payload, number: int, round: int, exploration: float, generator: torch.Generator
+) -> tuple[int, ...]:
+    """The clients to ask, ascending.
+
+    Parameters
+    ----------
+    memory : of `begin` and `learn`
+    number : int
+        How many.
+    round : int
+        Which round it is, from 1.
+    exploration : float
+        How far θ is drawn from what the gains say.
+    generator : torch.Generator
+        The round's stream.
+    """
+    order = torch.randperm(len(memory["asked"]), generator=generator)
+    draw = torch.randn(FEATURES, 1, generator=generator, dtype=torch.float64)
+    root = torch.linalg.cholesky(memory["precision"])
+    mean = torch.cholesky_solve(memory["response"][:, None], root)
+    gains, squares = memory["gains"].tolist()
+    scale = exploration * math.sqrt(squares / gains) if squares else 1.0  # mean is 0: no matter
+    theta = mean + scale * torch.linalg.solve_triangular(root.T, draw, upper=True)
+    value = (contexts(memory, round) @ theta).squeeze(-1)
+    value = value.where(memory["asked"] > 0, math.inf)[order]
+    best = order[value.argsort(descending=True, stable=True)[:number]]
+    return tuple(sorted(best.tolist()))
+
+
+def learn(
+    memory: Payload,
+    round: int,
+    asked: Sequence[int],
+    heard: Sequence[int],
+    losses: Tensor,
+    rows: Tensor,
+    criterion: float,
+) -> Payload:
+    """What is known after a round.
+
+    Parameters
+    ----------
+    memory : of `begin` and `learn`
+    round : int
+    asked, heard : sequence of int
+        Clients that were to take part, and those of them that did.
+    losses, rows : Tensor of shape [heard]
+        Mean local loss of each, and the rows that it trained on.
+    criterion : float
+        On held-out rows, after the round. Where it is not finite, or there is none to compare it
+        with, the round teaches nothing about gains.
+    """
+    new = {name: value.clone() for name, value in memory.items()}
+    gain = memory["criterion"].item() - criterion
+    if math.isfinite(gain):
+        x = contexts(memory, round)[list(heard)]
+        new["precision"] += x.T @ x
+        new["response"] += gain * x.sum(0)
+        new["gains"] += torch.tensor([1.0, gain**2], dtype=torch.float64)
+    if math.isfinite(criterion):
+        new["criterion"].fill_(criterion)
+    at = torch.tensor(heard, dtype=torch.long)
+    loss = losses.double().cpu()
+    new["fall"][at] = memory["loss"][at] - loss
+    new["loss"][at] = loss
+    new["rows"][at] = rows.double().cpu()
+    new["asked"][list(asked)] = float(round)
+    return new
