@@ -262,12 +262,25 @@ class PTFUCHConfig(Section):
     space: Literal["global", "private"] = "global"  # whose embeddings the sent prototypes are of
 
 
+class CCLConfig(Section):
+    """Of `fedsyn.methods.ccl`; its queue and temperature are those of ``objective.moco``."""
+
+    fusion: bool = True  # others' features are negatives
+    matching: NonNegative = 1.0  # weight of the entropy over neighbours; 0: no matching
+    neighbours: Annotated[int, Field(ge=2)] = 10
+    warmup: Whole = 5  # rounds without matching
+    features: Count = 256  # that a client sends
+    remote: Count = 1024  # that everybody is sent
+    mixed: Count = 1  # pictures in one that is shared the features of; 1: plain pictures
+    signs: bool = False  # random signs of its pixels
+
+
 class MethodConfig(Section):
     """The federated algorithm and the clients' local training."""
 
     name: Literal[
         "fedavg", "fedprox", "scaffold", "moon", "feddyn", "fednova", "fedadam", "fedyogi",
-        "pt_fuch", "local", "centralised",
+        "pt_fuch", "ccl", "local", "centralised",
     ] = "fedavg"  # fmt: skip
     weighting: Literal["size", "uniform"] = "size"
     epochs: Count = 2
@@ -282,6 +295,7 @@ class MethodConfig(Section):
     feddyn: FedDynConfig = FedDynConfig()
     adaptive: AdaptiveConfig = AdaptiveConfig()
     pt_fuch: PTFUCHConfig = PTFUCHConfig()
+    ccl: CCLConfig = CCLConfig()
 
     @pydantic.model_validator(mode="after")
     def _drift_is_of_plain_sgd(self) -> Self:
@@ -468,6 +482,15 @@ class Config(Section):
             )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _ccl_has_a_queue(self) -> Self:
+        if self.method.name == "ccl" and self.objective.name != "moco":
+            raise ValueError(
+                "method.name = 'ccl' keeps the queue of objective.name = 'moco', "
+                f"got {self.objective.name!r}"
+            )
+        return self
+
     @property
     def synthesis_mode(self) -> Literal["off", "on", "oracle"]:
         """The synthesis in force: bounds, other tasks and `WITHOUT_SYNTHESIS` have none."""
@@ -509,7 +532,7 @@ class Config(Section):
 
 
 # The task of methods that cannot learn retrieval, or were made for another.
-METHOD_TASKS: Mapping[str, Task] = {}
+METHOD_TASKS: Mapping[str, Task] = {"ccl": "representation"}
 # Tasks whose features are pixels, without texts.
 PICTURE_TASKS: tuple[Task, ...] = ("representation",)
 # Methods whose clients learn from labels whatever the task.

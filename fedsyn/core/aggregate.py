@@ -5,10 +5,12 @@ clients; they are added up one client after another in float64, so the result do
 clients were stacked.
 """
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
-from fedsyn.core.payload import Payload
+from fedsyn.core.payload import Payload, append
 
 WEIGHT = "weight"  # the key of the sum of weights among the sums
 
@@ -46,6 +48,16 @@ def add_weighted(
 def add_sums(sums: Payload, more: Payload) -> Payload:
     """Both sums as one, name by name."""
     return {name: value + more[name] for name, value in sums.items()} if sums else more
+
+
+def add_with_rows(sums: Payload, more: Payload, rows: Collection[str]) -> Payload:
+    """Both sums as one, but the tensors named ``rows``, of which the second's come behind."""
+    plain, behind = (
+        {name: value for name, value in more.items() if (name in rows) == among}
+        for among in (False, True)
+    )
+    known = {name: value for name, value in sums.items() if name not in rows}
+    return add_sums(known, plain) | append(sums, behind)
 
 
 def mean(sums: Payload) -> Payload:

@@ -21,3 +21,8 @@ def concatenate(chunks: Iterable[Mapping[str, Tensor]]) -> Payload:
     """One stacked payload from stacked chunks, in order."""
     chunks = list(chunks)
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def append(known: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> Payload:
+    """Each tensor of ``more``, behind the rows that are ``known`` under its name."""
+    return {n: torch.cat([known[n], rows]) if n in known else rows for n, rows in more.items()}

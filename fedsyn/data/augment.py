@@ -20,6 +20,7 @@ from fedsyn.data.features import LUMA
 NUMBERS = (
     "area", "ratio", "x", "y", "mirror", "light", "contrast", "colour", "grey", "soft", "sigma",
 )  # fmt: skip
+EPSILON = torch.finfo(torch.float32).tiny  # of a random number whose logarithm is taken
 RATIO = 4 / 3  # most that a crop is stretched
 SIGMA = 0.1, 2.0  # of the blur, in pixels
 
@@ -59,6 +60,33 @@ def augment(
     maps = torch.where(_wide(grey < config.grey), _luma(maps), maps)
     maps = torch.where(_wide(soft < config.blur), _blurred(maps, sigma), maps)
     return (maps * 2 - 1).movedim(1, -1).reshape(pictures.shape)
+
+
+def hide(
+    pictures: Tensor,  # [C, B, D], of each client the first few exist
+    sizes: Sequence[int],  # how many, of each client
+    generators: Sequence[torch.Generator],  # one a client
+    mixed: int,
+    signs: bool,
+) -> Tensor:  # [C, B, D]
+    """Each picture mixed with ``mixed - 1`` others of its client, and its pixels' signs at random.
+
+    The weights are uniform on the simplex. After InstaHide (Huang et al. 2020, arXiv 2010.02772),
+    which also bounds the largest weight.
+    """
+    hidden = pictures.clone()
+    for client, (size, generator) in enumerate(zip(sizes, generators, strict=True)):
+        held = pictures[client, :size]
+        weight = -torch.rand(mixed, size, generator=generator).clamp(min=EPSILON).log()
+        weight = (weight / weight.sum(0)).to(held)
+        own = weight[0, :, None] * held
+        for share in weight[1:]:
+            other = torch.randperm(size, generator=generator).to(held.device)
+            own = own + share[:, None] * held[other]
+        if signs:
+            own = own * (2 * torch.randint(2, own.shape, generator=generator) - 1).to(held)
+        hidden[client, :size] = own
+    return hidden
 
 
 def _cropped(

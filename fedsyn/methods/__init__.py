@@ -9,6 +9,7 @@ from typing import Any
 from fedsyn.methods import (
     adaptive,
     bounds,
+    ccl,
     fedavg,
     feddyn,
     fednova,
@@ -29,6 +30,7 @@ METHODS: Mapping[str, Method[Any]] = {
     "fedadam": adaptive.FEDADAM,
     "fedyogi": adaptive.FEDYOGI,
     "pt_fuch": pt_fuch.METHOD,
+    "ccl": ccl.METHOD,
     "local": bounds.LOCAL,
     "centralised": bounds.CENTRALISED,
 }

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fedsyn.config import MethodConfig
-from fedsyn.core.payload import Payload, concatenate
+from fedsyn.core.payload import Payload, append
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method, Problem
 
@@ -20,8 +20,7 @@ def _own_down(state: Payload, ids: tuple[int, ...]) -> Payload:
 def _own_hear(
     heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
 ) -> Payload:
-    more = {"ids": torch.tensor(ids), "model": payload["model"]}
-    return concatenate([heard, more]) if heard else more
+    return append(heard, {"ids": torch.tensor(ids), "model": payload["model"]})
 
 
 def _own_server(

@@ -33,10 +33,10 @@ from torch import Tensor
 
 from fedsyn import ops
 from fedsyn.config import MethodConfig, PTFUCHConfig
-from fedsyn.core.aggregate import add_sums
+from fedsyn.core.aggregate import add_with_rows
 from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
-from fedsyn.core.payload import Payload, concatenate
+from fedsyn.core.payload import Payload, append
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method
 from fedsyn.models.retrieval import fuse
@@ -49,6 +49,8 @@ from fedsyn.tasks.retrieval import RetrievalProblem
 
 # The least that L_kd is divided by: a client with a single cluster has L_clu = 0.
 LEAST = 0.1
+# What the server hears of each client alone, beside the sums over all.
+ROWS = ("prototypes", "counts")
 # Prototypes [C, M, d], unit rows, and the pairs behind each [C, M]: 0 where there is none.
 Clusters = tuple[Tensor, Tensor]
 
@@ -180,23 +182,13 @@ def hear(
     heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
 ) -> Payload:
     """Sums over the clients' models, and all their prototypes."""
-    sent = _prototypes(payload)
-    known = [_prototypes(heard), sent] if heard else [sent]
-    heard = fedavg.hear(heard, ids, {"model": payload["model"]}, sizes, config)
-    return heard | concatenate(known)
+    sums = fedavg.hear(heard, ids, {"model": payload["model"]}, sizes, config)
+    return sums | append(heard, {name: payload[name] for name in ROWS})
 
 
 def merge(heard: Payload, more: Payload) -> Payload:
     """Sums of sums, and all prototypes."""
-    if not heard:
-        return more
-    prototypes = concatenate([_prototypes(heard), _prototypes(more)])
-    sums = [{k: v for k, v in each.items() if k not in prototypes} for each in (heard, more)]
-    return add_sums(*sums) | prototypes
-
-
-def _prototypes(payload: Payload) -> Payload:
-    return {name: payload[name] for name in ("prototypes", "counts")}
+    return add_with_rows(heard, more, ROWS)
 
 
 def server(

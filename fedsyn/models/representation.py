@@ -22,9 +22,9 @@ class RepresentationNet:
 
     ``head`` projects features (Chen et al. 2020, arXiv 2002.05709, section 4.2); ``predictor``,
     which only some objectives have, follows it (Grill et al. 2020, arXiv 2006.07733, section 3.1).
-    Between their layers every unit is standardised over the batch: batch normalisation without a
-    learnt scale, and without running statistics that clients would have to agree on, for neither
-    is ever applied to a single picture.
+    Their hidden layers have batch normalisation, whose shift is the layer's bias: without a learnt
+    scale, and without running statistics that clients would have to agree on, for neither head is
+    ever applied to a single picture.
     """
 
     encoder: ResNet
@@ -85,7 +85,7 @@ def _through(
     valid: Tensor,  # [C, B] bool
     head: Literal["linear", "unit"],
 ) -> Tensor:  # [C, B, out]
-    """A perceptron whose hidden units are standardised over the valid rows of the batch."""
+    """A perceptron whose hidden units are normalised over the valid rows of the batch."""
     layers = list(pairwise(mlp.widths))
     sizes = [(fan_in + 1) * fan_out for fan_in, fan_out in layers]
     *hidden, last = zip(layers, params.split(sizes, -1), strict=True)
@@ -93,9 +93,10 @@ def _through(
     number = taken.sum(1, keepdim=True).clamp(min=1)
     for widths, own in hidden:
         x = ops.mlp(x, own, (widths,))
-        x = x - x.masked_fill(~taken, 0).sum(1, keepdim=True) / number
+        x = x - x.masked_fill(~taken, 0).sum(1, keepdim=True) / number  # and so without the bias
         variance = x.masked_fill(~taken, 0).square().sum(1, keepdim=True) / number
-        x = (x * (variance + EPSILON).rsqrt()).relu()
+        bias = own[:, None, -widths[1] :]
+        x = (x * (variance + EPSILON).rsqrt() + bias).relu()
     return ops.mlp(x, last[1], (last[0],), head=head)
 
 

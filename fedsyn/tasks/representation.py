@@ -95,11 +95,13 @@ class RepresentationProblem(Problem):
 
     def views(self, index: Tensor, valid: Tensor, numbers: Tensor) -> Views:
         """Two views of each picture ``[C, B]``, by numbers ``[C, B, 2, numbers]``."""
-        pictures = self.features[index].unflatten(-1, self.net.encoder.picture)
-        first, second = (
-            augment.augment(pictures, own, self.augment).flatten(-3) for own in numbers.unbind(-2)
-        )
+        first, second = (self.view(index, own) for own in numbers.unbind(-2))
         return Views(first, second, valid)
+
+    def view(self, index: Tensor, numbers: Tensor) -> Tensor:
+        """A view ``[C, B, D]`` of each picture ``[C, B]``, by numbers ``[C, B, numbers]``."""
+        pictures = self.features[index].unflatten(-1, self.net.encoder.picture)
+        return augment.augment(pictures, numbers, self.augment).flatten(-3)
 
     def held_out(
         self, models: Tensor, rows: Sequence[np.ndarray], batch: int

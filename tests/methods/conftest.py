@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from fedsyn import streams
-from fedsyn.config import MethodConfig
+from fedsyn.config import METHOD_TASKS, AugmentConfig, MethodConfig, ModelConfig
 from fedsyn.core.cohort import Cohort, chunks
 from fedsyn.methods import METHODS
+from fedsyn.models import representation
 from fedsyn.models.mlp import MLP
 from fedsyn.models.retrieval import RetrievalNet
 from fedsyn.objectives.info_nce import InfoNCE
+from fedsyn.objectives.moco import MoCo
+from fedsyn.tasks.base import Problem
+from fedsyn.tasks.representation import RepresentationProblem
 from fedsyn.tasks.retrieval import RetrievalProblem
 
 TEMPERATURE = 0.5
@@ -65,9 +69,9 @@ def descend(w, loss, lr, steps, extra=lambda w: 0):
 
 @dataclass(frozen=True)
 class World:
-    """Clients that hold ``sizes`` pairs each."""
+    """Clients that hold ``sizes`` rows each."""
 
-    problem: RetrievalProblem
+    problem: Problem
     model: torch.Tensor  # [P]
     sizes: tuple[int, ...]
 
@@ -128,10 +132,40 @@ def build(*sizes):
     return World(problem, model, sizes)
 
 
+def build_pictures(*sizes):
+    """A world of clients that hold so many pictures of 4 x 4 pixels, without augmentation."""
+    draw = torch.Generator().manual_seed(1)
+    features = 2 * torch.rand(max(sum(sizes), 1), 16, generator=draw, dtype=torch.float64) - 1
+    still = AugmentConfig(crop=1, brightness=0, contrast=0, saturation=0, grey=0)
+    net = representation.build(
+        ModelConfig(channels=(8,), hidden=(6,), dim=4), (4, 4, 1), predicts=False
+    )
+    objective = MoCo(TEMPERATURE, momentum=0.9, queue=16)
+    problem = RepresentationProblem(
+        features=features, net=net, objective=objective, criterion=objective, augment=still
+    )
+    return World(problem, net.init(draw).double(), sizes)
+
+
+WORLDS = {"retrieval": build, "representation": build_pictures}
+
+
 @pytest.fixture(scope="session")
 def world():
     """``world(5, 0, 3)``: clients that hold so many pairs."""
     return build
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """``pictures(5, 0, 3)``: clients that hold so many pictures."""
+    return build_pictures
+
+
+@pytest.fixture(scope="session")
+def world_of():
+    """``world_of(method)(5, 0, 3)``: clients with so many rows of the method's own task."""
+    return lambda name: WORLDS[METHOD_TASKS.get(name, "retrieval")]
 
 
 @pytest.fixture(scope="session")

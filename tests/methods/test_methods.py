@@ -68,7 +68,7 @@ def test_only_the_centralised_bound_pools():
     assert [name for name, method in METHODS.items() if method.pooled] == ["centralised"]
 
 
-RAGGED = (9, 0, 2, 1, 7)
+RAGGED = (9, 0, 4, 1, 7)
 
 
 def same(mine, theirs, **tolerance):
@@ -79,8 +79,8 @@ def same(mine, theirs, **tolerance):
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("sampled", [lambda r, c: True, lambda r, c: (r + c) % 2 == 0])
-def test_stacked_clients_and_one_by_one_agree(world, plain, name, sampled):
-    there, config = world(*RAGGED), plain.model_copy(update={"batch": 4})
+def test_stacked_clients_and_one_by_one_agree(world_of, plain, name, sampled):
+    there, config = world_of(name)(*RAGGED), plain.model_copy(update={"batch": 4})
     state, kept = there.play(name, config, rounds=3, stack=5, sampled=sampled)
     alone, kept_alone = there.play(name, config, rounds=3, stack=1, sampled=sampled)
     same(state, alone)
@@ -91,9 +91,9 @@ def test_stacked_clients_and_one_by_one_agree(world, plain, name, sampled):
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
-def test_single_precision_follows_double(world, plain, name, optimizer):
+def test_single_precision_follows_double(world_of, plain, name, optimizer):
     config = plain.model_copy(update={"optimizer": optimizer, "lr": 1e-3, "momentum": 0.5})
-    there = world(*RAGGED)
+    there = world_of(name)(*RAGGED)
     state, _ = there.play(name, config, rounds=1)
     single, _ = there.single().play(name, config, rounds=1)
     assert single["model"].dtype == torch.float32
@@ -103,7 +103,7 @@ def test_single_precision_follows_double(world, plain, name, optimizer):
 @pytest.mark.parametrize("name", METHODS)
 @settings(deadline=None, max_examples=6)
 @given(sizes=st.lists(st.integers(0, 5), min_size=1, max_size=4), batch=st.integers(2, 3))
-def test_any_clients_go_through_two_rounds(world, name, sizes, batch):
-    state, kept = world(*sizes).play(name, MethodConfig(batch=batch, epochs=1))
+def test_any_clients_go_through_two_rounds(world_of, name, sizes, batch):
+    state, kept = world_of(name)(*sizes).play(name, MethodConfig(batch=batch, epochs=1))
     payloads = [state, *kept.values()]
     assert all(value.isfinite().all() for payload in payloads for value in payload.values())

@@ -1,4 +1,4 @@
-"""The representation network: an encoder, and heads that standardise over the batch."""
+"""The representation network: an encoder, and heads with batch normalisation."""
 
 import pytest
 import torch
@@ -22,11 +22,10 @@ def in_torch(named, prefix, rows):
     """Layers of torch's modules with batch normalisation between them."""
     for layer in range(3):
         weight, bias = named[f"{prefix}.{layer}.weight"], named[f"{prefix}.{layer}.bias"]
-        rows = nn.functional.linear(rows, weight.T, bias[0])
-        if layer < 2:
-            normal = nn.BatchNorm1d(rows.shape[1], affine=False, track_running_stats=False)
-            rows = nn.functional.relu(normal(rows))
-    return rows
+        if layer == 2:
+            return nn.functional.linear(rows, weight.T, bias[0])
+        normal = nn.BatchNorm1d(weight.shape[1], affine=False, track_running_stats=False)
+        rows = nn.functional.relu(normal(rows @ weight) + bias)
 
 
 def test_the_heads_are_perceptrons_with_batch_normalisation():
