@@ -275,12 +275,18 @@ class CCLConfig(Section):
     signs: bool = False  # random signs of its pixels
 
 
+class FedFoAConfig(Section):
+    """Of `fedsyn.methods.fedfoa`."""
+
+    mu: NonNegative = 1.0
+
+
 class MethodConfig(Section):
     """The federated algorithm and the clients' local training."""
 
     name: Literal[
         "fedavg", "fedprox", "scaffold", "moon", "feddyn", "fednova", "fedadam", "fedyogi",
-        "pt_fuch", "ccl", "local", "centralised",
+        "pt_fuch", "ccl", "fedfoa", "local", "centralised",
     ] = "fedavg"  # fmt: skip
     weighting: Literal["size", "uniform"] = "size"
     epochs: Count = 2
@@ -296,6 +302,7 @@ class MethodConfig(Section):
     adaptive: AdaptiveConfig = AdaptiveConfig()
     pt_fuch: PTFUCHConfig = PTFUCHConfig()
     ccl: CCLConfig = CCLConfig()
+    fedfoa: FedFoAConfig = FedFoAConfig()
 
     @pydantic.model_validator(mode="after")
     def _drift_is_of_plain_sgd(self) -> Self:
@@ -532,7 +539,7 @@ class Config(Section):
 
 
 # The task of methods that cannot learn retrieval, or were made for another.
-METHOD_TASKS: Mapping[str, Task] = {"ccl": "representation"}
+METHOD_TASKS: Mapping[str, Task] = {"ccl": "representation", "fedfoa": "representation"}
 # Tasks whose features are pixels, without texts.
 PICTURE_TASKS: tuple[Task, ...] = ("representation",)
 # Methods whose clients learn from labels whatever the task.

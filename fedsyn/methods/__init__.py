@@ -12,6 +12,7 @@ from fedsyn.methods import (
     ccl,
     fedavg,
     feddyn,
+    fedfoa,
     fednova,
     fedprox,
     moon,
@@ -31,6 +32,7 @@ METHODS: Mapping[str, Method[Any]] = {
     "fedyogi": adaptive.FEDYOGI,
     "pt_fuch": pt_fuch.METHOD,
     "ccl": ccl.METHOD,
+    "fedfoa": fedfoa.METHOD,
     "local": bounds.LOCAL,
     "centralised": bounds.CENTRALISED,
 }

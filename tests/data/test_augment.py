@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedsyn import streams
 from fedsyn.config import AugmentConfig
-from fedsyn.data.augment import NUMBERS, augment, draw
+from fedsyn.data.augment import NUMBERS, augment, draw, hide
 
 STILL = AugmentConfig(crop=1.0, flip=0.0, brightness=0, contrast=0, saturation=0, grey=0, blur=0)
 EVERYTHING = AugmentConfig(crop=0.2, flip=0.5, blur=0.5)
@@ -123,3 +123,34 @@ def test_a_gradient_reaches_the_picture():
 def test_what_is_no_picture_is_refused(shape):
     with pytest.raises(ValueError, match=r"expected \[\.\.\., H, W, 1 or 3\] and \[\.\.\., 11\]"):
         augment(torch.zeros(shape), torch.zeros(2, 11), STILL)
+
+
+def hidden(x, sizes=(4, 2), mixed=3, signs=False, seed=0):
+    generators = [streams.generator(seed, "hide", 1, client) for client in range(len(sizes))]
+    return hide(x, sizes, generators, mixed, signs)
+
+
+def test_a_hidden_picture_is_a_mixture_of_its_clients_pictures():
+    x = torch.eye(6, dtype=torch.float64).expand(2, 6, 6)
+    mixture = hidden(x)
+    for client, size in enumerate((4, 2)):
+        own = mixture[client, :size]
+        torch.testing.assert_close(own.sum(-1), torch.ones(size, dtype=torch.float64))
+        assert (own >= 0).all() and not own[:, size:].any()
+        assert (own.diagonal() > 0).all() and not torch.equal(own, x[client, :size])
+    assert torch.equal(mixture[1, 2:], x[1, 2:])
+
+
+def test_hidden_signs_keep_sizes():
+    x = pictures(2, 4, 4, 4, 1).flatten(2)
+    signed = hidden(x, mixed=1, signs=True)
+    torch.testing.assert_close(signed.abs(), x.abs())
+    share = (signed[0] == -x[0]).double().mean()
+    assert 0.2 < share < 0.8
+    assert torch.equal(hidden(x, mixed=1), x)
+
+
+def test_a_client_hides_its_pictures_alike_alone_and_in_a_stack():
+    x = pictures(2, 4, 4, 4, 1).flatten(2)
+    alone = hidden(x[:1], sizes=(4,), signs=True)
+    assert torch.equal(alone[0], hidden(x, signs=True)[0])
