@@ -514,8 +514,8 @@ class Config(Section):
 
     @property
     def uses_labels(self) -> bool:
-        """Whether clients learn from labels, or metrics need them."""
-        return self.task.name != "retrieval" or self.method.name in WITH_LABELS
+        """Whether clients learn from labels."""
+        return self.task.name not in UNSUPERVISED_TASKS or self.method.name in WITH_LABELS
 
     @property
     def trains_generators(self) -> bool:
@@ -542,6 +542,8 @@ class Config(Section):
 METHOD_TASKS: Mapping[str, Task] = {"ccl": "representation", "fedfoa": "representation"}
 # Tasks whose features are pixels, without texts.
 PICTURE_TASKS: tuple[Task, ...] = ("representation",)
+# Tasks whose clients need no labels.
+UNSUPERVISED_TASKS: tuple[Task, ...] = ("retrieval", "representation")
 # Methods whose clients learn from labels whatever the task.
 WITH_LABELS: tuple[str, ...] = ()
 # Methods whose server has no model of the clients' pairs that synthesis could fine-tune.

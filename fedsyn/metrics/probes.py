@@ -19,7 +19,7 @@ NEIGHBOURS = 20
 TEMPERATURE = 0.07  # of a neighbour's weight
 ITERATIONS = 1000  # of the linear classifier, at most
 SHARES: Mapping[str, float] = {"semi_1": 0.01, "semi_10": 0.1}
-METRICS = ("linear_probe", "linear_probe_balanced", "knn", *SHARES)
+METRICS = ("linear_probe", "knn", *SHARES)
 
 
 def predict(
@@ -60,7 +60,7 @@ def predict(
 
 
 def judge(predicted: Mapping[str, Tensor], label: Tensor) -> dict[str, float]:
-    """The accuracy of each probe, and of the linear one also the mean over classes.
+    """The accuracy of each probe.
 
     Parameters
     ----------
@@ -72,14 +72,12 @@ def judge(predicted: Mapping[str, Tensor], label: Tensor) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        ``linear_probe``, ``linear_probe_balanced``, ``knn``, ``semi_1``, ``semi_10``; NaN where
-        there is nothing to judge.
+        ``linear_probe``, ``knn``, ``semi_1``, ``semi_10``; NaN where there is nothing to judge.
     """
-    if not predicted:
-        return dict.fromkeys(METRICS, float("nan"))
-    found = {name: classification.evaluate(guess, label) for name, guess in predicted.items()}
-    metrics = {name: accuracies["accuracy"] for name, accuracies in found.items()}
-    return metrics | {"linear_probe_balanced": found["linear_probe"]["balanced_accuracy"]}
+    found = dict.fromkeys(METRICS, float("nan"))
+    for name, classes in predicted.items():
+        found[name] = classification.evaluate(classes, label)["accuracy"]
+    return found
 
 
 def linear(training: Tensor, label: Tensor, test: Tensor) -> Tensor:  # [m] long

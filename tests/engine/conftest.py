@@ -51,7 +51,50 @@ def settings(pairs):
     ]
 
 
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A file of 96 training and 24 test pictures of 8 x 8 pixels."""
+    draw = np.random.default_rng(0)
+    label = np.arange(120) % 4
+    image = draw.integers(0, 90, (120, 8, 8)) + 50 * (label[:, None, None] % 2)
+    image[label > 1, :4] += 60
+    split = np.where(np.arange(120) % 5 == 0, "test", "train")
+    path = tmp_path_factory.mktemp("data") / "pictures.npz"
+    text = np.array(["", "a", "b", "c"])[label]
+    np.savez(path, image=image.astype(np.uint8), text=text, label=label, split=split)
+    return path
+
+
 @pytest.fixture
-def make(settings):
-    """``make("key=value", ...)``: the small configuration with overrides."""
-    return lambda *overrides: config.load(None, [*settings, *overrides])
+def picture_settings(pictures):
+    """The overrides of a run on pictures that takes a second."""
+    return [
+        f"data.path={pictures}",
+        "data.public=0.2",  # for metrics that fit something to labels
+        "partition.min_size=2",
+        "partition.alpha=1.0",
+        "model.channels=[8]",
+        "model.hidden=[8]",
+        "model.dim=6",
+        "method.batch=8",
+        "objective.moco.queue=16",
+        "method.ccl.features=4",
+        "method.ccl.remote=12",
+        "method.ccl.warmup=1",
+        "run.rounds=3",
+        "engine.threads=1",
+        "engine.checkpoint_seconds=0",
+    ]
+
+
+@pytest.fixture
+def make(settings, picture_settings):
+    """``make("key=value", ...)``: the task's small configuration with overrides."""
+    by_task = {"retrieval": settings, "representation": picture_settings}
+
+    def build(*overrides):
+        given = dict(override.split("=", 1) for override in overrides)
+        task = given.get("task", config.METHOD_TASKS.get(given.get("method"), "retrieval"))
+        return config.load(None, [*by_task[task], *overrides])
+
+    return build
