@@ -131,6 +131,15 @@ def test_nobody_meets_its_own_features(pictures, config):
     assert not torch.allclose(before["model"][1], after["model"][1])
 
 
+def test_a_client_leaves_what_it_is_given_as_it_is(pictures, config):
+    there = pictures(5, 3)
+    payload, kept = received(there), held(there)
+    before = [{name: value.clone() for name, value in each.items()} for each in (payload, kept)]
+    there.client("ccl", payload, kept, config)
+    for each, old in zip((payload, kept), before, strict=True):
+        assert all(torch.equal(value, old[name]) for name, value in each.items())
+
+
 def test_matching_begins_after_the_warmup(pictures, config):
     there = pictures(5, 3)
     without = config.model_copy(update={"ccl": OWN.model_copy(update={"matching": 0.0})})
