@@ -96,6 +96,7 @@ class ModelConfig(Section):
     bits: Whole = 0  # code length of tanh hash codes; 0 for continuous unit-norm embeddings
     channels: tuple[Channels, ...] = (16, 32, 64)  # of each stage of a residual network of pictures
     blocks: Count = 1  # a stage
+    stride: Count = 1  # of its first convolution
 
 
 class UCCHConfig(Section):
@@ -196,12 +197,21 @@ class BYOLConfig(Section):
     momentum: Share = 0.99
 
 
+class TeacherConfig(Section):
+    """A frozen dual encoder of pictures and texts that some methods learn from."""
+
+    name: Literal["glyphs", "run", "open_clip", "transformers"] = "glyphs"
+    path: str = ""  # a run's directory, or the model's file or folder
+    architecture: str = "ViT-B-32"  # of open_clip
+    prompt: str = "a picture of {}"  # of a class
+
+
 class ObjectiveConfig(Section):
-    """What a client minimises without labels."""
+    """What a client minimises."""
 
     name: Literal[
         "info_nce", "alignment_uniformity", "ucch", "djsrh", "jdsh", "dgcpn", "cirh",
-        "simclr", "moco", "byol",
+        "simclr", "moco", "byol", "cross_entropy",
     ] = "info_nce"  # fmt: skip
     temperature: Positive = 1.0  # of info_nce
     learnable: bool = False  # temperature learnt (and federated) with the model
@@ -281,12 +291,34 @@ class FedFoAConfig(Section):
     mu: NonNegative = 1.0
 
 
+class CReFFConfig(Section):
+    """Of `fedsyn.synthesis.gradient_matching`, for the methods creff and clip2fl."""
+
+    repeats: Count = 10  # draws behind a client's gradient of a class
+    draw: Count = 32  # most rows of a class in one
+    features: Count = 100  # federated features of a class
+    steps: Whole = 100  # of the search for them, a round
+    lr: Positive = 0.1
+    classifier_epochs: Count = 300
+    classifier_batch: Count = 256  # published: 32 at a rate of 0.01
+    classifier_lr: Positive = 0.08
+
+
+class CLIP2FLConfig(Section):
+    """Of `fedsyn.methods.clip2fl`; the federated features are those of ``creff``."""
+
+    distillation: NonNegative = 1.0  # α
+    temperature: Positive = 3.0  # of the distillation
+    contrast: NonNegative = 0.001  # β
+    contrast_temperature: Positive = 0.1  # τ
+
+
 class MethodConfig(Section):
     """The federated algorithm and the clients' local training."""
 
     name: Literal[
         "fedavg", "fedprox", "scaffold", "moon", "feddyn", "fednova", "fedadam", "fedyogi",
-        "pt_fuch", "ccl", "fedfoa", "local", "centralised",
+        "pt_fuch", "ccl", "fedfoa", "creff", "clip2fl", "local", "centralised",
     ] = "fedavg"  # fmt: skip
     weighting: Literal["size", "uniform"] = "size"
     epochs: Count = 2
@@ -303,6 +335,8 @@ class MethodConfig(Section):
     pt_fuch: PTFUCHConfig = PTFUCHConfig()
     ccl: CCLConfig = CCLConfig()
     fedfoa: FedFoAConfig = FedFoAConfig()
+    creff: CReFFConfig = CReFFConfig()
+    clip2fl: CLIP2FLConfig = CLIP2FLConfig()
 
     @pydantic.model_validator(mode="after")
     def _drift_is_of_plain_sgd(self) -> Self:
@@ -461,6 +495,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     method: MethodConfig = MethodConfig()
+    teacher: TeacherConfig = TeacherConfig()
     synthesis: SynthesisConfig = SynthesisConfig()
     engine: EngineConfig = EngineConfig()
     flower: FlowerConfig = FlowerConfig()
@@ -513,6 +548,11 @@ class Config(Section):
         return self.task.name in PICTURE_TASKS
 
     @property
+    def has_teacher(self) -> bool:
+        """Whether the method learns from the teacher."""
+        return self.method.name in WITH_TEACHER
+
+    @property
     def uses_labels(self) -> bool:
         """Whether clients learn from labels."""
         return self.task.name not in UNSUPERVISED_TASKS or self.method.name in WITH_LABELS
@@ -539,21 +579,36 @@ class Config(Section):
 
 
 # The task of methods that cannot learn retrieval, or were made for another.
-METHOD_TASKS: Mapping[str, Task] = {"ccl": "representation", "fedfoa": "representation"}
+METHOD_TASKS: Mapping[str, Task] = {
+    "ccl": "representation",
+    "fedfoa": "representation",
+    "creff": "image_classification",
+    "clip2fl": "image_classification",
+}
 # Tasks whose features are pixels, without texts.
-PICTURE_TASKS: tuple[Task, ...] = ("representation",)
-# Tasks whose clients need no labels.
+PICTURE_TASKS: tuple[Task, ...] = ("representation", "image_classification")
+# Tasks whose clients need no labels; others have no use for rows without.
 UNSUPERVISED_TASKS: tuple[Task, ...] = ("retrieval", "representation")
 # Methods whose clients learn from labels whatever the task.
 WITH_LABELS: tuple[str, ...] = ()
+# Methods that learn from a teacher.
+WITH_TEACHER = ("clip2fl",)
 # Methods whose server has no model of the clients' pairs that synthesis could fine-tune.
 WITHOUT_SYNTHESIS = ("local", "centralised")
+# Views of pictures that leave them their class.
+MILD = {"crop": 0.8, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "grey": 0.0}
 # What differs from the fields' own defaults, by task.
 TASK_DEFAULTS: Mapping[Task, Mapping[str, Mapping[str, Any]]] = {
     "representation": {
         "data": {"standardize": False},
         "objective": {"name": "moco"},
         "run": {"criterion": "alignment_uniformity"},
+    },
+    "image_classification": {
+        "data": {"standardize": False},
+        "objective": {"name": "cross_entropy", "augment": MILD},
+        "model": {"stride": 2},
+        "method": {"lr": 3e-3, "batch": 32},
     },
 }
 
@@ -568,10 +623,17 @@ def _filled(tree: Mapping[str, Any]) -> dict[str, Any]:
         return given  # for validation to say what is wrong
     own: Task = METHOD_TASKS.get(str(given.get("method", {}).get("name")), "retrieval")
     task = given.get("task", {}).get("name", own)
-    filled = {name: dict(values) for name, values in TASK_DEFAULTS.get(task, {}).items()}
-    for name, values in (*given.items(), ("task", {"name": task})):
-        filled[name] = {**filled.get(name, {}), **values}
-    return filled
+    return _over(_over(TASK_DEFAULTS.get(task, {}), given), {"task": {"name": task}})
+
+
+def _over(tree: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree with the values of another in place of its own."""
+    nested = {
+        name: _over(tree[name], value)
+        for name, value in more.items()
+        if isinstance(value, Mapping) and isinstance(tree.get(name), Mapping)
+    }
+    return {**tree, **more, **nested}
 
 
 def load(path: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsyn.config import Config, DataConfig
+from fedsyn.config import UNSUPERVISED_TASKS, Config, DataConfig
 from fedsyn.data import cache
 from fedsyn.data.features import VERSION, hashed_counts, hog
 from fedsyn.data.glyphs import glyphs
@@ -63,6 +63,7 @@ def describe(
     looks = clients is None or config.partition.scheme in CLUSTERED
     image = _image_modality(pairs, config) if looks else None
     train, tested = train_test_rows(pairs, config.data)
+    train = _learnable(pairs, train, config)
     train = long_tail(pairs, train, config.partition.imbalance, config.data.split_seed)
     train, public = _without_public(train, config.data)
     pictures = pairs.image if image is None else image.descriptors
@@ -107,7 +108,7 @@ def describe_files(config: Config, files: Mapping[int, Path]) -> Described:
     pairs = _joined([(files[client], part) for client, part in parts.items()])
     rows, start = [NOTHING] * config.partition.clients, 0
     for client, part in parts.items():
-        rows[client] = np.arange(start, start + len(part))
+        rows[client] = _learnable(pairs, np.arange(start, start + len(part)), config)
         start += len(part)
     silos = _silos(config, rows, [NOTHING] * len(rows))
     return _described(config, pairs, silos, parts, NOTHING, NOTHING)
@@ -175,6 +176,18 @@ def train_test_rows(pairs: Pairs, config: DataConfig) -> tuple[np.ndarray, np.nd
     else:
         tested = pairs.split
     return np.flatnonzero(~tested), np.flatnonzero(tested)
+
+
+def _learnable(pairs: Pairs, train: np.ndarray, config: Config) -> np.ndarray:
+    """The training rows that the task has a use for."""
+    task = config.task.name
+    if task in UNSUPERVISED_TASKS:
+        return train
+    if pairs.label is None:
+        raise DataError(f"task.name = {task!r} learns from labels and {pairs.name} has none")
+    label = pairs.label[train]
+    known: np.ndarray = label >= 0 if label.ndim == 1 else label.any(axis=1)
+    return np.asarray(train[known])
 
 
 def _without_public(train: np.ndarray, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -276,22 +289,26 @@ def _joined(parts: Sequence[tuple[Path, Pairs]]) -> Pairs:
 def _image_modality(pairs: Pairs, config: Config) -> Modality:
     own = config.data
     if config.of_pictures:
-        return Modality("image", "features", _pixels(pairs, config.task.name), own.image_dim)
+        return Modality("image", "features", _pixels(pairs, config), own.image_dim)
     if not pairs.has_pixels:
         return Modality("image", "features", pairs.image, own.image_dim)
     name = cache.key("hog", pairs.image, version=VERSION)
     found = cache.cached(cache.folder(own.cache), name, lambda: {"hog": hog(pairs.image)})
-    channels = 3 if pairs.image.ndim == 4 else 1
-    size = (pairs.image.shape[1], pairs.image.shape[2], channels)
-    return Modality("image", "pixels", found["hog"], own.image_dim, size)
+    return Modality("image", "pixels", found["hog"], own.image_dim, pairs.picture)
 
 
-def _pixels(pairs: Pairs, task: str) -> np.ndarray:
+def _pixels(pairs: Pairs, config: Config) -> np.ndarray:
     """Pixels between -1 and 1, float32 [N, H * W * channels], channels last."""
+    task = config.task.name
     if not pairs.has_pixels:
         raise DataError(
             f"task.name = {task!r} looks at pictures; {pairs.name} has features "
             f"{list(pairs.image.shape)}"
+        )
+    if config.data.standardize:
+        raise ConfigError(
+            f"data.standardize = true changes pixels, and task.name = {task!r} looks at them as "
+            "they are"
         )
     flat: np.ndarray = pairs.image.reshape(len(pairs), -1).astype(np.float32)
     return flat / 127.5 - 1

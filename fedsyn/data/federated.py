@@ -63,6 +63,7 @@ class FederatedData:
     bytes_down: int
     mapped: MappedTensor | None = None  # the file that holds the features, where memory does not
     public: np.ndarray = field(default_factory=lambda: NOTHING)  # int64 rows that everybody has
+    picture: tuple[int, int, int] = (0, 0, 0)  # height, width and channels, where there are pixels
 
     @property
     def image(self) -> Tensor:
@@ -211,6 +212,7 @@ def finish(
         bytes_down=bytes_down,
         mapped=mapped,
         public=described.public,
+        picture=pairs.picture,
     )
 
 

@@ -41,6 +41,13 @@ class Pairs:
         return self.image.ndim > 2
 
     @property
+    def picture(self) -> tuple[int, int, int]:
+        """Height, width and channels of the pictures; zeros where there are features."""
+        if not self.has_pixels:
+            return 0, 0, 0
+        return self.image.shape[1], self.image.shape[2], 3 if self.image.ndim == 4 else 1
+
+    @property
     def has_strings(self) -> bool:
         """Whether the text side is strings rather than features."""
         return self.text.ndim == 1

@@ -10,6 +10,7 @@ from fedsyn.methods import (
     adaptive,
     bounds,
     ccl,
+    clip2fl,
     fedavg,
     feddyn,
     fedfoa,
@@ -33,6 +34,8 @@ METHODS: Mapping[str, Method[Any]] = {
     "pt_fuch": pt_fuch.METHOD,
     "ccl": ccl.METHOD,
     "fedfoa": fedfoa.METHOD,
+    "creff": clip2fl.CREFF,
+    "clip2fl": clip2fl.CLIP2FL,
     "local": bounds.LOCAL,
     "centralised": bounds.CENTRALISED,
 }

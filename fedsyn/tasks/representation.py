@@ -10,16 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from fedsyn import streams
-from fedsyn.config import AugmentConfig, Config, MethodConfig, ObjectiveConfig
-from fedsyn.core.batches import in_order, steps
+from fedsyn.config import Config, MethodConfig, ObjectiveConfig
+from fedsyn.core.batches import in_order
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.training import Loss
 from fedsyn.data import augment
 from fedsyn.data.federated import FederatedData
-from fedsyn.data.silos import Silo
 from fedsyn.errors import ConfigError
 from fedsyn.metrics import probes
 from fedsyn.models.representation import RepresentationNet, build
@@ -29,9 +27,8 @@ from fedsyn.objectives.info_nce import InfoNCE
 from fedsyn.objectives.moco import MoCo
 from fedsyn.objectives.simclr import SimCLR
 from fedsyn.objectives.views import Learner, Paired, ViewObjective, Views
-from fedsyn.tasks.base import Outputs, Penalty, Problem, check_objective
-
-BLOCK = 256  # pictures encoded at a time
+from fedsyn.tasks.base import Outputs, Penalty, check_objective
+from fedsyn.tasks.pictures import BLOCK, PictureProblem
 
 OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig], ViewObjective]] = {
     "simclr": lambda config: SimCLR(config.simclr.temperature),
@@ -43,7 +40,7 @@ OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig], ViewObjective]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class RepresentationProblem(Problem):
+class RepresentationProblem(PictureProblem):
     """Pictures, the network, and what clients minimise on two views of each.
 
     ``criterion`` judges models on held-out pictures.
@@ -52,11 +49,6 @@ class RepresentationProblem(Problem):
     net: RepresentationNet
     objective: ViewObjective
     criterion: ViewObjective
-    augment: AugmentConfig
-
-    def rows(self, silo: Silo) -> np.ndarray:
-        """All rows that have a picture, whatever else they have lost."""
-        return np.union1d(silo.pairs, silo.images)
 
     def loss(
         self, cohort: Cohort, config: MethodConfig, purpose: str, penalty: Penalty | None = None
@@ -75,19 +67,12 @@ class RepresentationProblem(Problem):
         penalty: Penalty | None = None,
     ) -> Loss:
         """The loss of one local training by a learner of the cohort's clients."""
-        taken = steps(cohort.sizes, config.batch, config.epochs).tolist()
-        numbers = [
-            augment.draw([stream], count, config.batch, 2)[0]
-            for stream, count in zip(cohort.streams(f"{purpose}.views"), taken, strict=True)
-        ]
-        longest = max(taken)
-        drawn = torch.stack([pad(own, (0, 0) * 3 + (0, longest - len(own))) for own in numbers], 1)
-        drawn = drawn.to(self.features)  # [S, C, B, 2, numbers]
+        numbers = self.numbers(cohort, config, purpose, 2)
 
         def loss(
             params: Tensor, clients: Tensor, index: Tensor, valid: Tensor, step: Tensor
         ) -> Tensor:
-            views = self.views(index, valid, drawn[step, clients])
+            views = self.views(index, valid, numbers[step, clients])
             seen = learner(params, clients, views, step)
             return seen.loss if penalty is None else seen.loss + penalty(clients, seen)
 
@@ -97,11 +82,6 @@ class RepresentationProblem(Problem):
         """Two views of each picture ``[C, B]``, by numbers ``[C, B, 2, numbers]``."""
         first, second = (self.view(index, own) for own in numbers.unbind(-2))
         return Views(first, second, valid)
-
-    def view(self, index: Tensor, numbers: Tensor) -> Tensor:
-        """A view ``[C, B, D]`` of each picture ``[C, B]``, by numbers ``[C, B, numbers]``."""
-        pictures = self.features[index].unflatten(-1, self.net.encoder.picture)
-        return augment.augment(pictures, numbers, self.augment).flatten(-3)
 
     def held_out(
         self, models: Tensor, rows: Sequence[np.ndarray], batch: int
@@ -172,11 +152,9 @@ def problem(config: Config, data: FederatedData, features: Tensor) -> Representa
             data.public if len(data.public) else np.setdiff1d(np.arange(len(data.pairs)), data.test)
         )
         labelled = known[data.one_label.numpy()[known] >= 0]
-    height, width, *channels = data.pairs.image.shape[1:]
-    picture = (height, width, channels[0] if channels else 1)
     return RepresentationProblem(
         features=features,
-        net=build(config.model, picture, objective.predicts),
+        net=build(config.model, data.picture, objective.predicts),
         label=data.one_label,
         public=torch.from_numpy(data.public),
         probed=torch.from_numpy(labelled),

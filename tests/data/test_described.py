@@ -222,3 +222,30 @@ def test_a_long_tail_is_of_training_rows_and_the_same_for_every_run_seed(write, 
     assert np.bincount(one.pairs.label[here]).tolist() == [15, 4, 1]
     assert np.array_equal(here, there)
     assert np.array_equal(one.test, np.flatnonzero(SPLIT == "test"))
+
+
+KINDS = np.where(np.arange(60) % 5 == 0, -1, np.arange(60) % 3)
+CLASSIFICATION = {
+    "task": {"name": "image_classification"},
+    "partition": {"scheme": "iid", "clients": 3, "min_size": 2},
+}
+
+
+def test_rows_without_a_label_are_nobodys_where_labels_are_learnt(write, configure):
+    path = write(label=KINDS)
+    whole = describe(configure(data={"path": str(path)}, **CLASSIFICATION))
+    mine = np.sort(np.concatenate([silo.training for silo in whole.silos]))
+    assert np.array_equal(mine, np.flatnonzero((SPLIT == "train") & (KINDS >= 0)))
+    assert np.array_equal(whole.test, np.flatnonzero(SPLIT == "test"))
+    node = describe_files(configure(**CLASSIFICATION), {1: path})
+    assert len(node.silos[1].training) == len(mine)
+    with pytest.raises(DataError, match=r"'image_classification' learns from labels and .* none"):
+        describe(configure(data={"path": str(write("none"))}, **CLASSIFICATION))
+
+
+def test_tasks_of_pictures_see_pixels_as_they_are(write, configure):
+    data = {"path": str(write(label=KINDS))}
+    found = describe(configure(data=data, **CLASSIFICATION)).image.descriptors
+    assert np.array_equal(found, (PIXELS.reshape(60, -1) / np.float32(127.5)) - 1)
+    with pytest.raises(ConfigError, match=r"data\.standardize = true changes pixels, and task"):
+        describe(configure(data=data | {"standardize": True}, **CLASSIFICATION))

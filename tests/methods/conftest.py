@@ -1,26 +1,31 @@
 """A tiny problem in float64, rounds of it, and the same mathematics written out pair by pair."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
 import torch
 
 from fedsyn import streams
-from fedsyn.config import METHOD_TASKS, AugmentConfig, MethodConfig, ModelConfig
+from fedsyn.config import METHOD_TASKS, AugmentConfig, CReFFConfig, MethodConfig, ModelConfig
 from fedsyn.core.cohort import Cohort, chunks
 from fedsyn.methods import METHODS
 from fedsyn.models import representation
 from fedsyn.models.mlp import MLP
+from fedsyn.models.picture_classifier import PictureClassifier
+from fedsyn.models.resnet import ResNet
 from fedsyn.models.retrieval import RetrievalNet
+from fedsyn.objectives.classification import cross_entropy
 from fedsyn.objectives.info_nce import InfoNCE
 from fedsyn.objectives.moco import MoCo
 from fedsyn.tasks.base import Problem
+from fedsyn.tasks.image_classification import ImageClassificationProblem
 from fedsyn.tasks.representation import RepresentationProblem
 from fedsyn.tasks.retrieval import RetrievalProblem
 
 TEMPERATURE = 0.5
 IMAGE, TEXT = (3, 4, 3), (2, 4, 3)
+STILL = AugmentConfig(crop=1, brightness=0, contrast=0, saturation=0, grey=0)
 
 
 def embedded(w, pair):
@@ -91,7 +96,9 @@ class World:
 
     def single(self):
         """The same in float32."""
-        problem = replace(self.problem, features=self.problem.features.float())
+        values = {each.name: getattr(self.problem, each.name) for each in fields(self.problem)}
+        double = {k: v for k, v in values.items() if getattr(v, "dtype", None) == torch.float64}
+        problem = replace(self.problem, **{name: v.float() for name, v in double.items()})
         return World(problem, self.model.float(), self.sizes)
 
     def client(self, name, payload, kept, config, ids=None, round=1):
@@ -136,18 +143,38 @@ def build_pictures(*sizes):
     """A world of clients that hold so many pictures of 4 x 4 pixels, without augmentation."""
     draw = torch.Generator().manual_seed(1)
     features = 2 * torch.rand(max(sum(sizes), 1), 16, generator=draw, dtype=torch.float64) - 1
-    still = AugmentConfig(crop=1, brightness=0, contrast=0, saturation=0, grey=0)
     net = representation.build(
         ModelConfig(channels=(8,), hidden=(6,), dim=4), (4, 4, 1), predicts=False
     )
     objective = MoCo(TEMPERATURE, momentum=0.9, queue=16)
     problem = RepresentationProblem(
-        features=features, net=net, objective=objective, criterion=objective, augment=still
+        features=features, net=net, objective=objective, criterion=objective, augment=STILL
     )
     return World(problem, net.init(draw).double(), sizes)
 
 
-WORLDS = {"retrieval": build, "representation": build_pictures}
+def build_labelled(*sizes):
+    """A world of clients that hold so many pictures of three classes, with a teacher."""
+    draw = torch.Generator().manual_seed(1)
+    rows = max(sum(sizes), 1)
+    net = PictureClassifier(ResNet("encoder", (4, 4, 1), (8,)), dim=3, classes=3)
+    problem = ImageClassificationProblem(
+        features=2 * torch.rand(rows, 16, generator=draw, dtype=torch.float64) - 1,
+        net=net,
+        label=torch.randint(3, (rows,), generator=draw),
+        objective=cross_entropy,
+        augment=STILL,
+        knowledge=3 * torch.randn(rows, 3, generator=draw, dtype=torch.float64),
+        prototypes=torch.eye(3, dtype=torch.float64),
+    )
+    return World(problem, net.init(draw).double(), sizes)
+
+
+WORLDS = {
+    "retrieval": build,
+    "representation": build_pictures,
+    "image_classification": build_labelled,
+}
 
 
 @pytest.fixture(scope="session")
@@ -160,6 +187,12 @@ def world():
 def pictures():
     """``pictures(5, 0, 3)``: clients that hold so many pictures."""
     return build_pictures
+
+
+@pytest.fixture(scope="session")
+def labelled():
+    """``labelled(5, 0, 3)``: clients that hold so many pictures with labels."""
+    return build_labelled
 
 
 @pytest.fixture(scope="session")
@@ -184,4 +217,5 @@ def by_hand():
 @pytest.fixture(scope="session")
 def plain():
     """Full batches, so that steps do not depend on the order of pairs, and plain descent."""
-    return MethodConfig(optimizer="sgd", lr=0.3, epochs=2, batch=16)
+    few = CReFFConfig(repeats=2, draw=4, features=5, steps=3, classifier_epochs=2)
+    return MethodConfig(optimizer="sgd", lr=0.3, epochs=2, batch=16, creff=few)

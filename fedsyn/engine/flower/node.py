@@ -50,7 +50,8 @@ FEATURES = "features.safetensors"
 CACHE = "cache"  # of descriptors, for all runs
 KEPT = re.compile(r"round-(\d+)\.safetensors")
 PARTS = ("pairs", "holdout", "images", "texts", "test")  # of a silo
-NUMBERS = ("image_dim", "clients", "labels")
+NAMES = "label_names"  # their UTF-8, a line each
+NUMBERS = ("image_dim", "clients", "height", "width", "channels")
 
 
 class Limits(Section):
@@ -234,10 +235,11 @@ def _stored(data: FederatedData, clients: Sequence[int]) -> Payload:
         for client in clients
         for part in PARTS
     }
-    sizes = (data.image_dim, len(data.silos), len(data.pairs.label_names))
+    sizes = (data.image_dim, len(data.silos), *data.picture)
     numbers = {name: torch.tensor(size) for name, size in zip(NUMBERS, sizes, strict=True)}
     label = {} if data.label is None else {"label": data.label}
     more = {"features": data.features, "public": torch.from_numpy(data.public), **label}
+    more[NAMES] = torch.tensor(list("\n".join(data.pairs.label_names).encode()), dtype=torch.uint8)
     return more | numbers | rows
 
 
@@ -248,7 +250,8 @@ def _restored(path: Path) -> FederatedData:
     except (SafetensorError, OSError) as error:
         raise UnpreparedError(f"{str(path)!r} cannot be read: {error}") from None
     features, public, label = held.pop("features"), held.pop("public"), held.pop("label", None)
-    image_dim, clients, labels = (int(held.pop(name)) for name in NUMBERS)
+    image_dim, clients, height, width, channels = (int(held.pop(name)) for name in NUMBERS)
+    label_names = tuple(bytes(held.pop(NAMES).tolist()).decode().splitlines())
     nothing = dict.fromkeys(PARTS, np.empty(0, np.int64))
     silos = [dict(nothing) for _ in range(clients)]
     for name, rows in held.items():
@@ -256,7 +259,7 @@ def _restored(path: Path) -> FederatedData:
         silos[int(client)][part] = rows.numpy()
     image, text = features[:, :image_dim].numpy(), features[:, image_dim:].numpy()
     return FederatedData(
-        pairs=Pairs("features", image, text, label_names=tuple(map(str, range(labels)))),
+        pairs=Pairs("features", image, text, label_names=label_names),
         features=features,
         image_dim=image_dim,
         label=label,
@@ -266,6 +269,7 @@ def _restored(path: Path) -> FederatedData:
         bytes_up=0,
         bytes_down=0,
         public=public.numpy(),
+        picture=(height, width, channels),
     )
 
 

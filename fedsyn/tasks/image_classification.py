@@ -1,0 +1,142 @@
+"""Classification of pictures, whose classes may have a long tail."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsyn import teachers
+from fedsyn.config import Config, MethodConfig
+from fedsyn.core.batches import everything
+from fedsyn.core.cohort import Cohort
+from fedsyn.core.training import Loss
+from fedsyn.data.federated import FederatedData
+from fedsyn.metrics import classification
+from fedsyn.models.picture_classifier import PictureClassifier
+from fedsyn.models.resnet import ResNet
+from fedsyn.objectives.classification import cross_entropy
+from fedsyn.tasks.base import Outputs, Penalty, check_objective
+from fedsyn.tasks.pictures import BLOCK, PictureProblem
+
+# loss(logits [C, B, L], label [C, B], valid [C, B]) -> [C]
+OBJECTIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"cross_entropy": cross_entropy}
+
+
+class Batch(NamedTuple):
+    """A batch of every client and what the client's model makes of it."""
+
+    params: Tensor  # [C, P]
+    pixels: Tensor  # [C, B, H·W·channels], views of the pictures
+    logits: Tensor  # [C, B, L]
+    rows: Tensor  # [C, B] long
+    label: Tensor  # [C, B] long
+    valid: Tensor  # [C, B] bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageClassificationProblem(PictureProblem):
+    """Pixels, labels and the network.
+
+    ``training [L]`` counts the rows of each class that clients train on, where they are known.
+    ``knowledge [N, L]`` are a teacher's logits, and ``prototypes [L, d]`` its embeddings of the
+    classes' names, for methods that have a teacher.
+    """
+
+    net: PictureClassifier
+    label: Tensor
+    objective: Callable[[Tensor, Tensor, Tensor], Tensor]
+    training: Tensor | None = None
+    knowledge: Tensor | None = None
+    prototypes: Tensor | None = None
+
+    ALIGNED: ClassVar[tuple[str, ...]] = (*PictureProblem.ALIGNED, "knowledge")
+
+    def loss(
+        self, cohort: Cohort, config: MethodConfig, purpose: str, penalty: Penalty | None = None
+    ) -> Loss:
+        """The objective of views of the pictures, which a penalty gets as a `Batch`."""
+        numbers = self.numbers(cohort, config, purpose)
+
+        def loss(
+            params: Tensor, clients: Tensor, index: Tensor, valid: Tensor, step: Tensor
+        ) -> Tensor:
+            pixels = self.view(index, numbers[step, clients])
+            logits, label = self.net(params, pixels), self.label[index]
+            value = self.objective(logits, label, valid)
+            if penalty is None:
+                return value
+            return value + penalty(clients, Batch(params, pixels, logits, index, label, valid))
+
+        return loss
+
+    def held_out(
+        self, models: Tensor, rows: Sequence[np.ndarray], batch: int
+    ) -> tuple[Tensor, Tensor]:
+        """The objective."""
+        index, valid = everything(rows, self.features.device)
+        total = torch.zeros(len(rows), dtype=torch.float64, device=self.features.device)
+        for places, taken in zip(index.split(batch, 1), valid.split(batch, 1), strict=True):
+            with torch.no_grad():
+                logits = self.net(models, self.features[places])
+                losses = self.objective(logits, self.label[places], taken)
+            total += losses.double() * taken.sum(-1)
+        counts = valid.sum(-1)
+        return total / counts.clamp(min=1), counts
+
+    def outputs(self, model: Tensor, rows: Tensor) -> Outputs:
+        """The predicted class ``[n]`` of each row."""
+        with torch.no_grad():
+            found = [
+                self.net(model[None], self.features[part.to(self.features.device)][None])[0]
+                for part in rows.split(BLOCK)
+            ]
+        return (torch.cat(found).argmax(-1),)
+
+    def score(self, outputs: Outputs, rows: Tensor, probed: Outputs) -> dict[str, float]:
+        """Accuracy over rows, over classes, and over classes by their training rows."""
+        (predicted,) = outputs
+        label = self.label[rows.to(self.label.device)].to(predicted.device)
+        return classification.evaluate(predicted, label, self.training)
+
+
+def problem(config: Config, data: FederatedData, features: Tensor) -> ImageClassificationProblem:
+    """Network and objective as configured.
+
+    Raises
+    ------
+    ConfigError
+        If the objective is of another task, or the method's teacher cannot be had.
+    """
+    check_objective(config, OBJECTIVES)
+    assert data.one_label is not None  # (`fedsyn.data.described`)
+    label, names = data.one_label, data.pairs.label_names
+    own = config.model
+    encoder = ResNet("encoder", data.picture, own.channels, own.blocks, own.stride)
+    built = ImageClassificationProblem(
+        features=features,
+        net=PictureClassifier(encoder, config.model.dim, len(names)),
+        label=label.to(features.device),
+        public=torch.from_numpy(data.public),
+        objective=OBJECTIVES[config.objective.name],
+        augment=config.objective.augment,
+    )
+    held = torch.from_numpy(np.concatenate([built.rows(silo) for silo in data.silos]))
+    if len(held):
+        built = replace(built, training=torch.bincount(label[held], minlength=len(names)))
+    return _taught(built, config, held, names) if config.has_teacher else built
+
+
+def _taught(
+    problem: ImageClassificationProblem, config: Config, held: Tensor, names: Sequence[str]
+) -> ImageClassificationProblem:
+    """With what the teacher makes of the rows ``held`` and of the classes."""
+    features, picture = problem.features, problem.net.encoder.picture
+    pixels = ((features[held.to(features.device)].cpu() + 1) * 127.5).round().byte()
+    pixels = pixels.unflatten(-1, picture if picture[-1] > 1 else picture[:-1])
+    lesson = teachers.lesson(config, pixels.numpy(), names)
+    knowledge = torch.zeros(len(features), len(names))
+    knowledge[held] = lesson.logits
+    return replace(problem, knowledge=knowledge.to(features.device), prototypes=lesson.prototypes)

@@ -1,0 +1,147 @@
+"""CLIP (Radford et al. 2021, arXiv 2103.00020), by open_clip or transformers: the extra ``clip``.
+
+Models are files that the user has; nothing is downloaded.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError  # what torch says of a file that is not its own
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fedsyn.config import Config
+from fedsyn.errors import ConfigError
+
+BLOCK = 64  # pictures encoded at a time
+
+
+@dataclass(frozen=True)
+class OpenClip:
+    """A model of open_clip as a teacher."""
+
+    model: Any
+    preprocess: Any  # a PIL picture to a tensor
+    tokenizer: Any
+
+    @property
+    def scale(self) -> float:
+        """What the model has learnt: 100 for those of the paper."""
+        return float(self.model.logit_scale.detach().exp())
+
+    @torch.no_grad()
+    def pictures(self, pixels: np.ndarray) -> Tensor:
+        """Unit rows ``[n, d]`` of uint8 pixels ``[n, H, W]`` or ``[n, H, W, 3]``."""
+        blocks = (torch.stack([self.preprocess(p) for p in block]) for block in _blocks(pixels))
+        return normalize(torch.cat([self.model.encode_image(block) for block in blocks]), dim=-1)
+
+    @torch.no_grad()
+    def texts(self, strings: Sequence[str]) -> Tensor:
+        """Unit rows ``[n, d]``."""
+        return normalize(self.model.encode_text(self.tokenizer(list(strings))), dim=-1)
+
+
+@dataclass(frozen=True)
+class TransformersClip:
+    """A model of transformers as a teacher."""
+
+    model: Any
+    processor: Any  # PIL pictures, or strings, to tensors by name
+
+    @property
+    def scale(self) -> float:
+        """What the model has learnt: 100 for those of the paper."""
+        return float(self.model.logit_scale.detach().exp())
+
+    @torch.no_grad()
+    def pictures(self, pixels: np.ndarray) -> Tensor:
+        """Unit rows ``[n, d]`` of uint8 pixels ``[n, H, W]`` or ``[n, H, W, 3]``."""
+        inputs = (self.processor(images=block, return_tensors="pt") for block in _blocks(pixels))
+        found = [self.model.vision_model(**each).pooler_output for each in inputs]
+        return normalize(self.model.visual_projection(torch.cat(found)), dim=-1)
+
+    @torch.no_grad()
+    def texts(self, strings: Sequence[str]) -> Tensor:
+        """Unit rows ``[n, d]``."""
+        inputs = self.processor(text=list(strings), return_tensors="pt", padding=True)
+        found = self.model.text_model(**inputs).pooler_output
+        return normalize(self.model.text_projection(found), dim=-1)
+
+
+def _blocks(pixels: np.ndarray) -> Iterable[list[Any]]:
+    """PIL pictures in colour, some at a time."""
+    from PIL import Image
+
+    for start in range(0, len(pixels), BLOCK):
+        block = pixels[start : start + BLOCK]
+        yield [Image.fromarray(picture).convert("RGB") for picture in block]
+
+
+def load_open_clip(config: Config) -> OpenClip:
+    """The weights in the file ``teacher.path`` of the model ``teacher.architecture``.
+
+    Raises
+    ------
+    ConfigError
+        If open_clip is not installed, or cannot load them.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise _missing(config, error) from None
+    own = config.teacher
+    _check_there(config)
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            own.architecture, pretrained=own.path
+        )
+        return OpenClip(model.eval(), preprocess, open_clip.get_tokenizer(own.architecture))
+    except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
+        raise _unreadable(config, error) from None
+
+
+def load_transformers(config: Config) -> TransformersClip:
+    """The model and its processor in the folder ``teacher.path``.
+
+    Raises
+    ------
+    ConfigError
+        If transformers is not installed, or cannot load them.
+    """
+    try:
+        from transformers import CLIPModel, CLIPProcessor
+    except ImportError as error:
+        raise _missing(config, error) from None
+    _check_there(config)
+    try:
+        model = CLIPModel.from_pretrained(config.teacher.path, local_files_only=True)
+        processor = CLIPProcessor.from_pretrained(config.teacher.path, local_files_only=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _unreadable(config, error) from None
+    return TransformersClip(model.eval(), processor)
+
+
+def _check_there(config: Config) -> None:
+    # (A name that is no file would be looked for on the network.)
+    if not config.teacher.path or not Path(config.teacher.path).exists():
+        raise ConfigError(
+            f"teacher.path = {config.teacher.path!r} does not exist; expected the model of "
+            f"teacher.name = {config.teacher.name!r}"
+        )
+
+
+def _missing(config: Config, error: ImportError) -> ConfigError:
+    return ConfigError(
+        f"teacher.name = {config.teacher.name!r} needs the extra 'clip' (pip install "
+        f"'fedsyn[clip]'): {error}"
+    )
+
+
+def _unreadable(config: Config, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"teacher.path = {config.teacher.path!r} cannot be loaded by {config.teacher.name}: {error}"
+    )

@@ -1,0 +1,80 @@
+"""Dual encoders of this package: a retrieval network with its preprocessing."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fedsyn import config as configuration
+from fedsyn.config import Config, ModelConfig
+from fedsyn.data.preprocessing import transform_image, transform_text
+from fedsyn.errors import ConfigError
+from fedsyn.models.retrieval import RetrievalNet, build
+
+
+@dataclass(frozen=True)
+class DualEncoder:
+    """A trained retrieval network as a teacher."""
+
+    net: RetrievalNet
+    model: Tensor  # [P]
+    preprocessing: Mapping[str, Tensor]
+    scale: float
+
+    def pictures(self, pixels: np.ndarray) -> Tensor:
+        """Unit rows ``[n, d]`` of uint8 pixels ``[n, H, W]`` or ``[n, H, W, 3]``."""
+        image = transform_image(pixels, self.preprocessing)
+        return self._embed(image, image.new_zeros(len(image), self.net.text.widths[0]))[0]
+
+    def texts(self, strings: Sequence[str]) -> Tensor:
+        """Unit rows ``[n, d]``."""
+        text = transform_text(strings, self.preprocessing)
+        return self._embed(text.new_zeros(len(text), self.net.image.widths[0]), text)[1]
+
+    def _embed(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        both = self.net.embed(self.model[None], torch.cat([image, text], -1)[None])
+        return both[0][0], both[1][0]
+
+
+def network(config: ModelConfig, preprocessing: Mapping[str, Tensor]) -> RetrievalNet:
+    """The network as configured, for features of the preprocessing."""
+    image, text = (len(preprocessing[f"{side}.scale"]) for side in ("image", "text"))
+    return build(config, image, text, {})
+
+
+def load(config: Config) -> DualEncoder:
+    """The model that ``fedsyn run`` left in the directory ``teacher.path``.
+
+    Its scale is the inverse temperature that it was trained at.
+
+    Raises
+    ------
+    ConfigError
+        If it is not the directory of a finished run of retrieval with one model, pictures and
+        strings.
+    """
+    folder = Path(config.teacher.path)
+    try:
+        named = load_file(folder / "model.safetensors")
+        preprocessing = load_file(folder / "preprocessing.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"teacher.path = {str(folder)!r} is not the directory of a finished run: {error}"
+        ) from None
+    run = configuration.load(folder / "config.toml")
+    if not {"image.size", "text.idf"} <= preprocessing.keys() or "image.0.weight" not in named:
+        raise ConfigError(
+            f"teacher.path = {str(folder)!r} is a run that has no single model of pictures and "
+            "strings"
+        )
+    net = network(run.model, preprocessing)
+    scale = 1 / run.objective.temperature
+    if "log_scale" in named:
+        scale = math.exp(float(named["log_scale"]))
+    return DualEncoder(net, net.layout.flatten(named), preprocessing, scale)
