@@ -22,7 +22,8 @@ from fedsyn.core.payload import Payload
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method
 from fedsyn.objectives.views import Seen
-from fedsyn.tasks.representation import BLOCK, RepresentationProblem
+from fedsyn.tasks.pictures import BLOCK
+from fedsyn.tasks.representation import RepresentationProblem
 
 EPSILON = 1e-3  # of a Gram matrix whose trace is 1
 
