@@ -14,6 +14,7 @@ from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.training import Loss
 from fedsyn.data.federated import FederatedData
+from fedsyn.errors import ConfigError
 from fedsyn.metrics import classification
 from fedsyn.models.picture_classifier import PictureClassifier
 from fedsyn.models.resnet import ResNet
@@ -108,7 +109,8 @@ def problem(config: Config, data: FederatedData, features: Tensor) -> ImageClass
     Raises
     ------
     ConfigError
-        If the objective is of another task, or the method's teacher cannot be had.
+        If the objective is of another task, or the method's teacher cannot be had or has
+        embeddings of another size.
     """
     check_objective(config, OBJECTIVES)
     assert data.one_label is not None  # (`fedsyn.data.described`)
@@ -126,17 +128,26 @@ def problem(config: Config, data: FederatedData, features: Tensor) -> ImageClass
     held = torch.from_numpy(np.concatenate([built.rows(silo) for silo in data.silos]))
     if len(held):
         built = replace(built, training=torch.bincount(label[held], minlength=len(names)))
-    return _taught(built, config, held, names) if config.has_teacher else built
+    return _taught(built, config, data) if config.has_teacher else built
 
 
 def _taught(
-    problem: ImageClassificationProblem, config: Config, held: Tensor, names: Sequence[str]
+    problem: ImageClassificationProblem, config: Config, data: FederatedData
 ) -> ImageClassificationProblem:
-    """With what the teacher makes of the rows ``held`` and of the classes."""
-    features, picture = problem.features, problem.net.encoder.picture
-    pixels = ((features[held.to(features.device)].cpu() + 1) * 127.5).round().byte()
-    pixels = pixels.unflatten(-1, picture if picture[-1] > 1 else picture[:-1])
-    lesson = teachers.lesson(config, pixels.numpy(), names)
-    knowledge = torch.zeros(len(features), len(names))
-    knowledge[held] = lesson.logits
-    return replace(problem, knowledge=knowledge.to(features.device), prototypes=lesson.prototypes)
+    """With what the teacher makes of each client's rows, client by client, and of the classes."""
+    features, (*size, channels) = problem.features, data.picture
+    shape = (-1, *size) if channels == 1 else (-1, *size, channels)
+    teacher, names = teachers.load(config), data.pairs.label_names
+    prototypes = teachers.prototypes(teacher, names, config.teacher.prompt)
+    if prototypes.shape[1] != problem.net.dim:
+        raise ConfigError(
+            f"model.dim = {problem.net.dim} is not the size of the teacher's embeddings, "
+            f"{prototypes.shape[1]}"
+        )
+    knowledge = features.new_zeros(len(features), len(names))
+    for rows in map(problem.rows, data.silos):
+        if len(rows):
+            at = torch.from_numpy(rows).to(features.device)
+            pixels = ((features[at] + 1) * 127.5).round().byte().view(shape).numpy(force=True)
+            knowledge[at] = teachers.logits(teacher, pixels, prototypes).to(knowledge)
+    return replace(problem, knowledge=knowledge, prototypes=prototypes)

@@ -1,14 +1,12 @@
 """Teachers: frozen dual encoders of pictures and texts, in one explicit table of names."""
 
-from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Callable, Mapping
 
 from fedsyn.config import Config
 from fedsyn.teachers import clip, dual_encoder, glyphs
-from fedsyn.teachers.base import Lesson, Teacher, teach
+from fedsyn.teachers.base import Teacher, logits, prototypes
 
-__all__ = ["TEACHERS", "Lesson", "Teacher", "lesson"]
+__all__ = ["TEACHERS", "Teacher", "load", "logits", "prototypes"]
 
 TEACHERS: Mapping[str, Callable[[Config], Teacher]] = {
     "glyphs": glyphs.load,
@@ -18,13 +16,12 @@ TEACHERS: Mapping[str, Callable[[Config], Teacher]] = {
 }
 
 
-def lesson(config: Config, pixels: np.ndarray, names: Sequence[str]) -> Lesson:
-    """What the configured teacher makes of uint8 pixels and of the names of their classes.
+def load(config: Config) -> Teacher:
+    """The teacher that the configuration names.
 
     Raises
     ------
     ConfigError
-        If there is no such teacher.
+        If it cannot be had.
     """
-    teacher = TEACHERS[config.teacher.name](config)
-    return teach(teacher, pixels, names, config.teacher.prompt)
+    return TEACHERS[config.teacher.name](config)

@@ -1,7 +1,6 @@
-"""What a teacher is: a frozen dual encoder, and what it knows of labelled pictures."""
+"""What a teacher is: a frozen dual encoder, and what it makes of labelled pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -22,23 +21,15 @@ class Teacher(Protocol):
         """Unit rows ``[n, d]``."""
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """What a teacher makes of pictures and of the names of their classes."""
-
-    logits: Tensor  # [n, L]
-    prototypes: Tensor  # [L, d] unit rows, the embeddings of the classes
+def prototypes(teacher: Teacher, names: Sequence[str], prompt: str) -> Tensor:
+    """Unit rows ``[L, d]`` of classes: their names, in lower case, in place of ``{}``."""
+    return teacher.texts([prompt.format(name.lower()) for name in names])
 
 
-def teach(teacher: Teacher, pixels: np.ndarray, names: Sequence[str], prompt: str) -> Lesson:
-    """The zero-shot classifier of Radford et al. 2021 (arXiv 2103.00020, section 3.1.2).
-
-    Parameters
-    ----------
-    pixels : uint8 [n, H, W] or [n, H, W, 3]; there may be none.
-    names : of the L classes, put into the ``prompt`` in place of ``{}``, in lower case.
-    """
-    prototypes = teacher.texts([prompt.format(name.lower()) for name in names])
-    if not len(pixels):
-        return Lesson(prototypes.new_zeros(0, len(names)), prototypes)
-    return Lesson(teacher.scale * teacher.pictures(pixels) @ prototypes.T, prototypes)
+def logits(
+    teacher: Teacher,
+    pixels: np.ndarray,  # uint8 [n, H, W] or [n, H, W, 3]
+    prototypes: Tensor,  # [L, d] unit rows
+) -> Tensor:  # [n, L]
+    """The zero-shot classifier of Radford et al. 2021 (arXiv 2103.00020, section 3.1.2)."""
+    return teacher.scale * teacher.pictures(pixels) @ prototypes.T

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fedsyn import config
+from fedsyn.engine.runner import run
 
 
 @pytest.fixture(scope="session")
@@ -53,11 +54,11 @@ def settings(pairs):
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
-    """A file of 96 training and 24 test pictures of 8 x 8 pixels."""
+    """A file of 96 training and 24 test pictures of 10 x 10 pixels."""
     draw = np.random.default_rng(0)
     label = np.arange(120) % 4
-    image = draw.integers(0, 90, (120, 8, 8)) + 50 * (label[:, None, None] % 2)
-    image[label > 1, :4] += 60
+    image = draw.integers(0, 90, (120, 10, 10)) + 50 * (label[:, None, None] % 2)
+    image[label > 1, :5] += 60
     split = np.where(np.arange(120) % 5 == 0, "test", "train")
     path = tmp_path_factory.mktemp("data") / "pictures.npz"
     text = np.array(["", "a", "b", "c"])[label]
@@ -87,10 +88,32 @@ def picture_settings(pictures):
     ]
 
 
+@pytest.fixture(scope="session")
+def teacher(pictures, tmp_path_factory):
+    """The directory of a run that has learnt to retrieve the pictures."""
+    out = tmp_path_factory.mktemp("teacher") / "run"
+    own = ["data.cache=", "data.buckets=16", "data.image_dim=8", "data.text_dim=3", "model.dim=6"]
+    own += [f"data.path={pictures}", "partition.clients=2", "model.hidden=[8]", "run.rounds=1"]
+    run(config.load(None, [*own, "synthesis.enabled=false", "engine.threads=1"]), out)
+    return out
+
+
 @pytest.fixture
-def make(settings, picture_settings):
+def labelled_settings(picture_settings, teacher):
+    """The same where classes are learnt, with and without a teacher."""
+    own = ["repeats=2", "draw=4", "features=6", "steps=4", "classifier_epochs=3"]
+    taught = ["teacher.name=run", f"teacher.path={teacher}"]
+    return [*picture_settings, *(f"method.creff.{each}" for each in own), *taught]
+
+
+@pytest.fixture
+def make(settings, picture_settings, labelled_settings):
     """``make("key=value", ...)``: the task's small configuration with overrides."""
-    by_task = {"retrieval": settings, "representation": picture_settings}
+    by_task = {
+        "retrieval": settings,
+        "representation": picture_settings,
+        "image_classification": labelled_settings,
+    }
 
     def build(*overrides):
         given = dict(override.split("=", 1) for override in overrides)

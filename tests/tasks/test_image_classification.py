@@ -17,7 +17,6 @@ from fedsyn.models.picture_classifier import PictureClassifier
 from fedsyn.models.resnet import ResNet
 from fedsyn.objectives.classification import cross_entropy
 from fedsyn.tasks.image_classification import ImageClassificationProblem
-from fedsyn.teachers import Lesson
 
 DRAW = torch.Generator().manual_seed(0)
 STILL = AugmentConfig(crop=1, brightness=0, contrast=0, saturation=0, grey=0)
@@ -144,19 +143,39 @@ def test_the_network_has_the_pictures_size_and_the_classes_of_the_data(settings)
     assert problem.knowledge is None and problem.prototypes is None
 
 
+class Remembering:
+    """Makes the same of all pictures, and remembers what it was shown."""
+
+    scale = 3.0
+
+    def __init__(self):
+        self.pictures_seen, self.texts_seen = [], []
+
+    def pictures(self, pixels):
+        self.pictures_seen.append(pixels)
+        return torch.ones(len(pixels), 2)
+
+    def texts(self, strings):
+        self.texts_seen += strings
+        return torch.eye(2)
+
+
+def test_a_teacher_of_another_size_is_refused(settings, monkeypatch):
+    monkeypatch.setattr(teachers, "load", lambda config: Remembering())
+    with pytest.raises(ConfigError, match=r"model\.dim = 64 is not the size of .* embeddings, 2"):
+        made(settings(method={"name": "clip2fl"}))
+
+
 def test_a_teacher_is_asked_about_the_clients_rows_and_no_others(settings, monkeypatch):
-    seen = []
-
-    def lesson(config, pixels, names):
-        seen.append((pixels, tuple(names)))
-        return Lesson(torch.ones(len(pixels), 2), torch.eye(2))
-
-    monkeypatch.setattr(teachers, "lesson", lesson)
-    data, problem = made(settings(method={"name": "clip2fl"}))
-    ((pixels, names),) = seen
+    teacher = Remembering()
+    monkeypatch.setattr(teachers, "load", lambda config: teacher)
+    data, problem = made(settings(method={"name": "clip2fl"}, model={"dim": 2}))
+    assert teacher.texts_seen == ["a picture of cat", "a picture of dog"]
+    for silo, pixels in zip(data.silos, teacher.pictures_seen, strict=True):
+        assert np.array_equal(pixels, data.pairs.image[silo.pairs])
     rows = np.concatenate([silo.pairs for silo in data.silos])
-    assert names == ("cat", "dog") and np.array_equal(pixels, data.pairs.image[rows])
-    asked = (problem.knowledge == 1).all(-1)
+    assert torch.equal(problem.prototypes, torch.eye(2))
+    asked = (problem.knowledge == 3).all(-1)
     assert np.array_equal(np.flatnonzero(asked), np.sort(rows))
     assert (problem.knowledge[~asked] == 0).all()
     noise = problem.noise(6, torch.Generator().manual_seed(0))

@@ -16,7 +16,6 @@ from fedsyn.engine.runner import run
 from fedsyn.errors import ConfigError
 from fedsyn.tasks import retrieval
 from fedsyn.teachers import glyphs
-from fedsyn.teachers.base import teach
 
 STREAM = np.random.default_rng(0)
 PIXELS = STREAM.integers(0, 256, size=(60, 16, 16), dtype=np.uint8)
@@ -40,20 +39,15 @@ class Fixed:
 
 def test_logits_are_scaled_cosines_with_the_prompts_of_the_classes():
     teacher = Fixed()
-    lesson = teach(teacher, PIXELS[:4], NAMES, "a drawing of a {}")
+    prototypes = teachers.prototypes(teacher, NAMES, "a drawing of a {}")
+    logits = teachers.logits(teacher, PIXELS[:4], prototypes)
     assert teacher.read == ["a drawing of a cat", "a drawing of a dog"]
     for row in range(4):
         seen = PIXELS[row].ravel()[:3].astype(float)
         for place, name in enumerate(("cat", "dog")):
             said = np.array([ord(letter) for letter in name], dtype=float)
             cosine = seen @ said / np.linalg.norm(seen) / np.linalg.norm(said)
-            assert lesson.logits[row, place].item() == pytest.approx(7 * cosine, rel=1e-5)
-    assert torch.equal(lesson.prototypes, teacher.texts(["cat", "dog"]))
-
-
-def test_without_pictures_there_are_prototypes_all_the_same():
-    lesson = teach(Fixed(), PIXELS[:0], NAMES, "{}")
-    assert lesson.logits.shape == (0, 2) and lesson.prototypes.shape == (2, 3)
+            assert logits[row, place].item() == pytest.approx(7 * cosine, rel=1e-5)
 
 
 @pytest.fixture
@@ -86,7 +80,7 @@ def asked(name, path="", **sections):
 @pytest.mark.parametrize("learnable", [False, True])
 def test_a_run_embeds_as_it_did_when_it_was_evaluated(finished, learnable):
     folder = finished("objective.temperature=0.2", f"objective.learnable={str(learnable).lower()}")
-    teacher = teachers.TEACHERS["run"](asked("run", folder))
+    teacher = teachers.load(asked("run", folder))
     settings = configuration.load(folder / "config.toml")
     data = federated.load(settings)
     problem = retrieval.problem(settings, data, data.features)
@@ -100,16 +94,16 @@ def test_a_run_embeds_as_it_did_when_it_was_evaluated(finished, learnable):
 
 def test_what_is_no_run_of_pictures_and_strings_is_no_teacher(finished, tmp_path):
     with pytest.raises(ConfigError, match=r"teacher\.path = .*nothing' is not the directory of a"):
-        teachers.TEACHERS["run"](asked("run", tmp_path / "nothing"))
+        teachers.load(asked("run", tmp_path / "nothing"))
     folder = finished("features")
     with pytest.raises(ConfigError, match=r"run' is a run that has no single model of pictures"):
-        teachers.TEACHERS["run"](asked("run", folder))
+        teachers.load(asked("run", folder))
 
 
 def test_a_run_with_a_model_for_each_client_is_no_teacher(finished):
     folder = finished("method=local")
     with pytest.raises(ConfigError, match=r"has no single model of pictures and strings"):
-        teachers.TEACHERS["run"](asked("run", folder))
+        teachers.load(asked("run", folder))
 
 
 @pytest.fixture
@@ -130,16 +124,21 @@ def test_the_embedded_teacher_names_glyphs_of_a_face_that_it_has_not_seen(fewer,
     settings = asked("glyphs", data={"cache": str(tmp_path), "faces": ["sans", "mono", "serif"]})
     pairs = drawn.glyphs(("sans",))
     rows = np.flatnonzero((pairs.label >= 0) & pairs.split)
-    lesson = teachers.lesson(settings, pairs.image[rows], pairs.label_names)
-    right = lesson.logits.argmax(-1).numpy() == pairs.label[rows]
+
+    def judged():
+        teacher = teachers.load(settings)
+        kinds = teachers.prototypes(teacher, pairs.label_names, settings.teacher.prompt)
+        return kinds, teachers.logits(teacher, pairs.image[rows], kinds)
+
+    prototypes, logits = judged()
+    right = logits.argmax(-1).numpy() == pairs.label[rows]
     by_kind = [right[pairs.label[rows] == kind].mean() for kind in range(16)]
     assert np.mean(by_kind) > 0.35  # 1 / 16 by chance
-    assert lesson.prototypes.shape == (16, settings.model.dim)
+    assert prototypes.shape == (16, settings.model.dim)
     (seen,) = fewer
     assert set(seen.columns["face"]) == {"bold", "oblique"}
     assert not set(seen.columns["character"]) & set(pairs.columns["character"][pairs.split])
-    again = teachers.lesson(settings, pairs.image[rows], pairs.label_names)
-    assert len(fewer) == 1 and torch.equal(again.logits, lesson.logits)
+    assert torch.equal(judged()[1], logits) and len(fewer) == 1
 
 
 @pytest.mark.parametrize(
@@ -148,7 +147,7 @@ def test_the_embedded_teacher_names_glyphs_of_a_face_that_it_has_not_seen(fewer,
 def test_the_embedded_teacher_knows_nothing_else(data):
     words = r"teacher\.name = 'glyphs' knows the embedded glyphs, in faces that data\.faces leaves"
     with pytest.raises(ConfigError, match=words):
-        teachers.TEACHERS["glyphs"](asked("glyphs", data=data))
+        teachers.load(asked("glyphs", data=data))
 
 
 @pytest.fixture
@@ -198,7 +197,7 @@ def of_unit_rows(teacher, dim):
 def test_a_model_of_transformers_teaches(transformers_folder):
     from transformers import CLIPModel
 
-    teacher = teachers.TEACHERS["transformers"](asked("transformers", transformers_folder))
+    teacher = teachers.load(asked("transformers", transformers_folder))
     of_unit_rows(teacher, 6)
     model = CLIPModel.from_pretrained(transformers_folder)
     assert teacher.scale == pytest.approx(model.logit_scale.exp().item())
@@ -232,7 +231,7 @@ def test_a_model_of_open_clip_teaches(tmp_path):
             "architecture": "tiny",
         },
     )
-    teacher = teachers.TEACHERS["open_clip"](settings)
+    teacher = teachers.load(settings)
     of_unit_rows(teacher, 6)
     assert teacher.scale == pytest.approx(model.logit_scale.exp().item())
     for name, value in model.state_dict().items():
@@ -243,14 +242,14 @@ def test_a_model_of_open_clip_teaches(tmp_path):
 def test_a_model_that_is_not_there_is_not_looked_for_elsewhere(name, tmp_path):
     pytest.importorskip(name, reason="the extra 'clip' is not installed")
     with pytest.raises(ConfigError, match=r"teacher\.path = .*nothing' does not exist"):
-        teachers.TEACHERS[name](asked(name, tmp_path / "nothing"))
+        teachers.load(asked(name, tmp_path / "nothing"))
     (tmp_path / "weights.pt").write_text("not weights")
     with pytest.raises(ConfigError, match=rf"weights.pt' cannot be loaded by {name}: "):
-        teachers.TEACHERS[name](asked(name, tmp_path / "weights.pt"))
+        teachers.load(asked(name, tmp_path / "weights.pt"))
 
 
 @pytest.mark.parametrize("name", ["open_clip", "transformers"])
 def test_a_missing_package_is_named(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=rf"teacher.name = '{name}' needs the extra 'clip' \(pip"):
-        teachers.TEACHERS[name](asked(name, "somewhere"))
+        teachers.load(asked(name, "somewhere"))
