@@ -59,6 +59,8 @@ class DataConfig(Section):
     text_dim: Count = 128  # singular directions kept of hashed strings
     buckets: Annotated[int, Field(ge=16)] = 1024  # hash buckets of words and character n-grams
     standardize: bool = True  # zero mean, unit variance by statistics of the training clients
+    image_noise: NonNegative = 0.0  # standard deviation of noise added to image features ...
+    text_noise: NonNegative = 0.0  # ... and to text features, to weaken a modality
     cache: str = "auto"  # folder of cached descriptors; "auto" the user's cache, "" none
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsyn import streams
 from fedsyn.config import Config
 from fedsyn.data import preprocessing
 from fedsyn.data.described import Described, agree, describe, describe_files, describe_test
@@ -200,6 +201,9 @@ def finish(
     let_go = (lambda: None) if mapped is None else mapped.release
     preprocessing.project("image", image.descriptors, derived, features[:, :image_dim], let_go)
     preprocessing.project("text", text.descriptors, derived, features[:, image_dim:], let_go)
+    own = described.config.data
+    _add_noise(described, "image", own.image_noise, features[:, :image_dim])
+    _add_noise(described, "text", own.text_noise, features[:, image_dim:])
     return FederatedData(
         pairs=pairs,
         features=features,
@@ -214,6 +218,24 @@ def finish(
         public=described.public,
         picture=pairs.picture,
     )
+
+
+def _add_noise(described: Described, name: str, deviation: float, features: Tensor) -> None:
+    """Add Gaussian noise to features ``[N, d]`` of a modality, in place.
+
+    It belongs to the rows of a client, to the test rows and to the public ones: the same wherever
+    they are held, and whatever is drawn for a run.
+    """
+    if not deviation:
+        return
+    seed = described.config.data.split_seed
+    groups = [(f"noise.{name}", client, one.training) for client, one in enumerate(described.silos)]
+    groups += [(f"noise.{name}.test", 0, described.test)]
+    groups += [(f"noise.{name}.public", 0, described.public)]
+    for purpose, client, rows in groups:
+        stream = streams.generator(seed, purpose, client=client)
+        noise = torch.randn(len(rows), features.shape[1], generator=stream)
+        features[torch.from_numpy(rows)] += deviation * noise
 
 
 def counts(data: FederatedData) -> np.ndarray:

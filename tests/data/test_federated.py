@@ -66,6 +66,18 @@ def test_features_are_those_of_a_new_query(federation):
     assert torch.equal(transform_text(data.pairs.text, data.preprocessing), data.text)
 
 
+def test_noise_weakens_one_modality_of_training_and_test_rows(federation):
+    one, clean = federation(data={"image_noise": 0.5}), federation()
+    noise = one.image - clean.image
+    assert torch.equal(one.text, clean.text) and noise.ne(0).all()
+    for rows in (one.test, np.setdiff1d(np.arange(90), one.test)):
+        assert 0.4 < noise[rows].std() < 0.6 and noise[rows].mean().abs() < 0.15
+    doubled = federation(data={"image_noise": 1.0}).image - clean.image
+    torch.testing.assert_close(doubled, 2 * noise)
+    other = federation(data={"image_noise": 0.5, "split_seed": 1})
+    assert not torch.isclose(other.image - clean.image, noise).any()
+
+
 def test_centralised_training_pools_the_statistics_of_the_same_clients(federation):
     federated, pooled = federation(), federation(method={"name": "centralised"})
     assert torch.allclose(federated.image, pooled.image, atol=1e-5)

@@ -40,7 +40,7 @@ def config(request, configure, tmp_path):
     """Five clients, two of which hold one modality alone."""
     split = np.where(np.arange(ROWS) % 4 == 0, "test", "train")
     np.savez(tmp_path / "pairs.npz", **ARRAYS[request.param], split=split)
-    dims = {"image_dim": 6, "text_dim": 4, "buckets": 64}
+    dims = {"image_dim": 6, "text_dim": 4, "buckets": 64, "text_noise": 0.5}
     return configure(
         data={"path": str(tmp_path / "pairs.npz"), **dims},
         partition={"scheme": "iid", "clients": CLIENTS, "min_size": 4, **OVERLAYS},
