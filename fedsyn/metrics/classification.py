@@ -59,6 +59,44 @@ def evaluate(
     return metrics
 
 
+def discrepancy(
+    image: Tensor,  # [..., n, L]
+    text: Tensor,  # [..., n, L]
+    label: Tensor,  # [..., n] long
+    mask: Tensor,  # [..., n] bool
+) -> Tensor:  # [...]
+    """How much surer of the true classes images are than texts: Σ s_image / Σ s_text.
+
+    Parameters
+    ----------
+    image, text : Tensor of shape [..., n, L]
+        Logits, of whose softmax s is the true class's.
+    label : Tensor of shape [..., n]
+        The true classes; anything below L where not in ``mask``.
+    mask : Tensor of shape [..., n]
+        The rows that count.
+
+    Returns
+    -------
+    Tensor of shape [...]
+        1 where no row counts.
+
+    References
+    ----------
+    Peng et al., "Balanced Multimodal Learning via On-the-fly Gradient Modulation", CVPR 2022.
+    """
+    image, text = (
+        true_class(logits, label).masked_fill(~mask, 0).sum(-1) for logits in (image, text)
+    )
+    least = torch.finfo(image.dtype).tiny
+    return image.clamp(min=least) / text.clamp(min=least)
+
+
+def true_class(logits: Tensor, label: Tensor) -> Tensor:  # [..., n, L], [..., n] -> [..., n]
+    """The probability of each row's class."""
+    return logits.softmax(-1).gather(-1, label[..., None]).squeeze(-1)
+
+
 def _recall(right: Tensor, label: Tensor, classes: int) -> Tensor:  # [L]
     """The share of each class's rows that are right, in float64; NaN where it has none."""
     rows = torch.bincount(label, minlength=classes)

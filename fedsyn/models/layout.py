@@ -23,12 +23,15 @@ class Layout:
         """Parameters of one client."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
+    def columns(self, flat: Tensor) -> dict[str, Tensor]:
+        """The columns ``[C, size]`` of ``flat [C, P]`` by name; gradients flow back to ``flat``."""
+        parts = flat.split([math.prod(shape) for shape in self.shapes.values()], dim=-1)
+        return dict(zip(self.shapes, parts, strict=True))
+
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Named views ``[C, *shape]`` of ``flat [C, P]``; gradients flow back to ``flat``."""
-        parts = flat.split([math.prod(shape) for shape in self.shapes.values()], dim=-1)
         return {
-            name: part.unflatten(-1, shape)
-            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+            name: part.unflatten(-1, self.shapes[name]) for name, part in self.columns(flat).items()
         }
 
     def flatten(self, named: Mapping[str, Tensor]) -> Tensor:

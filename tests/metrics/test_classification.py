@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from fedsyn.metrics.classification import evaluate
+from fedsyn.metrics.classification import discrepancy, evaluate
 
 
 def test_three_groups_of_classes_by_hand():
@@ -61,3 +61,21 @@ def test_what_does_not_fit_is_refused(predicted, label, training, message):
     counts = None if training is None else torch.tensor(training)
     with pytest.raises(ValueError, match=message):
         evaluate(torch.tensor(predicted), torch.tensor(label), counts)
+
+
+def test_the_discrepancy_is_of_the_true_classes_probabilities():
+    image = torch.tensor([[[0.0, 0.0], [9.0, 9.0], [5.0, -5.0]]])  # 1/2, 1/2
+    text = torch.tensor([[3.0, 0.0], [0.0, 1.0]]).log1p()  # 4/5, 1/3
+    text = torch.cat([text, text[:1]])[None]
+    label, mask = torch.tensor([[0, 0, 1]]), torch.tensor([[True, True, False]])
+    expected = torch.tensor([(1 / 2 + 1 / 2) / (4 / 5 + 1 / 3)])
+    torch.testing.assert_close(discrepancy(image, text, label, mask), expected)
+    torch.testing.assert_close(discrepancy(text, image, label, mask), 1 / expected)
+
+
+def test_the_discrepancy_is_finite_where_nothing_counts_or_nothing_is_right():
+    logits, label = torch.tensor([[[200.0, 0.0]], [[0.0, 0.0]]]), torch.tensor([[1], [1]])
+    nothing = torch.zeros(2, 1, dtype=torch.bool)
+    assert discrepancy(logits, logits.flip(0), label, nothing).tolist() == [1, 1]
+    both = discrepancy(logits, logits.flip(0), label, ~nothing)
+    assert both.isfinite().all() and both[0] < 1 < both[1]
