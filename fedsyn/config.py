@@ -208,12 +208,28 @@ class TeacherConfig(Section):
     prompt: str = "a picture of {}"  # of a class
 
 
+class OGMGEConfig(Section):
+    """Of `fedsyn.objectives.ogm_ge`."""
+
+    alpha: NonNegative = 0.8
+    noise: bool = True  # generalisation enhancement
+
+
+class OPMConfig(Section):
+    """Of `fedsyn.objectives.opm`."""
+
+    base: Fraction = 0.5  # q
+    slope: Fraction = 0.5  # λ
+    probability: Fraction = 0.7  # that a batch is modulated
+    warmup: Whole = 5  # epochs without
+
+
 class ObjectiveConfig(Section):
     """What a client minimises."""
 
     name: Literal[
         "info_nce", "alignment_uniformity", "ucch", "djsrh", "jdsh", "dgcpn", "cirh",
-        "simclr", "moco", "byol", "cross_entropy",
+        "simclr", "moco", "byol", "cross_entropy", "ogm_ge", "opm",
     ] = "info_nce"  # fmt: skip
     temperature: Positive = 1.0  # of info_nce
     learnable: bool = False  # temperature learnt (and federated) with the model
@@ -226,6 +242,9 @@ class ObjectiveConfig(Section):
     moco: MoCoConfig = MoCoConfig()
     byol: BYOLConfig = BYOLConfig()
     augment: AugmentConfig = AugmentConfig()  # of pictures, for objectives of their views
+    modality: NonNegative = 2.0  # weight of each modality's classifier beside that of both
+    ogm_ge: OGMGEConfig = OGMGEConfig()
+    opm: OPMConfig = OPMConfig()
 
 
 class FedProxConfig(Section):
@@ -315,12 +334,22 @@ class CLIP2FLConfig(Section):
     contrast_temperature: Positive = 0.1  # τ
 
 
+class FedCMIConfig(Section):
+    """Of `fedsyn.methods.fedcmi`; what is 0 is left out."""
+
+    infiltration: NonNegative = 1.0  # α
+    projector: Literal["cross", "own"] = "cross"  # of the weak modality, that learns from it
+    slope: NonNegative = 2.0  # of the temperatures
+    mu: NonNegative = 0.0  # of the proximal term
+    warmup: Whole = 1  # rounds without infiltration
+
+
 class MethodConfig(Section):
     """The federated algorithm and the clients' local training."""
 
     name: Literal[
         "fedavg", "fedprox", "scaffold", "moon", "feddyn", "fednova", "fedadam", "fedyogi",
-        "pt_fuch", "ccl", "fedfoa", "creff", "clip2fl", "local", "centralised",
+        "pt_fuch", "ccl", "fedfoa", "creff", "clip2fl", "fedcmi", "local", "centralised",
     ] = "fedavg"  # fmt: skip
     weighting: Literal["size", "uniform"] = "size"
     epochs: Count = 2
@@ -339,6 +368,7 @@ class MethodConfig(Section):
     fedfoa: FedFoAConfig = FedFoAConfig()
     creff: CReFFConfig = CReFFConfig()
     clip2fl: CLIP2FLConfig = CLIP2FLConfig()
+    fedcmi: FedCMIConfig = FedCMIConfig()
 
     @pydantic.model_validator(mode="after")
     def _drift_is_of_plain_sgd(self) -> Self:
@@ -535,6 +565,16 @@ class Config(Section):
             )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _graphs_have_no_noise(self) -> Self:
+        draws = self.objective.name == "ogm_ge" and self.objective.ogm_ge.noise
+        if draws and self.engine.graphs:
+            raise ValueError(
+                "engine.graphs = true replays what was recorded; objective.ogm_ge.noise = true "
+                "draws anew in every step"
+            )
+        return self
+
     @property
     def synthesis_mode(self) -> Literal["off", "on", "oracle"]:
         """The synthesis in force: bounds, other tasks and `WITHOUT_SYNTHESIS` have none."""
@@ -586,6 +626,7 @@ METHOD_TASKS: Mapping[str, Task] = {
     "fedfoa": "representation",
     "creff": "image_classification",
     "clip2fl": "image_classification",
+    "fedcmi": "multimodal_classification",
 }
 # Tasks whose features are pixels, without texts.
 PICTURE_TASKS: tuple[Task, ...] = ("representation", "image_classification")
@@ -612,6 +653,7 @@ TASK_DEFAULTS: Mapping[Task, Mapping[str, Mapping[str, Any]]] = {
         "model": {"stride": 2},
         "method": {"lr": 3e-3, "batch": 32},
     },
+    "multimodal_classification": {"objective": {"name": "cross_entropy"}},
 }
 
 

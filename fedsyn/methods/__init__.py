@@ -12,6 +12,7 @@ from fedsyn.methods import (
     ccl,
     clip2fl,
     fedavg,
+    fedcmi,
     feddyn,
     fedfoa,
     fednova,
@@ -36,6 +37,7 @@ METHODS: Mapping[str, Method[Any]] = {
     "fedfoa": fedfoa.METHOD,
     "creff": clip2fl.CREFF,
     "clip2fl": clip2fl.CLIP2FL,
+    "fedcmi": fedcmi.METHOD,
     "local": bounds.LOCAL,
     "centralised": bounds.CENTRALISED,
 }

@@ -13,6 +13,7 @@ from torch import Tensor
 from fedsyn.config import MethodConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
+from fedsyn.core.training import Correction
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method, Problem
 
@@ -21,13 +22,19 @@ def client(
     problem: Problem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
 ) -> tuple[Payload, Payload, Tensor]:
     """Local training that is pulled towards the received model."""
-    received, mu = payload["model"], config.fedprox.mu
+    received = payload["model"]
+    correction = pull(received, config.fedprox.mu)
+    model, losses = problem.train(received, cohort, config, correction=correction)
+    return {"model": model}, kept, losses
 
-    def pull(params: Tensor, clients: Tensor) -> Tensor:
+
+def pull(received: Tensor, mu: float) -> Correction:
+    """The gradient μ (w − w_t) of the proximal term, by the received models ``[C, P]``."""
+
+    def correction(params: Tensor, clients: Tensor) -> Tensor:
         return mu * (params - received[clients])
 
-    model, losses = problem.train(received, cohort, config, correction=pull)
-    return {"model": model}, kept, losses
+    return correction
 
 
 METHOD = Method(fedavg.init, fedavg.down, client, fedavg.hear, fedavg.server)

@@ -6,13 +6,19 @@ from torch import Tensor
 
 from fedsyn.config import Config
 from fedsyn.data.federated import FederatedData
-from fedsyn.tasks import image_classification, representation, retrieval
+from fedsyn.tasks import (
+    image_classification,
+    multimodal_classification,
+    representation,
+    retrieval,
+)
 from fedsyn.tasks.base import Problem
 
 TASKS: Mapping[str, Callable[[Config, FederatedData, Tensor], Problem]] = {
     "retrieval": retrieval.problem,
     "representation": representation.problem,
     "image_classification": image_classification.problem,
+    "multimodal_classification": multimodal_classification.problem,
 }
 
 

@@ -11,6 +11,7 @@ from fedsyn.config import METHOD_TASKS, AugmentConfig, CReFFConfig, MethodConfig
 from fedsyn.core.cohort import Cohort, chunks
 from fedsyn.methods import METHODS
 from fedsyn.models import representation
+from fedsyn.models.fusion import FusionNet
 from fedsyn.models.mlp import MLP
 from fedsyn.models.picture_classifier import PictureClassifier
 from fedsyn.models.resnet import ResNet
@@ -18,8 +19,10 @@ from fedsyn.models.retrieval import RetrievalNet
 from fedsyn.objectives.classification import cross_entropy
 from fedsyn.objectives.info_nce import InfoNCE
 from fedsyn.objectives.moco import MoCo
+from fedsyn.objectives.multimodal import CrossEntropy
 from fedsyn.tasks.base import Problem
 from fedsyn.tasks.image_classification import ImageClassificationProblem
+from fedsyn.tasks.multimodal_classification import MultimodalProblem
 from fedsyn.tasks.representation import RepresentationProblem
 from fedsyn.tasks.retrieval import RetrievalProblem
 
@@ -170,10 +173,28 @@ def build_labelled(*sizes):
     return World(problem, net.init(draw).double(), sizes)
 
 
+def build_multimodal(*sizes, cross=True):
+    """A world of clients that hold so many labelled pairs, in which some rows lack a half."""
+    draw = torch.Generator().manual_seed(1)
+    rows = max(sum(sizes), 1)
+    present = torch.ones(rows, 2, dtype=torch.bool)
+    present[::5, 0] = present[3::5, 1] = False
+    net = FusionNet(image=3, text=2, hidden=(4,), dim=3, classes=3, cross=cross)
+    problem = MultimodalProblem(
+        features=2 * torch.randn(rows, 5, generator=draw, dtype=torch.float64),
+        net=net,
+        label=torch.arange(rows) % 4 - 1,
+        present=present,
+        objective=CrossEntropy(modality=2.0),
+    )
+    return World(problem, net.init(draw).double(), sizes)
+
+
 WORLDS = {
     "retrieval": build,
     "representation": build_pictures,
     "image_classification": build_labelled,
+    "multimodal_classification": build_multimodal,
 }
 
 
@@ -193,6 +214,12 @@ def pictures():
 def labelled():
     """``labelled(5, 0, 3)``: clients that hold so many pictures with labels."""
     return build_labelled
+
+
+@pytest.fixture(scope="session")
+def multimodal():
+    """``multimodal(5, 0, 3)``: clients that hold so many labelled pairs."""
+    return build_multimodal
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,12 @@ import torch
 from torch.nn.functional import normalize
 
 from fedsyn.core.batches import padded
+from fedsyn.models.fusion import FusionNet
+from fedsyn.objectives import multimodal
 from fedsyn.objectives.base import Batch, Held, Sizes
 
 IMAGE, TEXT, CODE = 4, 3, 6
+FUSION = FusionNet(image=3, text=2, hidden=(4,), dim=3, classes=3)
 
 
 class Stack(NamedTuple):
@@ -53,5 +56,58 @@ def each():
     def of(batch):
         fields = [field.detach().numpy() for field in batch[:3]]
         return [tuple(f[c][v] for f in fields) for c, v in enumerate(batch.valid.numpy())]
+
+    return of
+
+
+class Classified(NamedTuple):
+    """Models that classify a batch of pairs, in which some rows lack a label or a half."""
+
+    net: FusionNet
+    params: torch.Tensor  # [3, P]
+    batch: multimodal.Batch  # [3, 8]
+
+    def views(self, client):
+        """A client's parameters by name."""
+        named = self.net.layout.views(self.params[client : client + 1])
+        return {name: value[0] for name, value in named.items()}
+
+    def of(self, clients, params):
+        """The batch of these clients alone, under these models."""
+        features, _, label, present, valid = self.batch
+        rest = (label[clients], present[clients], valid[clients])
+        reading = self.net.read(params, features[clients], present[clients])
+        return multimodal.Batch(features[clients], reading, *rest)
+
+
+@pytest.fixture(scope="session")
+def classified():
+    draw = torch.Generator().manual_seed(0)
+    params = torch.stack([FUSION.init(draw) for _ in range(3)]).double()
+    features = 2 * torch.randn(3, 8, 5, generator=draw, dtype=torch.float64)
+    present = torch.ones(3, 8, 2, dtype=torch.bool)
+    present[:, 0, 0] = present[:, 1, 1] = False
+    label = torch.randint(3, (3, 8), generator=draw)
+    label[:, 2] = -1
+    valid = torch.ones(3, 8, dtype=torch.bool)
+    valid[0, 5:] = valid[1, 7] = False
+    reading = FUSION.read(params, features, present)
+    batch = multimodal.Batch(features, reading, label, present, valid)
+    return Classified(FUSION, params, batch)
+
+
+@pytest.fixture(scope="session")
+def by_row():
+    """``by_row(views, row)``: a pair's two projections, and the logits of each classifier."""
+
+    def of(views, row):
+        found = []
+        for name, half in zip(("image", "text"), row.split([3, 2]), strict=True):
+            first, bias = (views[f"{name}.backbone.0.{part}"] for part in ("weight", "bias"))
+            a = (half @ first + bias[0]).clamp(min=0)
+            z = a @ views[f"{name}.own.0.weight"] + views[f"{name}.own.0.bias"][0]
+            logits = z @ views[f"{name}.classifier.0.weight"]
+            found.append((z, logits + views[f"{name}.classifier.0.bias"][0]))
+        return found
 
     return of

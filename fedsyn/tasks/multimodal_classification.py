@@ -1,0 +1,151 @@
+"""Classification of pairs by both halves, of which some rows may lack one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsyn.config import Config, MethodConfig, ObjectiveConfig
+from fedsyn.core.batches import everything
+from fedsyn.core.cohort import Cohort
+from fedsyn.core.training import Loss
+from fedsyn.data.federated import FederatedData
+from fedsyn.data.silos import Silo
+from fedsyn.errors import ConfigError, DataError
+from fedsyn.metrics import classification
+from fedsyn.models.fusion import Both, FusionNet, Reading, build
+from fedsyn.objectives.multimodal import Batch, CrossEntropy
+from fedsyn.objectives.ogm_ge import OGMGE
+from fedsyn.objectives.opm import OPM
+from fedsyn.tasks.base import Outputs, Penalty, Problem, check_objective
+
+OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig], CrossEntropy]] = {
+    "cross_entropy": lambda config: CrossEntropy(config.modality),
+    "ogm_ge": lambda config: OGMGE(config.modality, config.ogm_ge),
+    "opm": lambda config: OPM(config.modality, config.opm),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultimodalProblem(Problem):
+    """Pairs, their labels and halves, the network, and what clients minimise."""
+
+    net: FusionNet
+    label: Tensor
+    present: Tensor
+    objective: CrossEntropy
+
+    def rows(self, silo: Silo) -> np.ndarray:
+        """All but the holdout, also rows that lost a half."""
+        return np.union1d(silo.pairs, np.union1d(silo.images, silo.texts))
+
+    def batch(self, params: Tensor, index: Tensor, valid: Tensor) -> Batch:
+        """Rows ``index [C, B]`` and what models ``[C, P]`` make of them."""
+        features, present = self.features[index], self.present[index]
+        reading = self.net.read(params, features, present)
+        return Batch(features, reading, self.label[index], present, valid)
+
+    def loss(
+        self, cohort: Cohort, config: MethodConfig, purpose: str, penalty: Penalty | None = None
+    ) -> Loss:
+        """The objective of a batch, which a penalty gets as a `Batch`."""
+        base = self.objective.training(self.net, cohort, config, purpose)
+
+        def loss(
+            params: Tensor, clients: Tensor, index: Tensor, valid: Tensor, step: Tensor
+        ) -> Tensor:
+            batch = self.batch(params, index, valid)
+            value = base(params, clients, batch, step)
+            return value if penalty is None else value + penalty(clients, batch)
+
+        return loss
+
+    def held_out(
+        self, models: Tensor, rows: Sequence[np.ndarray], batch: int
+    ) -> tuple[Tensor, Tensor]:
+        """The cross-entropy of the labelled ones."""
+        index, valid = everything(rows, self.features.device)
+        total = torch.zeros(len(rows), dtype=torch.float64, device=self.features.device)
+        counts = torch.zeros(len(rows), dtype=torch.long, device=self.features.device)
+        for part, taken in zip(index.split(batch, 1), valid.split(batch, 1), strict=True):
+            with torch.no_grad():
+                found = self.batch(models, part, taken)
+                losses = self.objective(self.net, found)
+            number = found.labelled.sum(-1)
+            total += losses.double() * number
+            counts += number
+        return total / counts.clamp(min=1), counts
+
+    def outputs(self, model: Tensor, rows: Tensor) -> Outputs:
+        """Logits ``[n, classes]`` by both halves, by the image and by the text.
+
+        Those of one half are its classifier's, or where none is trained, the fusion head's of that
+        half alone.
+        """
+        index = rows.to(self.features.device)[None]
+        with torch.no_grad():
+            batch = self.batch(model[None], index, torch.ones_like(index, dtype=torch.bool))
+            image, text = self.net.halves(batch.reading.parts, batch.reading.fused)
+            alone = self._alone(batch.reading)
+        return (image + text)[0], alone[0][0], alone[1][0]
+
+    def score(self, outputs: Outputs, rows: Tensor, probed: Outputs) -> dict[str, float]:
+        """Accuracy by both halves and by each alone, and how unequal these two are.
+
+        ``imbalance`` is how many times the probability of the true class by the better half is that
+        by the other, both added up over the rows.
+        """
+        names = ("accuracy", "image_accuracy", "text_accuracy")
+        label = self.label[rows.to(self.label.device)].to(outputs[0].device)
+        metrics = {
+            name: classification.evaluate(logits.argmax(-1), label)["accuracy"]
+            for name, logits in zip(names, outputs, strict=True)
+        }
+        _, image, text = outputs
+        known = label >= 0
+        ratio = classification.discrepancy(image, text, label.clamp(min=0), known)
+        worse = torch.maximum(ratio, 1 / ratio).item() if known.any() else float("nan")
+        return metrics | {"imbalance": worse}
+
+    def _alone(self, reading: Reading) -> Both:
+        if self.objective.modality:
+            return self.net.classify(reading.parts, reading.own)
+        return self.net.halves(reading.parts, reading.own)
+
+
+def problem(config: Config, data: FederatedData, features: Tensor) -> MultimodalProblem:
+    """Network and objective as configured, for labelled pairs of any features.
+
+    Raises
+    ------
+    DataError
+        If the pairs have no labels.
+    ConfigError
+        If the objective or the criterion is not of this task, or the network has no hidden layer.
+    """
+    check_objective(config, OBJECTIVES)
+    if config.run.criterion != "objective":
+        raise ConfigError(
+            f"run.criterion = {config.run.criterion!r} is not of task.name = {config.task.name!r}; "
+            "expected 'objective'"
+        )
+    label = data.one_label
+    if label is None:
+        raise DataError(
+            f"task.name = {config.task.name!r} needs labels; {data.pairs.name} has none"
+        )
+    dims, classes = (data.image.shape[1], data.text.shape[1]), len(data.pairs.label_names)
+    return MultimodalProblem(
+        features=features,
+        net=build(config.model, *dims, classes, cross=_two_projectors(config.method)),
+        label=label.to(features.device),
+        present=data.present.to(features.device),
+        public=torch.from_numpy(data.public),
+        objective=OBJECTIVES[config.objective.name](config.objective),
+    )
+
+
+def _two_projectors(config: MethodConfig) -> bool:
+    return config.name == "fedcmi" and config.fedcmi.projector == "cross"
