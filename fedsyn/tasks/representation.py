@@ -1,7 +1,8 @@
 """Self-supervised representation of pictures: features from which labels can be read off.
 
-Nobody's labels are trained with. Metrics fit probes to the labels of the public rows where there
-are any, else of all rows that nobody tests on (`fedsyn.metrics.probes`).
+No label is trained with. Metrics fit probes (`fedsyn.metrics.probes`) to the labels of the public
+rows where there are any, else of all rows that nobody tests on. Where all are test rows, every other
+teaches the probes and is not tested on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from fedsyn.core.cohort import Cohort
 from fedsyn.core.training import Loss
 from fedsyn.data import augment
 from fedsyn.data.federated import FederatedData
+from fedsyn.data.silos import NOTHING
 from fedsyn.errors import ConfigError
 from fedsyn.metrics import probes
 from fedsyn.models.representation import RepresentationNet, build
@@ -29,6 +31,8 @@ from fedsyn.objectives.simclr import SimCLR
 from fedsyn.objectives.views import Learner, Paired, ViewObjective, Views
 from fedsyn.tasks.base import Outputs, Penalty, check_objective
 from fedsyn.tasks.pictures import BLOCK, PictureProblem
+
+UNLABELLED = -1
 
 OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig], ViewObjective]] = {
     "simclr": lambda config: SimCLR(config.simclr.temperature),
@@ -120,8 +124,8 @@ class RepresentationProblem(PictureProblem):
         if self.label is None or not probed:
             return [probes.judge({}, rows) for _ in own]
         (features,), (reference,), label = outputs, probed, self.label.cpu()
-        known, truth = label[self.probed].to(features.device), label[rows]
-        predicted = probes.predict(reference, known, features)
+        predicted = probes.predict(reference, label[self.probed].to(features.device), features)
+        truth = label.index_fill(0, self.probed, UNLABELLED)[rows]  # what is learnt is not judged
         found = []
         for at in map(torch.from_numpy, own):
             mine = {name: classes.cpu()[at] for name, classes in predicted.items()}
@@ -146,19 +150,24 @@ def problem(config: Config, data: FederatedData, features: Tensor) -> Representa
         )
     objective = OBJECTIVES[own.name](own)
     judged_as_trained = config.run.criterion == "objective"
-    labelled = np.empty(0, dtype=np.int64)
-    if data.one_label is not None:
-        known = (
-            data.public if len(data.public) else np.setdiff1d(np.arange(len(data.pairs)), data.test)
-        )
-        labelled = known[data.one_label.numpy()[known] >= 0]
     return RepresentationProblem(
         features=features,
         net=build(config.model, data.picture, objective.predicts),
         label=data.one_label,
         public=torch.from_numpy(data.public),
-        probed=torch.from_numpy(labelled),
+        probed=torch.from_numpy(_probed(data)),
         objective=objective,
         criterion=objective if judged_as_trained else Paired(AlignmentUniformity()),
         augment=own.augment,
     )
+
+
+def _probed(data: FederatedData) -> np.ndarray:
+    """The labelled rows that probes learn from."""
+    if data.one_label is None:
+        return NOTHING
+    untested = np.setdiff1d(np.arange(len(data.pairs)), data.test)
+    # (A server of nodes may hold nothing but its test rows, a node no test rows.)
+    choices = (data.public, untested, data.test[::2])
+    known = next((rows for rows in choices if len(rows)), NOTHING)
+    return np.asarray(known[data.one_label.numpy()[known] >= 0])

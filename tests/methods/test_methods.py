@@ -108,3 +108,11 @@ def test_any_clients_go_through_two_rounds(world_of, plain, name, sizes, batch):
     state, kept = world_of(name)(*sizes).play(name, config)
     payloads = [state, *kept.values()]
     assert all(value.isfinite().all() for payload in payloads for value in payload.values())
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.tasks])
+def test_a_method_of_no_task_learns_from_pictures_too(pictures, plain, name):
+    there = pictures(6, 0, 5)
+    state, _ = there.play(name, plain)
+    assert state["model"].isfinite().all()
+    assert not torch.allclose(state["model"][0], there.model)

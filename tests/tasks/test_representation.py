@@ -184,6 +184,25 @@ def test_public_labels_are_enough_for_the_probes(load):
     assert set(problem.probed.tolist()) == {row for row in data.public if label[row] >= 0}
 
 
+def test_a_server_with_test_rows_alone_judges_those_that_the_probes_have_not_learnt(load):
+    data, _ = load()
+    kept = torch.from_numpy(data.test)
+    alone = replace(
+        data, pairs=data.pairs.take(data.test), features=data.features[kept],
+        label=data.label[kept], test=np.arange(len(kept)),
+    )  # fmt: skip
+    problem = tasks.build(configuration.load(None, ["task=representation"]), alone, alone.features)
+    even = torch.arange(0, len(kept), 2)
+    assert torch.equal(problem.probed, even[alone.label[even] >= 0])
+    model = problem.net.init(torch.Generator().manual_seed(0))
+    test = torch.arange(len(kept))
+    outputs, probed = (problem.outputs(model, rows) for rows in (test, problem.probed))
+    predicted = probes.predict(probed[0], alone.label[problem.probed], outputs[0])
+    odd = slice(1, None, 2)
+    expected = probes.judge({k: v[odd] for k, v in predicted.items()}, alone.label[odd])
+    assert problem.score(outputs, test, probed) == expected
+
+
 def test_without_labels_nothing_is_judged(load):
     data, problem = load("data.label=")
     assert len(problem.probed) == 0
