@@ -1,17 +1,14 @@
 """From rows to conclusions: gaps, paired differences, harm, and whether the targets are met."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, Literal
 
-from scipy.stats import t
+from trials.arithmetic import Row, interval, paired, signed
 
 from evidence import studies
 from fedsyn.engine.compare import gap_closed
 
-Row = dict[str, Any]
-CONFIDENCE = 0.95
 NOISE = 2.0  # standard deviations that a gap must exceed to be one
 CLOSED_PLAIN, CLOSED_EACH, SMALL = 0.9, 0.6, 0.5  # targets
 
@@ -39,20 +36,6 @@ def relate(rows: Sequence[Row]) -> None:
         row["bytes_synthesis"] = None if without is None else row["bytes_up"] - without
         reference = known.get((*_place(row), row["against"], "on"))
         row["effect"] = reference and interval(paired(row["map_runs"], reference["map_runs"]))
-
-
-def paired(runs: Sequence[float], others: Sequence[float]) -> list[float]:
-    """Differences seed by seed."""
-    return [one - other for one, other in zip(runs, others, strict=True)]
-
-
-def interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and its t interval; no interval of a single value."""
-    mean, half = fmean(values), None
-    if len(values) > 1:
-        quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-        half = quantile * stdev(values) / math.sqrt(len(values))
-    return {"mean": mean, "half": half, "values": list(values)}
 
 
 def change(off: Mapping[str, Any], on: Mapping[str, Any], metric: str = "map") -> int:
@@ -233,12 +216,6 @@ def targets(judged: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _target(text: str, found: Literal[False] | tuple[str, bool]) -> dict[str, Any]:
     measured, met = found or (None, None)
     return {"target": text, "measured": measured, "met": met}
-
-
-def signed(effect: Mapping[str, Any]) -> str:
-    """A difference with its interval."""
-    half = "" if effect["half"] is None else f" ± {effect['half']:.3f}"
-    return f"{effect['mean']:+.3f}{half}"
 
 
 def _place(row: Row) -> tuple[Any, ...]:

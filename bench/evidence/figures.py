@@ -7,9 +7,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from trials.arithmetic import CONFIDENCE, Row
 
 from evidence import studies
-from evidence.arithmetic import CONFIDENCE, Row
 from fedsyn.report import plots
 from fedsyn.report.plots import COLOURS, INK, LINE, MODE_COLOURS, MUTED, SYNTHESIS, UNLABELLED
 from fedsyn.report.tables import ABSENT

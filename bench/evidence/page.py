@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from trials.arithmetic import CONFIDENCE, Row, signed
+from trials.page import hours, render, several, table
 
 from evidence import figures, studies
-from evidence.arithmetic import CONFIDENCE, NOISE, Row, change, signed
+from evidence.arithmetic import NOISE, change
 from fedsyn import config
 from fedsyn.report import tables
 
@@ -34,19 +35,13 @@ Modes = dict[str, Row]  # the rows of one setting by synthesis
 def write(result: dict[str, Any], path: Path, images: Path) -> None:
     """Write the page to ``path`` and its pictures to ``images``."""
     saved = figures.draw(result, images)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown
-    )
     rows, summary = result["rows"], result["summary"]
-    text = environment.get_template("evidence.md.jinja").render(
+    text = render(
+        Path(__file__).with_name("evidence.md.jinja"),
         **result,
         clients=config.PartitionConfig().clients,
-        rounds=_several(rows, "rounds"),
-        seeds=_several(rows, "seeds"),
+        rounds=several(rows, "rounds"),
+        seeds=several(rows, "seeds"),
         noise=f"{NOISE:g}",
         confidence=f"{CONFIDENCE:.0%}",
         programs=len({row["code"] for row in rows}),
@@ -59,7 +54,7 @@ def write(result: dict[str, Any], path: Path, images: Path) -> None:
             if any(row["study"] == study.name for row in rows)
         ],
         features=saved.get("features"),
-        hours=_hours(rows),
+        hours=hours(rows),
     )
     path.write_text(text, encoding="utf-8")
 
@@ -103,12 +98,6 @@ def table_of(rows: Sequence[Row], columns: Sequence[str]) -> str:
     shown = [name for name in columns if any(values[name]) and name not in same]
     head = f"All: {', '.join(lines[0][name] for name in same)}.\n\n" if same else ""
     return head + table(shown, [[line[name] for name in shown] for line in lines])
-
-
-def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """As Markdown."""
-    every = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in every)
 
 
 def _any(modes: Modes) -> Row:
@@ -242,15 +231,3 @@ def _recalls(found: dict[str, Any]) -> str:
         f"{found['better']} and falls in {len(found['cells'])} of {found['of']} cells: synthetic "
         "pairs teach kinds, not instances."
     )
-
-
-def _several(rows: Sequence[Row], name: str) -> str:
-    """A number and what is counted, or all numbers that there are."""
-    numbers = sorted({row[name] for row in rows})
-    return " or ".join(map(str, numbers)) + f" {name}"
-
-
-def _hours(rows: Sequence[Row]) -> str:
-    """Seconds of all runs, each once."""
-    seconds = {tuple(row["runs"]): row["seeds"] * row["seconds_mean"] for row in rows}
-    return tables.seconds(sum(seconds.values()))

@@ -6,17 +6,16 @@ its line; runs that two studies share are run once.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 OFF_ON, ALL = ("off", "on"), ("off", "on", "oracle")
 Baseline = tuple[str, str]  # method and objective
 
-# File below the data folder ("" is embedded), and which of its arrays are the pairs.
-DATA: dict[str, tuple[str, tuple[str, ...]]] = {
-    "glyphs": ("", ()),
-    "wikipedia": ("wikipedia/wikipedia.npz", ()),
-    "emoji": ("emoji/emoji.npz", ()),
-    "uci_mfeat": ("uci_mfeat/uci_mfeat.npz", ()),
+# File below the data folder; "" is embedded.
+DATA = {
+    "glyphs": "",
+    "wikipedia": "wikipedia/wikipedia.npz",
+    "emoji": "emoji/emoji.npz",
+    "uci_mfeat": "uci_mfeat/uci_mfeat.npz",
 }
 PLAIN: Baseline = ("fedavg", "info_nce")
 BASELINES: tuple[Baseline, ...] = (
@@ -189,12 +188,3 @@ STUDIES = (
         ),
     ),
 )  # fmt: skip
-
-
-def sources(folder: Path) -> dict[str, list[str]]:
-    """The data sets that are there, as overrides."""
-    return {
-        name: [*([f"data.path={folder / file}"] if file else []), *overrides]
-        for name, (file, overrides) in DATA.items()
-        if not file or (folder / file).exists()
-    }

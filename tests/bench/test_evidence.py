@@ -1,11 +1,11 @@
 """The arithmetic and the planning of ``make evidence``; its bench/ is on the path of all tests."""
 
-import math
 from statistics import fmean, stdev
 
 import pytest
 from evidence import arithmetic, page, runs, studies
-from evidence.arithmetic import change, interval, relate, summary
+from evidence.arithmetic import change, relate, summary
+from trials.runs import mixed
 
 
 def row(synthesis, runs, *, study="baselines", data="glyphs", alpha=0.1, setting="default",
@@ -24,20 +24,6 @@ def row(synthesis, runs, *, study="baselines", data="glyphs", alpha=0.1, setting
 def related(*rows):
     relate(rows)
     return list(rows)
-
-
-# ---- The interval ----------------------------------------------------------------------------
-
-
-def test_the_interval_is_students():
-    # Three values of mean 2 and deviation 1: 4.303 is the quantile of two degrees of freedom.
-    found = interval([1.0, 2.0, 3.0])
-    assert found["mean"] == 2.0
-    assert found["half"] == pytest.approx(4.3027 / math.sqrt(3), abs=1e-4)
-
-
-def test_one_value_has_no_interval():
-    assert interval([0.5])["half"] is None
 
 
 def test_an_effect_is_of_runs_of_the_same_seed():
@@ -186,33 +172,7 @@ def test_studies_share_the_runs_of_the_same_configuration(tmp_path):
     cells = runs.cells(study(default, spelt_out), {"glyphs": []}, tmp_path, seeds=2)
     assert [len(cell.jobs) for cell in cells] == [2, 2, 2, 2]
     assert cells[1].jobs == cells[3].jobs
-    assert len(runs.mixed(cells)) == 6
-
-
-def test_runs_of_other_rounds_and_of_another_program_lie_elsewhere(tmp_path, monkeypatch):
-    (cell,) = runs.cells(study(studies.Setting("one")), {"glyphs": []}, tmp_path, 1)
-    (longer,) = runs.cells(
-        study(studies.Setting("one")), {"glyphs": []}, tmp_path, 1, ("run.rounds=21",)
-    )
-    before = runs.key(cell.jobs[0].config)
-    assert before != runs.key(longer.jobs[0].config)
-    monkeypatch.setattr(runs, "code", lambda: "another")
-    assert before != runs.key(cell.jobs[0].config)
-
-
-def test_comments_and_docstrings_are_not_the_program():
-    source = 'def f(x):\n    """One."""\n    return x + 1\n'
-    assert runs.meaning(source) == runs.meaning(
-        'def f(x):\n    "Two."\n    # why\n    return x+1\n'
-    )
-    assert runs.meaning(source) != runs.meaning(source.replace("+ 1", "+ 2"))
-
-
-def test_a_set_that_is_absent_is_left_out(tmp_path):
-    assert studies.sources(tmp_path) == {"glyphs": []}
-    (tmp_path / "emoji").mkdir()
-    (tmp_path / "emoji" / "emoji.npz").touch()
-    assert studies.sources(tmp_path)["emoji"] == [f"data.path={tmp_path / 'emoji/emoji.npz'}"]
+    assert len(mixed(cells)) == 6
 
 
 @pytest.mark.parametrize("each", studies.STUDIES, ids=lambda each: each.name)

@@ -1,0 +1,1 @@
+"""What the studies of `make evidence` and `make evidence-related` share."""
