@@ -13,7 +13,7 @@ from fedsyn.core.cohort import Cohort
 from fedsyn.core.training import Loss
 from fedsyn.data.federated import FederatedData
 from fedsyn.data.silos import Silo
-from fedsyn.errors import ConfigError, DataError
+from fedsyn.errors import ConfigError
 from fedsyn.metrics import classification
 from fedsyn.models.fusion import Both, FusionNet, Reading, build
 from fedsyn.objectives.multimodal import Batch, CrossEntropy
@@ -120,8 +120,6 @@ def problem(config: Config, data: FederatedData, features: Tensor) -> Multimodal
 
     Raises
     ------
-    DataError
-        If the pairs have no labels.
     ConfigError
         If the objective or the criterion is not of this task, or the network has no hidden layer.
     """
@@ -131,16 +129,12 @@ def problem(config: Config, data: FederatedData, features: Tensor) -> Multimodal
             f"run.criterion = {config.run.criterion!r} is not of task.name = {config.task.name!r}; "
             "expected 'objective'"
         )
-    label = data.one_label
-    if label is None:
-        raise DataError(
-            f"task.name = {config.task.name!r} needs labels; {data.pairs.name} has none"
-        )
+    assert data.one_label is not None  # (`fedsyn.data.described`)
     dims, classes = (data.image.shape[1], data.text.shape[1]), len(data.pairs.label_names)
     return MultimodalProblem(
         features=features,
         net=build(config.model, *dims, classes, cross=_two_projectors(config.method)),
-        label=label.to(features.device),
+        label=data.one_label.to(features.device),
         present=data.present.to(features.device),
         public=torch.from_numpy(data.public),
         objective=OBJECTIVES[config.objective.name](config.objective),

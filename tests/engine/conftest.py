@@ -113,6 +113,7 @@ def make(settings, picture_settings, labelled_settings):
         "retrieval": settings,
         "representation": picture_settings,
         "image_classification": labelled_settings,
+        "multimodal_classification": settings,
     }
 
     def build(*overrides):
