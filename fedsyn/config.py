@@ -189,8 +189,8 @@ class MoCoConfig(Section):
     """Of `fedsyn.objectives.moco`."""
 
     temperature: Positive = 0.1
-    momentum: Share = 0.99
-    queue: Count = 1024  # keys of a client, at least a batch
+    momentum: Share = 0.9  # 0.99 where a client takes hundreds of steps a round
+    queue: Count = 256  # keys of a client: at least a batch, and fewer than it has pictures
 
 
 class BYOLConfig(Section):
@@ -645,6 +645,8 @@ TASK_DEFAULTS: Mapping[Task, Mapping[str, Mapping[str, Any]]] = {
     "representation": {
         "data": {"standardize": False},
         "objective": {"name": "moco"},
+        "model": {"stride": 2},
+        "method": {"epochs": 1},
         "run": {"criterion": "alignment_uniformity"},
     },
     "image_classification": {

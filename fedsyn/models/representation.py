@@ -102,7 +102,7 @@ def _through(
 
 def build(config: ModelConfig, picture: tuple[int, int, int], predicts: bool) -> RepresentationNet:
     """The network that the configuration describes, for pictures of height, width, channels."""
-    encoder = ResNet("encoder", picture, config.channels, config.blocks)
+    encoder = ResNet("encoder", picture, config.channels, config.blocks, config.stride)
     predictor = MLP("predictor", (config.dim, *config.hidden, config.dim))
     return RepresentationNet(
         encoder=encoder,

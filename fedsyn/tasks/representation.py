@@ -1,8 +1,8 @@
 """Self-supervised representation of pictures: features from which labels can be read off.
 
 No label is trained with. Metrics fit probes (`fedsyn.metrics.probes`) to the labels of the public
-rows where there are any, else of all rows that nobody tests on. Where all are test rows, every other
-teaches the probes and is not tested on.
+rows where there are any, else of all rows that nobody tests on. Where all are test rows, every
+other teaches the probes and is not tested on.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -60,7 +60,8 @@ def test_a_model_is_the_encoder_then_the_heads():
 
 
 def test_only_some_networks_predict():
-    net = build(CONFIG, (4, 4, 1), predicts=False)
+    net = build(CONFIG.model_copy(update={"stride": 2}), (4, 4, 1), predicts=False)
+    assert net.encoder.stride == 2
     assert net.layout.size < NET.layout.size
     params = net.init(torch.Generator())[None]
     with pytest.raises(ValueError, match="expected a network with a predictor"):
