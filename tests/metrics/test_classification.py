@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
@@ -38,6 +38,7 @@ def test_a_mean_of_nothing_is_nan():
     assert few["many_shot"] == 1 and math.isnan(few["few_shot"])
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 30).flatmap(lambda n: hnp.arrays(np.int64, (2, n), elements=st.integers(0, 4)))
 )
