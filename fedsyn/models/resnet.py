@@ -91,34 +91,58 @@ class ResNet:
         """
         # Client by client: a grouped convolution of all clients takes 1.4 times as long on a CPU,
         # and picks its algorithm by their number, so that a client's numbers depend on the others.
-        layout = self.layout
-        return torch.stack(
-            [
-                self._features(layout.views(row), pixels)
-                for row, pixels in zip(params, x, strict=True)
-            ]
-        )
+        features = [
+            self._block(named, -1, self._body(named, pixels)).mean((2, 3))
+            for named, pixels in zip(self._clients(params), x, strict=True)
+        ]
+        return torch.stack(features)
 
-    def _features(self, named: Mapping[str, Tensor], x: Tensor) -> Tensor:  # [B, width]
+    def body(self, params: Tensor, x: Tensor) -> Tensor:
+        """Maps ``[C, B, channels, h, w]`` that the last block gets."""
+        both = zip(self._clients(params), x, strict=True)
+        return torch.stack([self._body(named, pixels) for named, pixels in both])
+
+    def last(self, params: Tensor, maps: Tensor, share: float = 1.0) -> Tensor:
+        """Maps ``[C, B, share · width, h, w]`` of the last block, of its first channels alone.
+
+        ``share`` is of whole groups of the normalisation.
+        """
+        both = zip(self._clients(params), maps, strict=True)
+        return torch.stack([self._block(named, -1, own, share) for named, own in both])
+
+    def _clients(self, params: Tensor) -> list[dict[str, Tensor]]:
+        layout = self.layout
+        return [layout.views(row) for row in params]
+
+    def _body(self, named: Mapping[str, Tensor], x: Tensor) -> Tensor:
         maps = x.unflatten(-1, self.picture).permute(0, 3, 1, 2)
-        maps = self._convolve(named, "stem", maps, self.stride).relu()
-        for name, _, stride in self._plan():
-            inner = self._convolve(named, f"{name}.0", maps, stride).relu()
-            inner = self._convolve(named, f"{name}.1", inner)
-            if f"{self.prefix}.{name}.shortcut.weight" in named:
-                maps = self._convolve(named, f"{name}.shortcut", maps, stride)
-            maps = (maps + inner).relu()
-        return maps.mean((2, 3))
+        maps = self._convolve(named, "stem", maps, self.channels[0], self.stride).relu()
+        for number in range(len(self._plan()) - 1):
+            maps = self._block(named, number, maps)
+        return maps
+
+    def _block(
+        self, named: Mapping[str, Tensor], number: int, maps: Tensor, share: float = 1.0
+    ) -> Tensor:
+        name, out, stride = self._plan()[number]
+        width = round(share * out)
+        inner = self._convolve(named, f"{name}.0", maps, width, stride).relu()
+        inner = self._convolve(named, f"{name}.1", inner, width)
+        if f"{self.prefix}.{name}.shortcut.weight" in named:
+            maps = self._convolve(named, f"{name}.shortcut", maps, width, stride)
+        return (maps[:, :width] + inner).relu()
 
     def _convolve(
-        self, named: Mapping[str, Tensor], name: str, x: Tensor, stride: int = 1
+        self, named: Mapping[str, Tensor], name: str, x: Tensor, width: int, stride: int = 1
     ) -> Tensor:
-        """Convolution and normalisation."""
+        """The first ``width`` channels of a convolution, normalised."""
         weight, scale, shift = (
             named[f"{self.prefix}.{name}.{part}"] for part in ("weight", "scale", "shift")
         )
+        groups = self.groups * width // len(weight)  # as large as those of all channels
+        weight = weight[:width, : x.shape[1]]
         x = conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
-        return group_norm(x, self.groups, scale, shift)
+        return group_norm(x, groups, scale[:width], shift[:width])
 
     def _plan(self) -> list[tuple[str, int, int]]:
         """Name, channels and stride of each block."""

@@ -119,3 +119,31 @@ def test_pictures_of_another_size_are_refused():
     params, x = draw(SMALL, 1, 2)
     with pytest.raises(RuntimeError, match="unflatten"):
         SMALL(params, x[..., :-3])
+
+
+@pytest.mark.parametrize("picture", [(7, 6, 3), (8, 8, 1)])
+def test_the_last_block_follows_the_body(picture):
+    net = ResNet("r", picture, channels=(4, 8), blocks=2, groups=4)
+    params, x = draw(net, clients=2, batch=3)
+    maps = net.last(params, net.body(params, x))
+    torch.testing.assert_close(maps.mean((-1, -2)), net(params, x))
+
+
+@pytest.mark.parametrize("blocks", [1, 2])  # with and without a convolution on the shortcut
+def test_a_share_of_the_last_block_is_a_block_of_its_first_channels(blocks):
+    net = ResNet("r", (8, 8, 1), channels=(4, 8), blocks=blocks, groups=4)
+    params, x = draw(net, clients=1, batch=3)
+    body = net.body(params, x)
+    module = in_torch(net, params[0])[-3]  # of the blocks the last
+    first, norm, _, second, norm2 = module.body
+    few = Block(first.in_channels, 4, first.stride[0], 2).double()
+    pairs = [(few.body[0], first), (few.body[1], norm), (few.body[3], second), (few.body[4], norm2)]
+    if len(module.shortcut) == 0:
+        few.shortcut = nn.Sequential()
+    pairs += zip(few.shortcut, module.shortcut, strict=True)
+    for mine, whole in pairs:
+        for name, value in mine.named_parameters():
+            own = whole.get_parameter(name).data
+            value.data = own[tuple(slice(size) for size in value.shape)]
+    expected = torch.relu(few.body(body[0]) + few.shortcut(body[0])[:, :4])
+    torch.testing.assert_close(net.last(params, body, 0.5)[0], expected)
