@@ -334,6 +334,24 @@ class CLIP2FLConfig(Section):
     contrast_temperature: Positive = 0.1  # τ
 
 
+class FedAlignConfig(Section):
+    """Of `fedsyn.methods.fedalign`."""
+
+    mu: NonNegative = 0.45
+    # Of the last block's channels, in whole groups of its normalisation.
+    share: Annotated[float, Field(gt=0.0, lt=1.0, multiple_of=0.125)] = 0.25
+
+
+class FedDMConfig(Section):
+    """Of `fedsyn.methods.feddm`."""
+
+    pictures: Count = 10  # of a class
+    steps: Count = 50  # of the search for them
+    lr: Positive = 1.0
+    draw: Count = 32  # most rows of a class in a step
+    radius: NonNegative = 5.0  # ρ
+
+
 class FedCMIConfig(Section):
     """Of `fedsyn.methods.fedcmi`; what is 0 is left out."""
 
@@ -349,7 +367,8 @@ class MethodConfig(Section):
 
     name: Literal[
         "fedavg", "fedprox", "scaffold", "moon", "feddyn", "fednova", "fedadam", "fedyogi",
-        "pt_fuch", "ccl", "fedfoa", "creff", "clip2fl", "fedcmi", "local", "centralised",
+        "pt_fuch", "ccl", "fedfoa", "creff", "clip2fl", "fedalign", "feddm", "fedcmi",
+        "local", "centralised",
     ] = "fedavg"  # fmt: skip
     weighting: Literal["size", "uniform"] = "size"
     epochs: Count = 2
@@ -369,6 +388,8 @@ class MethodConfig(Section):
     creff: CReFFConfig = CReFFConfig()
     clip2fl: CLIP2FLConfig = CLIP2FLConfig()
     fedcmi: FedCMIConfig = FedCMIConfig()
+    fedalign: FedAlignConfig = FedAlignConfig()
+    feddm: FedDMConfig = FedDMConfig()
 
     @pydantic.model_validator(mode="after")
     def _drift_is_of_plain_sgd(self) -> Self:
@@ -627,6 +648,8 @@ METHOD_TASKS: Mapping[str, Task] = {
     "creff": "image_classification",
     "clip2fl": "image_classification",
     "fedcmi": "multimodal_classification",
+    "fedalign": "image_classification",
+    "feddm": "image_classification",
 }
 # Tasks whose features are pixels, without texts.
 PICTURE_TASKS: tuple[Task, ...] = ("representation", "image_classification")

@@ -29,7 +29,6 @@ from torch import Tensor
 
 from fedsyn.config import MethodConfig
 from fedsyn.core.aggregate import WEIGHT, add_weighted
-from fedsyn.core.batches import padded
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.data import augment
@@ -38,7 +37,7 @@ from fedsyn.methods.base import Method
 from fedsyn.objectives.classification import distillation
 from fedsyn.synthesis.gradient_matching import class_gradients, match, retrain
 from fedsyn.tasks.base import Penalty
-from fedsyn.tasks.image_classification import Batch, ImageClassificationProblem
+from fedsyn.tasks.image_classification import Batch, ImageClassificationProblem, draw_of_each
 
 
 def down(state: Payload, ids: tuple[int, ...]) -> Payload:
@@ -90,14 +89,11 @@ def gradients_at(
     shape = (net.dim + 1, net.classes)
     gradients = models.new_zeros(len(models), net.classes, *shape)
     for place, stream in enumerate(cohort.streams("gradients")):
-        rows = torch.from_numpy(cohort.rows[place])
-        label = problem.label[rows.to(problem.label.device)].cpu()
-        classes = [rows[label == c] for c in range(net.classes)]
-        for _ in range(own.repeats if len(rows) else 0):
-            chosen = [
-                mine[torch.randperm(len(mine), generator=stream)[: own.draw]] for mine in classes
-            ]
-            index, valid = (part.to(models.device) for part in padded(chosen, own.draw))
+        classes = problem.by_class(cohort.rows[place])
+        for _ in range(own.repeats if any(map(len, classes)) else 0):
+            index, valid = (
+                part.to(models.device) for part in draw_of_each(classes, own.draw, stream)
+            )
             drawn = index[valid]
             pixels = problem.view(drawn[None], augment.draw([stream], len(drawn)).to(models))
             with torch.no_grad():

@@ -11,11 +11,13 @@ def cross_entropy(
     logits: Tensor,  # [C, B, L]
     label: Tensor,  # [C, B] long
     valid: Tensor,  # [C, B] bool
+    weight: Tensor | None = None,  # [C, B]
 ) -> Tensor:  # [C]
-    """Each client's mean over its valid rows; 0 where there are none."""
+    """Each client's mean over its valid rows, each times its weight; 0 where there are none."""
     known = label.masked_fill(~valid, 0)  # other rows may have no label
     losses = row_cross_entropy(logits.flatten(0, 1), known.flatten(), reduction="none")
-    return masked_mean(losses.view_as(label), valid)
+    losses = losses.view_as(label)
+    return masked_mean(losses if weight is None else weight * losses, valid)
 
 
 def distillation(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedsyn import teachers
 from fedsyn.config import Config, MethodConfig
-from fedsyn.core.batches import everything
+from fedsyn.core.batches import everything, padded
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.training import Loss
 from fedsyn.data.federated import FederatedData
@@ -73,6 +73,12 @@ class ImageClassificationProblem(PictureProblem):
 
         return loss
 
+    def by_class(self, rows: np.ndarray) -> list[Tensor]:
+        """Of these rows those of each class, long ``[n]``."""
+        mine = torch.from_numpy(rows)
+        label = self.label[mine.to(self.label.device)].cpu()
+        return [mine[label == c] for c in range(self.net.classes)]
+
     def held_out(
         self, models: Tensor, rows: Sequence[np.ndarray], batch: int
     ) -> tuple[Tensor, Tensor]:
@@ -101,6 +107,16 @@ class ImageClassificationProblem(PictureProblem):
         (predicted,) = outputs
         label = self.label[rows.to(self.label.device)].to(predicted.device)
         return classification.evaluate(predicted, label, self.training)
+
+
+def draw_of_each(
+    classes: Sequence[Tensor],  # rows of each
+    most: int,
+    stream: torch.Generator,
+) -> tuple[Tensor, Tensor]:  # [L, most] long, [L, most] bool
+    """At most so many rows of each class, at random, and which of the places they fill."""
+    chosen = [rows[torch.randperm(len(rows), generator=stream)[:most]] for rows in classes]
+    return padded(chosen, most)
 
 
 def problem(config: Config, data: FederatedData, features: Tensor) -> ImageClassificationProblem:

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from fedsyn import streams
-from fedsyn.config import METHOD_TASKS, AugmentConfig, CReFFConfig, MethodConfig, ModelConfig
+from fedsyn.config import (
+    METHOD_TASKS,
+    AugmentConfig,
+    CReFFConfig,
+    FedDMConfig,
+    MethodConfig,
+    ModelConfig,
+)
 from fedsyn.core.cohort import Cohort, chunks
 from fedsyn.methods import METHODS
 from fedsyn.models import representation
@@ -245,4 +252,5 @@ def by_hand():
 def plain():
     """Full batches, so that steps do not depend on the order of pairs, and plain descent."""
     few = CReFFConfig(repeats=2, draw=4, features=5, steps=3, classifier_epochs=2)
-    return MethodConfig(optimizer="sgd", lr=0.3, epochs=2, batch=16, creff=few)
+    small = FedDMConfig(pictures=2, steps=2, draw=3)
+    return MethodConfig(optimizer="sgd", lr=0.3, epochs=2, batch=16, creff=few, feddm=small)

@@ -104,7 +104,7 @@ def test_single_precision_follows_double(world_of, plain, name, optimizer):
 @settings(deadline=None, max_examples=6)
 @given(sizes=st.lists(st.integers(0, 5), min_size=1, max_size=4), batch=st.integers(2, 3))
 def test_any_clients_go_through_two_rounds(world_of, plain, name, sizes, batch):
-    config = MethodConfig(batch=batch, epochs=1, creff=plain.creff)
+    config = MethodConfig(batch=batch, epochs=1, creff=plain.creff, feddm=plain.feddm)
     state, kept = world_of(name)(*sizes).play(name, config)
     payloads = [state, *kept.values()]
     assert all(value.isfinite().all() for payload in payloads for value in payload.values())

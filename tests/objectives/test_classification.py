@@ -37,6 +37,16 @@ def test_cross_entropy_is_the_mean_surprise_at_the_labels():
     torch.testing.assert_close(cross_entropy(LOGITS, LABEL, VALID), mean_over_valid(loss))
 
 
+def test_weights_are_of_rows():
+    weight = torch.rand(2, 5, generator=DRAW, dtype=torch.float64)
+
+    def loss(client, row):
+        surprise = -math.log(softmax(LOGITS[client, row].tolist())[LABEL[client, row]])
+        return weight[client, row].item() * surprise
+
+    torch.testing.assert_close(cross_entropy(LOGITS, LABEL, VALID, weight), mean_over_valid(loss))
+
+
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_distillation_is_the_divergence_of_the_softened_teacher(temperature):
     def loss(client, row):

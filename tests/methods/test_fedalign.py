@@ -1,0 +1,86 @@
+"""FedAlign, against singular values and a step worked out by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.functional import avg_pool2d, cross_entropy
+
+from fedsyn.config import FedAlignConfig
+from fedsyn.methods import METHODS
+from fedsyn.methods.fedalign import lipschitz
+from fedsyn.models.picture_classifier import PictureClassifier
+from fedsyn.models.resnet import ResNet
+
+SIZES = (5, 0, 4)
+
+
+def norm_by_hand(before, after):
+    """Of maps [channels, H, W] of one picture: the largest singular value of F Gᵀ / HW."""
+    ratio = before.shape[-1] // after.shape[-1]
+    f = avg_pool2d(before[None], ratio)[0].flatten(1)
+    return torch.linalg.svdvals(f @ after.flatten(1).T / f.shape[1])[0]
+
+
+@pytest.mark.parametrize("size", [4, 2])
+def test_the_constant_is_the_largest_singular_value(size):
+    draw = torch.Generator().manual_seed(0)
+    before = torch.rand(2, 3, 5, 4, 4, generator=draw, dtype=torch.float64)
+    after = torch.rand(2, 3, 6, size, size, generator=draw, dtype=torch.float64)
+    found = lipschitz(before, after)
+    for client in range(2):
+        for row in range(3):
+            expected = norm_by_hand(before[client, row], after[client, row])
+            torch.testing.assert_close(found[client, row], expected)
+
+
+def test_maps_of_nothing_have_the_constant_0_and_no_gradient():
+    maps = torch.zeros(1, 1, 3, 2, 2, requires_grad=True)
+    found = lipschitz(torch.ones(1, 1, 4, 2, 2), maps)
+    found.sum().backward()
+    assert found.tolist() == [[0]] and (maps.grad == 0).all()
+
+
+def test_a_step_aligns_the_last_block_with_its_first_channels(labelled, by_hand, plain):
+    there = labelled(*SIZES)
+    problem, net = there.problem, there.problem.net
+    config = plain.model_copy(update={"epochs": 1, "fedalign": FedAlignConfig(mu=0.7, share=0.5)})
+    payload = METHODS["fedalign"].down({"model": there.model[None]}, (0, 1, 2))
+    sent, _, losses = there.client("fedalign", payload, {}, config)
+    for client in (0, 2):
+        rows = there.rows(client)
+        x = problem.features[rows][None]
+        body = net.encoder.body(there.model[None, : net.encoder.layout.size], x)
+
+        def loss(w, x=x, rows=rows, body=body):
+            own = w[None, : net.encoder.layout.size]
+            whole, narrow = (net.encoder.last(own, body, share)[0] for share in (1.0, 0.5))
+            apart = sum(
+                (norm_by_hand(f, n) - norm_by_hand(f, g)) ** 2
+                for f, g, n in zip(body[0], whole, narrow, strict=True)
+            )
+            apart = apart / len(rows)
+            ce = cross_entropy(net(w[None], x)[0], problem.label[rows])
+            return ce + 0.7 * (ce / apart).detach() * apart
+
+        expected = by_hand.descend(there.model, loss, config.lr, 1)
+        torch.testing.assert_close(sent["model"][client], expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(losses[client].double(), loss(there.model), atol=1e-6, rtol=0)
+    assert torch.equal(sent["model"][1], there.model)
+
+
+def test_the_body_does_not_learn_from_the_alignment(labelled, plain):
+    there = labelled(6)
+    net = PictureClassifier(ResNet("encoder", (4, 4, 1), (8, 8)), dim=3, classes=3)
+    # With logits that say nothing whatever comes in, only the alignment moves the encoder.
+    model = net.init(torch.Generator().manual_seed(0)).double()
+    model[-net.classifier.layout.size :] = 0
+    there = replace(there, problem=replace(there.problem, net=net), model=model)
+    payload = METHODS["fedalign"].down({"model": model[None]}, (0,))
+    config = plain.model_copy(update={"epochs": 1})
+    sent, _, _ = there.client("fedalign", payload, {}, config)
+    moved = net.layout.views(sent["model"] - model)
+    last = {name for name, value in moved.items() if (value != 0).any()}
+    assert {name for name in last if name.startswith("encoder")} == {
+        name for name in net.encoder.shapes if name.startswith("encoder.1.0")
+    }
