@@ -219,13 +219,14 @@ def row_of(jobs: Sequence[Job]) -> dict[str, Any]:
         chosen = [summary[at]["metrics"] for summary in summaries]
         prefix = "" if at == "selected" else f"{at}_"
         for metric, name in SCORES[task].compared.items():
-            mean, std = spread(metrics.get(metric) for metrics in chosen)
+            values = [metrics.get(metric) for metrics in chosen]
+            mean, std = spread(values)
             row |= {f"{prefix}{name}_mean": mean, f"{prefix}{name}_std": std}
-    headline = SCORES[task].headlines[0]
-    row[f"{headline}_runs"] = [summary["metrics"][headline] for summary in summaries]
+            if at == "selected":
+                row[f"{name}_runs"] = values
     row["seconds_mean"] = statistics.fmean(summary["seconds"] for summary in summaries)
     row["bytes_up_mean"] = statistics.fmean(summary["bytes_up"] for summary in summaries)
-    row["curve"] = _curve(jobs, headline)
+    row["curve"] = _curve(jobs, SCORES[task].headlines[0])
     return row
 
 

@@ -85,7 +85,13 @@ SCORES: Mapping[str, Scores] = {
             "median_rank": "median rank ↓",
         },
         headlines=("map", "map50"),
-        compared={"map": "map", "map50": "map50", "recall@10": "r10"},
+        compared={
+            "map": "map",
+            "map50": "map50",
+            "recall@1": "r1",
+            "recall@5": "r5",
+            "recall@10": "r10",
+        },
         columns=("map", "map50"),
         sides={
             f"image →{_NO_BREAK}text": "_i2t",

@@ -38,21 +38,23 @@ def test_a_plan_names_the_method_that_cannot_learn_the_task(make, tmp_path, monk
 
 
 def test_another_task_has_a_row_of_its_own_metrics(make, tmp_path):
-    jobs = plan(make("task=vqa"), tmp_path, ["fedavg"], ["info_nce"], ["off", "on"], 2)
+    base = make("task=representation")
+    jobs = plan(base, tmp_path, ["fedavg"], ["simclr"], ["off", "on"], 2)
     assert [job.setting[2] for job in jobs] == ["off", "off"]  # synthesis is of retrieval
     for job, accuracy in zip(jobs, (0.4, 0.6), strict=True):
         job.out.mkdir(parents=True)
-        metrics = {"accuracy": accuracy, "question_only": 0.3}
+        metrics = {"linear_probe": accuracy, "knn": 0.3}
         outcomes = {name: {"metrics": metrics} for name in ("selected", "best", "last")}
         numbers = {"metrics": metrics, "seconds": 2.0, "bytes_up": 10}
         records.write_json(job.out / records.SUMMARY, outcomes | numbers)
-        records.write_rows(job.out, [{"round": 1, "metrics": {"accuracy": accuracy / 2}}])
+        records.write_rows(job.out, [{"round": 1, "metrics": {"linear_probe": accuracy / 2}}])
     found = compare.row_of(jobs)
-    assert found["task"] == "vqa"
-    assert found["accuracy_mean"] == found["best_accuracy_mean"] == pytest.approx(0.5)
-    assert found["accuracy_std"] == pytest.approx(0.02**0.5)
-    assert (found["question_only_mean"], found["last_question_only_std"]) == (0.3, 0.0)
-    assert found["accuracy_runs"] == [0.4, 0.6]
+    assert found["task"] == "representation"
+    assert found["linear_probe_mean"] == found["best_linear_probe_mean"] == pytest.approx(0.5)
+    assert found["linear_probe_std"] == pytest.approx(0.02**0.5)
+    assert (found["knn_mean"], found["last_knn_std"], found["semi_1_mean"]) == (0.3, 0.0, None)
+    assert found["linear_probe_runs"] == [0.4, 0.6]
+    assert found["knn_runs"] == [0.3, 0.3]
     assert found["curve"]["mean"] == [pytest.approx(0.25)]
     assert not any(name.startswith("map") for name in found)
 
