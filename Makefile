@@ -18,7 +18,7 @@ LOOPBACK = $(if $(shell $(ALONE) ip link set lo up >/dev/null 2>&1 && echo yes),
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/* kernels/*/*.cpp kernels/*/*.h kernels/*/*.cu kernels/*/*.cuh)
 
 .PHONY: run test test-slow test-flower test-flower-short lint cuda-check bench bench-simulator bench-flower evidence \
-	clean
+	evidence-related clean
 
 run: $(VENV)/installed
 	$(BIN)/fedsyn run
@@ -90,6 +90,11 @@ $(FLOWER)/installed: $(VENV)/installed
 # it and keeps nothing.
 evidence: $(VENV)/installed
 	PYTHONPATH=bench $(BIN)/python -m evidence $(ARGS)
+
+# The related methods, each in its own task, against baselines and ablations (docs/related-methods.md),
+# in less than three hours on two cores; interrupted, it goes on. `ARGS=--quick` keeps nothing.
+evidence-related: $(VENV)/installed
+	PYTHONPATH=bench $(BIN)/python -m related $(ARGS)
 
 clean:
 	rm -rf $(VENV) build

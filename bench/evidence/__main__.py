@@ -16,10 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from machine import facts
 from trials import command
 
-import fedsyn
 from evidence import arithmetic, page, picture, studies
 from evidence.runs import Cell, cells
 from fedsyn.engine import records
@@ -82,10 +80,7 @@ def add(
     for row in rows:
         if study != "baselines":
             del row["curve"]
-    order = [each.name for each in studies.STUDIES]
-    others = [row for row in result["rows"] if row["study"] != study]
-    result["rows"] = sorted([*others, *rows], key=lambda row: order.index(row["study"]))
-    result["failures"] = [one for one in result["failures"] if one["study"] != study] + [
+    why = [
         {
             "study": study,
             "cell": f"{cell.data}, {cell.setting}, {'+'.join(cell.jobs[0].setting)}",
@@ -93,7 +88,7 @@ def add(
         }
         for cell in failed
     ]
-    result |= {**facts(), "version": fedsyn.__version__}
+    command.put(result, [each.name for each in studies.STUDIES], study, rows, why)
 
 
 def pictured(data: dict[str, list[str]], folder: Path, extra: Sequence[str]) -> Job:

@@ -8,13 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from machine import facts
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress import TimeElapsedColumn as Passed
 from rich.progress import TimeRemainingColumn as Left
 
+import fedsyn
 from fedsyn.errors import FedsynError
 from trials import runs
+from trials.arithmetic import Row
 from trials.runs import Cell
 
 ROOT = Path(__file__).parent.parent.parent
@@ -69,6 +72,20 @@ def ending() -> Iterator[None]:
 def known(path: Path) -> dict[str, Any]:
     """The results so far."""
     return json.loads(path.read_text("utf-8")) if path.exists() else {"rows": [], "failures": []}
+
+
+def put(
+    result: dict[str, Any],
+    order: Sequence[str],
+    study: str,
+    rows: Sequence[Row],
+    failures: Sequence[Row],
+) -> None:
+    """Put what a study has found in the place of what was there of it; studies in this order."""
+    for name, new in (("rows", rows), ("failures", failures)):
+        others = [one for one in result[name] if one["study"] != study]
+        result[name] = sorted([*others, *new], key=lambda one: order.index(one["study"]))
+    result |= {**facts(), "version": fedsyn.__version__}
 
 
 def available(files: Mapping[str, str], folder: Path) -> dict[str, list[str]]:

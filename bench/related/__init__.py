@@ -1,0 +1,1 @@
+"""The related methods against each other and against baselines, in the tasks that they are for."""

@@ -1,0 +1,110 @@
+"""The plots of the page, in the look of fedsyn's reports."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from trials.arithmetic import Row
+
+from fedsyn.metrics.headline import SCORES
+from fedsyn.report import plots
+from fedsyn.report.plots import COLOURS, INK
+from related.studies import Study
+
+WIDTH = 7.4  # inches
+
+
+def draw(rows: Sequence[Row], study: Study, folder: Path) -> dict[str, str]:
+    """Save the pictures of a study; file names by what they show."""
+    mine = [row for row in rows if row["study"] == study.name]
+    with plots.style():
+        figures = {
+            "At the selected round": levels(mine, study),
+            "Over the rounds": curves(mine, study),
+        }
+    folder.mkdir(parents=True, exist_ok=True)
+    names = (f"related-{study.name}.png", f"related-{study.name}-curves.png")
+    saved = dict(zip(figures, names, strict=True))
+    for title, figure in figures.items():
+        (folder / saved[title]).write_bytes(plots.png(figure, dpi=130))
+    return saved
+
+
+def levels(rows: Sequence[Row], study: Study) -> Figure:
+    """The headline of each contender: mean, deviation, and a dot for each seed."""
+    names = [one.name for one in study.contenders if one.name in {r["contender"] for r in rows}]
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    figure, panels = _panels(len(cases), 0.9 + 0.2 * len(names))
+    for number, (axes, case) in enumerate(zip(panels, cases, strict=True)):
+        mine = [row for row in rows if row["case"] == case]
+        first = number % _columns(len(cases)) == 0
+        metric = SCORES[mine[0]["task"]].headlines[0]
+        for row in mine:
+            place, colour = names.index(row["contender"]), _colour(study, row)
+            known = [value for value in row[f"{metric}_runs"] if value is not None]
+            axes.scatter(known, [place] * len(known), s=9, color=colour, alpha=0.5, linewidth=0)
+            if row[f"{metric}_mean"] is not None:
+                axes.errorbar(
+                    row[f"{metric}_mean"], place, xerr=row[f"{metric}_std"],
+                    color=colour, marker="o", markersize=4, elinewidth=1.0, capsize=2.0,
+                )  # fmt: skip
+        axes.set_title(case, loc="left", color=INK)
+        axes.set_xlabel(SCORES[mine[0]["task"]].labels[metric])
+        axes.set_yticks(range(len(names)), names if first else [""] * len(names))
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+    return figure
+
+
+def curves(rows: Sequence[Row], study: Study) -> Figure:
+    """The headline over the rounds, mean over seeds."""
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    figure, panels = _panels(len(cases), 1.7)
+    for axes, case in zip(panels, cases, strict=True):
+        mine = [row for row in rows if row["case"] == case]
+        scores = SCORES[mine[0]["task"]]
+        for row in mine:
+            first = row["contender"] == study.contenders[0].name
+            means = row["curve"]["mean"]
+            axes.plot(
+                row["curve"]["rounds"],
+                [math.nan if mean is None else mean for mean in means],
+                label=row["contender"],
+                color=_colour(study, row),
+                linewidth=2.0 if first else 1.1,
+                marker="o" if len(means) == 1 else None,
+            )
+        axes.set_title(case, loc="left", color=INK)
+        axes.set_ylabel(scores.labels[scores.headlines[0]])
+        axes.set_xlabel("round")
+        axes.grid(axis="x", visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+    plots.legend(figure, columns=4)
+    return figure
+
+
+def _panels(number: int, height: float) -> tuple[Figure, list[Axes]]:
+    """So many panels, a few in a line, each of this height in inches."""
+    columns = _columns(number)
+    lines = math.ceil(number / columns)
+    figure = Figure(figsize=(WIDTH, height * lines + 0.6), layout="constrained")
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes in panels[number:]:
+        axes.remove()
+    return figure, panels[:number]
+
+
+def _columns(number: int) -> int:
+    """Panels in a line."""
+    return 2 if number == 4 else min(3, number)
+
+
+def _colour(study: Study, row: Row) -> str:
+    """The study's method stands out."""
+    place = [one.name for one in study.contenders].index(row["contender"])
+    return INK if place == 0 else COLOURS[(place - 1) % len(COLOURS)]

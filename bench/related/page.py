@@ -1,0 +1,103 @@
+"""The page: tables, verdicts and pictures out of the rows, nothing by hand."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trials.arithmetic import CONFIDENCE, Row, signed
+from trials.page import hours, render, several, table
+
+from fedsyn.metrics.headline import SCORES
+from fedsyn.report import tables
+from related import figures
+from related.arithmetic import by_task
+from related.studies import STUDIES, Study
+
+VERDICTS = {True: "holds", False: "**does not hold**", None: "not measured"}
+
+
+def write(result: Mapping[str, Any], path: Path, images: Path) -> None:
+    """Write the page to ``path`` and its pictures to ``images``."""
+    rows = result["rows"]
+    measured = {row["study"] for row in rows}
+    text = render(
+        Path(__file__).with_name("related.md.jinja"),
+        **result,
+        rounds=several(rows, "rounds"),
+        seeds=several(rows, "seeds"),
+        confidence=f"{CONFIDENCE:.0%}",
+        programs=len({row["code"] for row in rows}),
+        hours=hours(rows),
+        summary=summary(result["verdicts"]),
+        sections=[
+            section(study, rows, result["verdicts"], images)
+            for study in STUDIES
+            if study.name in measured
+        ],
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def section(
+    study: Study, rows: Sequence[Row], verdicts: Sequence[Mapping[str, Any]], images: Path
+) -> dict[str, Any]:
+    """What the page says of a study."""
+    mine = [row for row in rows if row["study"] == study.name]
+    return {
+        "title": study.title,
+        "about": study.about,
+        "figures": figures.draw(rows, study, images),
+        "tables": [table_of(of_task) for of_task in by_task(mine).values()],
+        "claims": [line(one) for one in verdicts if one["study"] == study.name],
+    }
+
+
+def summary(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """Every claim, the difference over all its runs, and whether it holds."""
+    titles = {study.name: study.title for study in STUDIES}
+    lines = [
+        (titles[one["study"]], claim(one), difference(one["effect"]), VERDICTS[one["holds"]])
+        for one in verdicts
+    ]
+    return table(("", "claim", "difference", ""), lines)
+
+
+def line(verdict: Mapping[str, Any]) -> str:
+    """A verdict in words, with the difference in each case."""
+    cases = "; ".join(f"{case} {signed(effect)}" for case, effect in verdict["cases"].items())
+    shown = f" ({cases})" if cases else ""
+    found = f"{VERDICTS[verdict['holds']]}, {difference(verdict['effect'])}"
+    return f"{claim(verdict)}: {found}{shown}."
+
+
+def claim(verdict: Mapping[str, Any]) -> str:
+    """In words."""
+    scores = SCORES[verdict["task"]]
+    names = {name: metric for metric, name in scores.compared.items()}
+    side = "below" if verdict["below"] else "above"
+    return f"{verdict['one']} {side} {verdict['other']} in {scores.noun(names[verdict['metric']])}"
+
+
+def difference(effect: Mapping[str, Any] | None) -> str:
+    """With its interval and the number of pairs of runs."""
+    return tables.ABSENT if effect is None else f"{signed(effect)} (n = {len(effect['values'])})"
+
+
+def table_of(rows: Sequence[Row]) -> str:
+    """One line a case and contender of one task; the best headline of a case is bold."""
+    scores = SCORES[rows[0]["task"]]
+    headline = scores.headlines[0]
+    header = ("case", "", *(scores.labels[name] for name in scores.compared))
+    known = [row for row in rows if row[f"{headline}_mean"] is not None]
+    best = {row["case"]: row for row in sorted(known, key=lambda row: row[f"{headline}_mean"])}
+    lines = []
+    for row in rows:
+        cells = [
+            tables.spread(row[f"{name}_mean"], row[f"{name}_std"], row["seeds"])
+            for name in scores.compared.values()
+        ]
+        if row is best.get(row["case"]):
+            cells[0] = f"**{cells[0]}**"
+        bytes_ = [tables.size(row[f"bytes_{way}"]) for way in ("up", "down")]
+        lines.append((row["case"], row["contender"], *cells, *bytes_, f"{row['seconds_mean']:.0f}"))
+    return table((*header, "up", "down", "s"), lines)

@@ -1,0 +1,66 @@
+"""The rows of the studies: which runs are behind each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trials.runs import key, row_of
+
+from fedsyn import config
+from fedsyn.engine.compare import Job
+from fedsyn.errors import ConfigError
+from related.studies import Study
+
+Failure = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one contender in one case, a seed each."""
+
+    study: str
+    case: str
+    data: str
+    contender: str
+    jobs: tuple[Job, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """What the runs, all finished, say."""
+        names = {"study": self.study, "case": self.case, "data": self.data}
+        return {**names, "contender": self.contender, **row_of(self.jobs)}
+
+    def failure(self, why: str) -> Failure:
+        """What is said in the place of its row."""
+        return {"study": self.study, "cell": f"{self.case}, {self.contender}", "why": why}
+
+
+def cells(
+    study: Study,
+    data: Mapping[str, Sequence[str]],
+    runs: Path,
+    seeds: int,
+    extra: Sequence[str] = (),
+) -> tuple[list[Cell], list[Failure]]:
+    """The cells of a study on the data sets that are there, and those that cannot be configured.
+
+    Overrides of the case come after those of the study, then those of the contender, then
+    ``extra``.
+    """
+    found, refused = [], []
+    for case in (case for case in study.cases if case.data in data):
+        for contender in study.contenders:
+            cell = Cell(study.name, case.name, case.data, contender.name)
+            words = [*data[case.data], *study.overrides, *case.overrides, *contender.overrides]
+            try:
+                jobs = tuple(_job([*words, *extra], seed, runs) for seed in range(seeds))
+            except ConfigError as error:
+                refused.append(cell.failure(str(error)))
+            else:
+                found.append(replace(cell, jobs=jobs))
+    return found, refused
+
+
+def _job(overrides: Sequence[str], seed: int, runs: Path) -> Job:
+    settings = config.load(None, [*overrides, f"run.seed={seed}", "engine.threads=1"])
+    return Job(settings, runs / key(settings))

@@ -1,0 +1,253 @@
+"""What is measured: data sets and federations, methods, and what is claimed of them.
+
+Every contender runs in every case of its study. A contender, or a case, is a line: its name, and
+what it changes in the default configuration. To add or remove one, add or remove its line.
+"""
+
+from dataclasses import dataclass
+
+# File below the data folder; "" is embedded.
+DATA = {
+    "glyphs": "",
+    "emoji": "emoji/emoji.npz",
+    "flickr8k_1k": "flickr8k_1k/flickr8k_1k.npz",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Data, task and federation."""
+
+    name: str
+    data: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method, or one without a part of it."""
+
+    name: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one contender is above another, or below, in a metric."""
+
+    one: str
+    other: str
+    metric: str = ""  # the headline of the case's task
+    below: bool = False
+
+
+@dataclass(frozen=True)
+class Study:
+    """A method, those that it is compared with, and where."""
+
+    name: str
+    title: str
+    about: str  # what the page says before the tables
+    cases: tuple[Case, ...]
+    contenders: tuple[Contender, ...]
+    claims: tuple[Claim, ...]
+    overrides: tuple[str, ...] = ()  # of all its runs
+
+
+def above(one: str, *others: str, metric: str = "") -> tuple[Claim, ...]:
+    """That one is above each of the others."""
+    return tuple(Claim(one, other, metric) for other in others)
+
+
+SUBGROUPS = ("data.label=sublabel",)
+LACKING = ("partition.missing_image=0.3", "partition.missing_text=0.3")
+# Convolutions take seconds a round.
+FEW = ("partition.clients=5", "method.epochs=1")
+LENGTH = {
+    "glyphs": ("run.rounds=10", "run.evaluate_every=5"),
+    "emoji": ("run.rounds=20", "run.evaluate_every=5"),
+}
+
+STUDIES = (
+    Study(
+        "creamfl",
+        "CreamFL",
+        "Clients with pairs, with pictures alone and with texts alone, and a server with public "
+        "pairs; nobody sends a model. *Server alone* learns from the public pairs and hears "
+        "nobody.",
+        cases=(
+            Case("retrieval, glyphs", "glyphs"),
+            Case("retrieval, flickr8k_1k", "flickr8k_1k", ("data.text=captions",)),
+            Case("questions, glyphs", "glyphs", ("task=vqa",)),
+            Case("questions, emoji", "emoji", ("task=vqa",)),
+        ),
+        contenders=(
+            Contender("creamfl"),
+            Contender("mean aggregation", ("method.creamfl.aggregation=mean",)),
+            Contender("server alone", ("method.creamfl.distillation=0",)),
+            Contender("without inter", ("method.creamfl.inter=false",)),
+            Contender("without intra", ("method.creamfl.intra=false",)),
+        ),
+        claims=(
+            *above("creamfl", "mean aggregation", "server alone"),
+            *above("creamfl", "mean aggregation", "server alone", metric="r10"),
+            *above("creamfl", "without inter", "without intra"),
+        ),
+        overrides=("method=creamfl",),
+    ),
+    Study(
+        "fedcmi",
+        "FedCMI",
+        "Classification of pairs where one modality says more than the other. *Own projector*: the "
+        "weak modality learns through the projector that it also classifies by.",
+        cases=(
+            Case("emoji, groups", "emoji"),
+            Case("emoji, subgroups", "emoji", SUBGROUPS),
+            Case("glyphs", "glyphs"),
+            Case("glyphs, noisy texts", "glyphs", ("data.text_noise=2",)),
+        ),
+        contenders=(
+            Contender("fedcmi", ("method=fedcmi",)),
+            Contender("fedavg", ("method=fedavg",)),
+            Contender("fedprox", ("method=fedprox",)),
+            Contender("ogm_ge", ("method=fedavg", "objective=ogm_ge")),
+            Contender("opm", ("method=fedavg", "objective=opm")),
+            Contender("own projector", ("method=fedcmi", "method.fedcmi.projector=own")),
+            Contender("without infiltration", ("method=fedcmi", "method.fedcmi.infiltration=0")),
+            Contender("without temperature", ("method=fedcmi", "method.fedcmi.slope=0")),
+        ),
+        claims=(
+            *above("fedcmi", "fedavg", "fedprox", "ogm_ge", "opm"),
+            *above("fedcmi", "own projector", "without infiltration", "without temperature"),
+            *above("fedcmi", "fedavg", metric="image_accuracy"),
+            *above("fedcmi", "fedavg", metric="text_accuracy"),
+            Claim("fedcmi", "fedavg", "imbalance", below=True),
+        ),
+        overrides=("task=multimodal_classification",),
+    ),
+    Study(
+        "ccl",
+        "CCL",
+        "Representations of pictures, learnt without labels and judged by probes. *Centralised* "
+        "has all pictures in one place.",
+        cases=tuple(
+            Case(f"{data}, {name}", data, (*overrides, *LENGTH[data]))
+            for data in LENGTH
+            for name, overrides in (
+                ("iid", ("partition.scheme=iid",)),
+                ("pathological", ("partition.scheme=pathological", "partition.classes=2")),
+                ("Dirichlet 0.1", ("partition.alpha=0.1",)),
+            )
+        ),
+        contenders=(
+            Contender("ccl", ("method=ccl",)),
+            Contender("fedavg + moco", ("method=fedavg", "objective=moco")),
+            Contender("fedavg + simclr", ("method=fedavg", "objective=simclr")),
+            Contender("fedavg + byol", ("method=fedavg", "objective=byol")),
+            Contender("centralised moco", ("method=centralised", "objective=moco")),
+            Contender("without fusion", ("method=ccl", "method.ccl.fusion=false")),
+            Contender("without matching", ("method=ccl", "method.ccl.matching=0")),
+        ),
+        claims=(
+            *above("ccl", "fedavg + moco", "fedavg + simclr", "fedavg + byol"),
+            *above("ccl", "without fusion", "without matching"),
+        ),
+        overrides=("task=representation", *FEW),
+    ),
+    Study(
+        "clip2fl",
+        "CLIP2FL and CReFF",
+        "Pictures of a long tail of classes; the test set is balanced. The number is how many rows "
+        "the first class has to the last one's.",
+        cases=tuple(
+            Case(f"{name}, {factor}", data, (*overrides, f"partition.imbalance={factor}"))
+            for name, data, overrides in (
+                ("glyphs", "glyphs", ()),
+                ("emoji, subgroups", "emoji", SUBGROUPS),
+            )
+            for factor in (10, 50, 100)
+        ),
+        contenders=(
+            Contender("clip2fl", ("method=clip2fl",)),
+            Contender("creff", ("method=creff",)),
+            Contender("fedavg", ("method=fedavg",)),
+            Contender("fedprox", ("method=fedprox",)),
+        ),
+        claims=(
+            *above("clip2fl", "creff", "fedavg", "fedprox"),
+            *above("creff", "fedavg"),
+            *above("clip2fl", "fedavg", metric="few_shot"),
+        ),
+        overrides=("task=image_classification", "partition.alpha=0.5"),
+    ),
+    Study(
+        "missing",
+        "MFCPL and FedMAC",
+        "Classification of pairs many of which have lost their picture or their text.",
+        cases=(
+            Case("emoji, 60 % lose a half", "emoji", LACKING),
+            Case("glyphs, 60 % lose a half", "glyphs", LACKING),
+        ),
+        contenders=(
+            Contender("mfcpl", ("method=mfcpl",)),
+            Contender("fedmac", ("method=fedmac",)),
+            Contender("fedavg", ("method=fedavg",)),
+        ),
+        claims=(*above("mfcpl", "fedavg"), *above("fedmac", "fedavg")),
+        overrides=("task=multimodal_classification",),
+    ),
+    Study(
+        "pictures",
+        "FedDM, FedAlign and contribution normalisation",
+        "Classification of pictures by clients with different classes.",
+        cases=(
+            Case("glyphs", "glyphs"),
+            Case("emoji, groups", "emoji"),
+        ),
+        contenders=(
+            Contender("feddm", ("method=feddm",)),
+            Contender("fedalign", ("method=fedalign",)),
+            Contender("contribution", ("method=fedavg", "method.weighting=contribution")),
+            Contender("fedavg", ("method=fedavg",)),
+        ),
+        claims=(
+            *above("feddm", "fedavg"),
+            *above("fedalign", "fedavg"),
+            *above("contribution", "fedavg"),
+        ),
+        overrides=("task=image_classification",),
+    ),
+    Study(
+        "fedfoa",
+        "FedFoA",
+        "Representations of pictures whose factors are aligned with the other clients'.",
+        cases=(Case("glyphs", "glyphs", LENGTH["glyphs"]), Case("emoji", "emoji", LENGTH["emoji"])),
+        contenders=(
+            Contender("fedfoa", ("method=fedfoa",)),
+            Contender("fedavg", ("method=fedavg",)),
+        ),
+        claims=above("fedfoa", "fedavg"),
+        overrides=("task=representation", "objective=simclr", *FEW),
+    ),
+    Study(
+        "flash",
+        "FLASH",
+        "Which 30 % of the clients do a round: chosen by what earlier rounds gained, or at random. "
+        "Of some federations half the clients hold one modality alone, and so nothing to learn "
+        "retrieval from.",
+        cases=(
+            Case("retrieval, glyphs", "glyphs"),
+            Case("retrieval, emoji", "emoji"),
+            Case("20 clients", "glyphs", ("partition.clients=20",)),
+            Case("20 clients, half lack", "glyphs",
+                 ("partition.clients=20", "partition.single_modality=0.5")),
+            Case("classes, emoji", "emoji", ("task=multimodal_classification",)),
+        ),
+        contenders=(
+            Contender("flash", ("run.selection=flash",)),
+            Contender("random"),
+        ),
+        claims=above("flash", "random"),
+        overrides=("synthesis.enabled=false", "run.fraction=0.3", "run.rounds=30"),
+    ),
+)  # fmt: skip
