@@ -101,9 +101,11 @@ def teacher(pictures, tmp_path_factory):
 @pytest.fixture
 def labelled_settings(picture_settings, teacher):
     """The same where classes are learnt, with and without a teacher."""
-    own = ["repeats=2", "draw=4", "features=6", "steps=4", "classifier_epochs=3"]
+    creff = ["repeats=2", "draw=4", "features=6", "steps=4", "classifier_epochs=3"]
+    feddm = ["pictures=2", "steps=2", "draw=4"]
     taught = ["teacher.name=run", f"teacher.path={teacher}"]
-    return [*picture_settings, *(f"method.creff.{each}" for each in own), *taught]
+    own = [*(f"method.creff.{each}" for each in creff), *(f"method.feddm.{each}" for each in feddm)]
+    return [*picture_settings, *own, *taught]
 
 
 @pytest.fixture

@@ -36,8 +36,14 @@ class Forms:
 
 def rehearse(fed: Federation) -> Forms:
     """Run one round of one client."""
-    few = {"synthesis": {"steps": min(1, fed.config.synthesis.steps), "critic_warmup": 0}}
-    config = with_overrides(fed.config, method={"epochs": 1}, **few)
+    given = fed.config.method
+    few = {
+        "epochs": 1,
+        "creff": given.creff.model_dump() | {"repeats": 1, "steps": 1, "classifier_epochs": 1},
+        "feddm": given.feddm.model_dump() | {"steps": 1},
+    }
+    still = {"steps": min(1, fed.config.synthesis.steps), "critic_warmup": 0}
+    config = with_overrides(fed.config, method=few, synthesis=still)
     method, net = fed.method, fed.problem.net
     stream = streams.generator(0, "rehearsal")
     round = max(config.synthesis.first_round, 1)
