@@ -9,13 +9,13 @@ from fedsyn.config import FedDMConfig
 from fedsyn.methods import METHODS
 
 METHOD = METHODS["feddm"]
-SIZES = (6, 0, 4)
+SIZES = (6, 0, 1)
 
 
 @pytest.fixture
 def config(plain):
     """All rows of a class are drawn, and models are looked at where they are."""
-    own = FedDMConfig(pictures=2, steps=3, lr=0.5, draw=9, radius=0.0)
+    own = FedDMConfig(pictures=2, steps=3, lr=20.0, draw=9, radius=0.0)
     return plain.model_copy(update={"feddm": own})
 
 
@@ -52,7 +52,7 @@ def test_pictures_come_to_have_the_means_of_each_class_of_the_client(labelled, c
         for _ in range(3):
             leaf = own.clone().requires_grad_()
             loss = apart(there, leaf, rows_of)
-            own = (own - 0.5 * torch.autograd.grad(loss, leaf)[0]).clamp(-1, 1)
+            own = (own - 20 * torch.autograd.grad(loss, leaf)[0]).clamp(-1, 1)
             found.append(loss.item())
         torch.testing.assert_close(sent["pictures"][client, held], own)
         assert losses[client].item() == pytest.approx(sum(found) / 3, rel=1e-4)
@@ -72,7 +72,7 @@ def test_models_are_looked_at_around_the_received_one(labelled, config):
         )[0]["pictures"]
         for r in (0.0, 1e-6, 1.0)
     )  # fmt: skip
-    assert 0 < (still - near).abs().max() < 1e-4 < (still - far).abs().max()
+    assert 0 < (still - near).abs().max() < 1e-3 < (still - far).abs().max()
 
 
 def heard_from(there, config):
