@@ -2,6 +2,7 @@
 
 from fedsyn.ops.backends import backend, backends, instruction_set, threads
 from fedsyn.ops.critic_step import CriticStep, critic_loss, critic_step
+from fedsyn.ops.diagonal_log_softmax import diagonal_log_softmax
 from fedsyn.ops.gradient_penalty import gradient_penalty, gradient_penalty_of
 from fedsyn.ops.info_nce import info_nce
 from fedsyn.ops.js_divergence import js_divergence
@@ -21,6 +22,7 @@ __all__ = [
     "backends",
     "critic_loss",
     "critic_step",
+    "diagonal_log_softmax",
     "gradient_penalty",
     "gradient_penalty_of",
     "info_nce",

@@ -151,7 +151,7 @@ def log_sum_exps(
     scale: Tensor,  # [C]
 ) -> tuple[Tensor, Tensor]:  # r [C, M], c [C, N]
     """Log-sum-exps of S over columns and over rows, by the backend in force."""
-    return _sums(_backend(x), x, y, scale, None, None)
+    return _sums(implementation(x), x, y, scale, None, None)
 
 
 def _sums(
@@ -183,7 +183,7 @@ def gradients(
     offset: int = 0,  # row i's partner is row i + offset of y
 ) -> tuple[Tensor, Tensor, Tensor]:  # dX [C, M, D], dY [C, N, D], dscale [C]
     """Gradients of a loss that is the mean over x's valid rows, by the backend in force."""
-    chosen = _backend(x)
+    chosen = implementation(x)
     if chosen == "reference":
         return info_nce_backward_reference(grad, x, y, scale, valid, rows, columns, offset)
     if chosen == "triton":
@@ -201,9 +201,10 @@ def gradients(
     return results
 
 
-def _backend(x: Tensor) -> str:
+def implementation(x: Tensor, operator: str = "info_nce") -> str:
+    """The backend in force for embeddings like ``x``, of ``operator``."""
     implemented = _IMPLEMENTED.get((x.device.type, x.dtype), ("reference",))
-    return choose("info_nce", implemented, x.device.type)
+    return choose(operator, implemented, x.device.type)
 
 
 def _contiguous(valid: Tensor | None) -> Tensor | None:
@@ -217,7 +218,7 @@ def _forward(
     x: Tensor, y: Tensor, scale: Tensor, valid: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check_flat(x, y, scale, valid)
-    chosen = _backend(x)
+    chosen = implementation(x)
     if chosen == "cpu":
         loss = scale.new_empty(scale.shape)
         return loss, *_sums(chosen, x, y, scale, valid, loss)
