@@ -167,6 +167,13 @@ class CIRHConfig(Section):
     gram: NonNegative = 0.01  # weight of each Gram term of the codes
 
 
+class PCMEConfig(Section):
+    """Of `fedsyn.objectives.pcme`: where what is learnt starts."""
+
+    scale: Positive = 15.0  # of distances
+    shift: float = 15.0
+
+
 class AugmentConfig(Section):
     """Of `fedsyn.data.augment`: random views of pictures."""
 
@@ -228,11 +235,12 @@ class ObjectiveConfig(Section):
     """What a client minimises."""
 
     name: Literal[
-        "info_nce", "alignment_uniformity", "ucch", "djsrh", "jdsh", "dgcpn", "cirh",
+        "info_nce", "alignment_uniformity", "pcme", "ucch", "djsrh", "jdsh", "dgcpn", "cirh",
         "simclr", "moco", "byol", "cross_entropy", "ogm_ge", "opm",
     ] = "info_nce"  # fmt: skip
     temperature: Positive = 1.0  # of info_nce
     learnable: bool = False  # temperature learnt (and federated) with the model
+    pcme: PCMEConfig = PCMEConfig()
     ucch: UCCHConfig = UCCHConfig()
     djsrh: DJSRHConfig = DJSRHConfig()
     jdsh: JDSHConfig = JDSHConfig()

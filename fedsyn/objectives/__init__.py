@@ -10,11 +10,13 @@ from fedsyn.objectives.dgcpn import DGCPN
 from fedsyn.objectives.djsrh import DJSRH
 from fedsyn.objectives.info_nce import InfoNCE
 from fedsyn.objectives.jdsh import JDSH
+from fedsyn.objectives.pcme import PCME
 from fedsyn.objectives.ucch import UCCH
 
 OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig, Sizes], Objective]] = {
     "info_nce": lambda config, sizes: InfoNCE(config.temperature, config.learnable),
     "alignment_uniformity": lambda config, sizes: AlignmentUniformity(),
+    "pcme": lambda config, sizes: PCME(config.pcme),
     "ucch": lambda config, sizes: UCCH(config.ucch, sizes),
     "djsrh": lambda config, sizes: DJSRH(config.djsrh, sizes),
     "jdsh": lambda config, sizes: JDSH(config.jdsh, sizes),
