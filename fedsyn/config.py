@@ -51,6 +51,7 @@ class DataConfig(Section):
     images: str = ""  # folder of the pictures a CSV names; "" is the CSV's own folder
     size: Annotated[int, Field(ge=16)] = 64  # side in pixels of pictures read from image files
     faces: Annotated[tuple[Face, ...], Field(min_length=1)] = ("sans",)  # of the glyphs
+    questions: Whole = 0  # pictures an answer to each question about them; 0: texts as they are
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     split_seed: Whole = 0  # of the drawn test split: the same test set for every run.seed
     holdout: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.1  # share of a client's pairs kept aside

@@ -13,6 +13,7 @@ from fedsyn.data.glyphs import glyphs
 from fedsyn.data.pairs import Pairs
 from fedsyn.data.partition import CLUSTERED, long_tail, partition
 from fedsyn.data.preprocessing import Descriptors, Modality
+from fedsyn.data.questions import ask
 from fedsyn.data.readers import read
 from fedsyn.data.silos import ELSEWHERE, NOTHING, Silo, silo, single_modality
 from fedsyn.errors import ConfigError, DataError
@@ -95,15 +96,16 @@ def describe_files(config: Config, files: Mapping[int, Path]) -> Described:
         If a file cannot be read, holds no training pairs, or those of another form than the
         first's; or if there is no such client.
     ConfigError
-        If the configuration contradicts itself, or asks for public pairs, which such silos have
-        not.
+        If the configuration contradicts itself, or asks for public pairs or for questions to be
+        made, which such silos have not.
     """
     _check_ids(files, config.partition.clients)
-    if config.data.public:
-        raise ConfigError(
-            f"data.public = {config.data.public} takes a share of the pairs that one data set "
-            "divides over its clients; silos with files of their own have no such pairs"
-        )
+    for key in ("public", "questions"):
+        if asked := getattr(config.data, key):
+            raise ConfigError(
+                f"data.{key} = {asked} is of the pairs that one data set divides over its "
+                "clients; silos with files of their own have no such pairs"
+            )
     parts = {client: _training_pairs(config, files[client]) for client in sorted(files)}
     pairs = _joined([(files[client], part) for client, part in parts.items()])
     rows, start = [NOTHING] * config.partition.clients, 0
@@ -152,7 +154,15 @@ def agree(described: Described, facts: Mapping[str, int | str], who: str) -> Non
 
 
 def load_pairs(config: DataConfig) -> Pairs:
-    """The pairs that ``data.path``, or else ``data.name``, stands for."""
+    """The pairs that ``data.path``, or else ``data.name``, stands for, or questions about them."""
+    pairs = _pairs(config)
+    if not config.questions:
+        return pairs
+    _, tested = train_test_rows(pairs, config)
+    return ask(pairs, tested, config.questions, config.split_seed)
+
+
+def _pairs(config: DataConfig) -> Pairs:
     if config.path:
         return read(config)
     if config.name == "glyphs":

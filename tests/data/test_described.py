@@ -184,9 +184,10 @@ def test_public_pairs_are_the_same_for_every_seed(make, write):
     assert np.array_equal(describe(config).public, describe(other).public)
 
 
-def test_silos_with_files_of_their_own_have_no_public_pairs(make, write):
-    with pytest.raises(ConfigError, match=r"data.public = 0.4 takes a share .* have no such pairs"):
-        describe_files(make(data={"public": 0.4}), {0: write()})
+@pytest.mark.parametrize(("key", "value"), [("public", 0.4), ("questions", 9)])
+def test_silos_with_files_of_their_own_have_no_public_pairs_or_questions(make, write, key, value):
+    with pytest.raises(ConfigError, match=rf"data.{key} = {value} is of the pairs .* no such"):
+        describe_files(make(data={key: value}), {0: write()})
 
 
 class WithLabels:
