@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedsyn.core.batches import Batches
 from fedsyn.core.graphs import Step
-from fedsyn.core.optim import Optimizer, rows
+from fedsyn.core.optim import Optimizer, State, rows
 
 # loss(params [c, P], clients [c], index [c, B], valid [c, B], step []) -> [c]
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -22,8 +22,9 @@ def train(
     batches: Batches,
     optimizer: Optimizer,
     correction: Correction | None = None,
+    state: State | None = None,
 ) -> tuple[Tensor, Tensor]:  # [C, P], [C]
-    """Train each client on its own batches from its row of ``params``, with fresh moments.
+    """Train each client on its own batches from its row of ``params``.
 
     Clients are sorted by their number of steps, so those that are still training are a leading
     slice and finished ones cost nothing.
@@ -39,6 +40,9 @@ def train(
     optimizer : Optimizer
     correction : callable, optional
         ``correction(params [c, P], clients [c]) -> [c, P]``, added to the gradient of the loss.
+    state : dict, optional
+        What the optimiser remembers of earlier steps, ``[C, ...]``, changed in place; by default
+        nothing.
 
     Returns
     -------
@@ -49,15 +53,18 @@ def train(
     order = batches.steps.argsort(descending=True, stable=True)
     back = order.argsort()
     trained = params[order].clone()
-    state = optimizer.init(trained)
+    known = optimizer.init(trained) if state is None else {k: v[order] for k, v in state.items()}
 
     def update(clients: Tensor, gradient: Tensor) -> None:
         active = len(clients)
         if correction is not None:
             gradient = gradient + correction(trained[:active], clients)
-        optimizer.step(trained[:active], gradient, rows(state, active))
+        optimizer.step(trained[:active], gradient, rows(known, active))
 
     mean = _walk(trained, loss, batches, order, update)
+    if state is not None:
+        for name, value in known.items():
+            state[name][order] = value
     return trained[back], mean[back]
 
 

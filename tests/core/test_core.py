@@ -203,6 +203,28 @@ class TestTraining:
         assert trained[2] == 0  # a single pair has nothing to contrast with
         assert losses[2] == 0
 
+    @pytest.mark.parametrize("name", ["adam", "sgd", "rmsprop"])
+    def test_an_optimiser_goes_on_where_its_state_is_kept(self, name):
+        rule = Optimizer(name, 0.1, momentum=0.5)
+        plan = batches.epochs([np.arange(1), np.arange(9), np.arange(4)], 4, 1, generators(3))
+        start = torch.tensor([[1.0], [2.0], [3.0]])
+
+        def loss(params, clients, index, valid, step):
+            return (params - index.sum(-1, keepdim=True)).square().sum(-1)
+
+        state = rule.init(start)
+        half, _ = train(start, loss, plan, rule, state=state)
+        assert state["step"].tolist() == [0, 3, 1]
+        found, _ = train(half, loss, plan, rule, state=state)
+        for client, steps in enumerate(plan.steps.tolist()):
+            own, remembered = start[client : client + 1].clone(), rule.init(start[:1])
+            for step in [*range(steps), *range(steps)]:
+                aim = plan.index[step, client].sum()
+                rule.step(own, 2 * (own - aim), remembered)
+            torch.testing.assert_close(found[client], own[0])
+            for part, value in remembered.items():
+                torch.testing.assert_close(state[part][client], value[0])
+
     def test_chunks_cover_the_cohort_in_order(self):
         cohort = Cohort((1, 4, 5, 9, 11), tuple(np.arange(k) for k in range(5)), 0, 1)
         pieces = chunks(cohort, 2)
