@@ -1,9 +1,9 @@
-"""Soft contrast of all pairs of a batch (Chun et al. 2021, PCME, arXiv 2101.05068, eq. 1 and 3).
+"""Soft contrast of all pairs of a batch (Chun et al. 2021, PCME, arXiv 2101.05068).
 
     s_ij = b − a ‖v_i − t_j‖,   p_ij = e^{s_ij} / (e^{s_ij} + e^{−s_ij}) = σ(2 s_ij)
     L    = −1/B Σ_ij log (p_ij where i = j, else 1 − p_ij)
 
-a and b are learnt with the network. As CreamFL (Yu et al. 2023, section 4.2) has it: one embedding
+a and b are learnt with the network. As CreamFL (Yu et al. 2023) has it: one embedding
 a picture or text, not samples of a distribution.
 """
 

@@ -2,7 +2,7 @@
 
 S = scale · X Yᵀ,   out_k = S_kk − log Σ_j e^{S_kj}
 
-(the score of contrastive representation ensembles, Yu et al. 2023, CreamFL, section 4.3.)
+(the score of contrastive representation ensembles, Yu et al. 2023, CreamFL, arXiv 2302.08888.)
 
 The compiled kernels are those of `fedsyn.ops.info_nce`, whose forward pass keeps the log-sum-exps
 and nothing of S.
