@@ -100,6 +100,7 @@ class ModelConfig(Section):
     channels: tuple[Channels, ...] = (16, 32, 64)  # of each stage of a residual network of pictures
     blocks: Count = 1  # a stage
     stride: Count = 1  # of its first convolution
+    variants: tuple[Widths, ...] = ()  # hidden layers of clients' own networks, in turn (creamfl)
 
 
 class UCCHConfig(Section):
@@ -688,6 +689,10 @@ TASK_DEFAULTS: Mapping[Task, Mapping[str, Mapping[str, Any]]] = {
         "method": {"lr": 3e-3, "batch": 32},
     },
     "multimodal_classification": {"objective": {"name": "cross_entropy"}},
+    "vqa": {
+        "data": {"questions": 200, "public": 0.1},
+        "objective": {"name": "cross_entropy"},
+    },
 }
 
 

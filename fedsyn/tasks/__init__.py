@@ -11,6 +11,7 @@ from fedsyn.tasks import (
     multimodal_classification,
     representation,
     retrieval,
+    vqa,
 )
 from fedsyn.tasks.base import Problem
 
@@ -19,6 +20,7 @@ TASKS: Mapping[str, Callable[[Config, FederatedData, Tensor], Problem]] = {
     "representation": representation.problem,
     "image_classification": image_classification.problem,
     "multimodal_classification": multimodal_classification.problem,
+    "vqa": vqa.problem,
 }
 
 

@@ -18,11 +18,12 @@ from fedsyn.models.retrieval import RetrievalNet, build
 from fedsyn.objectives.alignment_uniformity import AlignmentUniformity
 from fedsyn.objectives.base import Batch, Held, Objective, Sizes
 from fedsyn.objectives.info_nce import InfoNCE
-from fedsyn.tasks.base import Outputs, Penalty, Problem, batches, check_objective, optimizer
+from fedsyn.tasks.base import Outputs, Penalty, batches, check_objective, optimizer
+from fedsyn.tasks.pairs import PairProblem, variants
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalProblem(Problem):
+class RetrievalProblem(PairProblem):
     """Pairs, the network, and what clients minimise.
 
     ``criterion`` judges models on held-out pairs; metrics are of the first ``depth`` ranks, of all
@@ -99,10 +100,7 @@ class RetrievalProblem(Problem):
 
     def outputs(self, model: Tensor, rows: Tensor) -> Outputs:
         """Both embeddings ``[n, d]`` of the pairs."""
-        pairs = self.features[rows.to(self.features.device)]
-        with torch.no_grad():
-            image, text = self.net.embed(model[None], pairs[None])
-        return image[0], text[0]
+        return self.represent(model, rows)
 
     def score(self, outputs: Outputs, rows: Tensor, probed: Outputs) -> dict[str, float]:
         """Retrieval metrics of all pairs, which are queries and gallery at once."""
@@ -140,7 +138,11 @@ def problem(config: Config, data: FederatedData, features: Tensor) -> RetrievalP
     return RetrievalProblem(
         features=features,
         net=build(config.model, *dims, extra),
+        variants=variants(config.model, lambda model: build(model, *dims, extra)),
         label=data.label,
+        category=data.one_label,
+        classes=len(data.pairs.label_names),
+        present=data.present,
         public=torch.from_numpy(data.public),
         objective=objective,
         criterion=AlignmentUniformity() if config.run.criterion != "objective" else objective,

@@ -113,6 +113,7 @@ def make(settings, picture_settings, labelled_settings):
     """``make("key=value", ...)``: the task's small configuration with overrides."""
     by_task = {
         "retrieval": settings,
+        "vqa": settings,
         "representation": picture_settings,
         "image_classification": labelled_settings,
         "multimodal_classification": settings,

@@ -1,0 +1,115 @@
+"""Visual question answering: a picture and a question have one of the known answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsyn.config import Config, MethodConfig
+from fedsyn.core.batches import everything
+from fedsyn.core.cohort import Cohort
+from fedsyn.core.training import Loss
+from fedsyn.data.federated import FederatedData
+from fedsyn.metrics import classification, probes
+from fedsyn.models.answers import AnswerNet, build
+from fedsyn.objectives.classification import cross_entropy
+from fedsyn.tasks.base import Outputs, Penalty, check_objective
+from fedsyn.tasks.pairs import PairProblem, variants
+
+OBJECTIVES = ("cross_entropy",)
+QUESTION_ONLY = "question_only"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQAProblem(PairProblem):
+    """Pictures, questions and answers, which are the label.
+
+    ``guess [N]`` long is what a classifier of questions alone takes for the answer of test rows,
+    where there is one.
+    """
+
+    net: AnswerNet
+    label: Tensor
+    guess: Tensor | None = None
+
+    ALIGNED: ClassVar[tuple[str, ...]] = (*PairProblem.ALIGNED, "guess")
+
+    def loss(
+        self, cohort: Cohort, config: MethodConfig, purpose: str, penalty: Penalty | None = None
+    ) -> Loss:
+        """Cross-entropy of the answers; a penalty gets the batch's logits ``[c, B, answers]``."""
+
+        def loss(
+            params: Tensor, clients: Tensor, index: Tensor, valid: Tensor, step: Tensor
+        ) -> Tensor:
+            logits = self.net(params, self.features[index])
+            value = cross_entropy(logits, self.label[index], valid)
+            return value if penalty is None else value + penalty(clients, logits)
+
+        return loss
+
+    def held_out(
+        self, models: Tensor, rows: Sequence[np.ndarray], batch: int
+    ) -> tuple[Tensor, Tensor]:
+        """The cross-entropy."""
+        index, valid = everything(rows, self.features.device)
+        with torch.no_grad():
+            logits = self.net(models, self.features[index])
+        return cross_entropy(logits, self.label[index], valid), valid.sum(-1)
+
+    def outputs(self, model: Tensor, rows: Tensor) -> Outputs:
+        """The likeliest answer ``[n]`` of each row."""
+        with torch.no_grad():
+            rows = rows.to(self.features.device)
+            return (self.net(model[None], self.features[rows][None])[0].argmax(-1),)
+
+    def score(self, outputs: Outputs, rows: Tensor, probed: Outputs) -> dict[str, float]:
+        """The ``accuracy`` of the model, and that of a classifier of questions alone."""
+        answers, label = outputs[0].cpu(), self.label.cpu()[rows]
+        found = {"accuracy": classification.evaluate(answers, label)["accuracy"]}
+        if self.guess is not None:
+            guess = self.guess.cpu()[rows]
+            found[QUESTION_ONLY] = classification.evaluate(guess, label)["accuracy"]
+        return found
+
+
+def problem(config: Config, data: FederatedData, features: Tensor) -> VQAProblem:
+    """The network as configured, for questions about pictures of any features.
+
+    Raises
+    ------
+    ConfigError
+        If another objective than cross-entropy is asked for.
+    """
+    check_objective(config, OBJECTIVES)
+    assert data.one_label is not None  # (`fedsyn.data.described`)
+    label, answers = data.one_label.to(features.device), len(data.pairs.label_names)
+    sizes = data.image.shape[1], data.text.shape[1], answers
+    return VQAProblem(
+        features=features,
+        net=build(config.model, *sizes),
+        variants=variants(config.model, lambda model: build(model, *sizes)),
+        label=label,
+        category=label,
+        classes=answers,
+        present=data.present,
+        public=torch.from_numpy(data.public),
+        guess=_by_question(data),
+    )
+
+
+def _by_question(data: FederatedData) -> Tensor | None:
+    """Answers by logistic regression on questions' features, fitted to the public rows.
+
+    ``None`` where there are no public rows to fit it to, or no test rows to judge it by.
+    """
+    if not len(data.public) or not len(data.test):
+        return None
+    assert data.one_label is not None
+    public, test = torch.from_numpy(data.public), torch.from_numpy(data.test)
+    guess = torch.full_like(data.one_label, -1)
+    guess[test] = probes.linear(data.text[public], data.one_label[public], data.text[test])
+    return guess
