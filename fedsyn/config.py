@@ -372,13 +372,28 @@ class FedCMIConfig(Section):
     warmup: Whole = 1  # rounds without infiltration
 
 
+class CreamFLConfig(Section):
+    """Of `fedsyn.methods.creamfl`."""
+
+    aggregation: Literal["contrastive", "mean"] = "contrastive"  # of clients' representations
+    inter: bool = True  # contrast with the other modality's representations by the server
+    intra: bool = True  # and with the same modality's
+    contrast: NonNegative = 0.5  # weight of both
+    temperature: Positive = 0.5  # of both
+    margin: NonNegative = 4.0  # of clients that learn by labels
+    orthogonality: NonNegative = 0.5  # of their classes
+    distillation: NonNegative = 3.0  # weight; 0: the server learns from the public pairs alone
+    server_epochs: Count = 1  # passes over the public pairs a round, after that of distillation
+    server_lr: Positive = 1e-3
+
+
 class MethodConfig(Section):
     """The federated algorithm and the clients' local training."""
 
     name: Literal[
         "fedavg", "fedprox", "scaffold", "moon", "feddyn", "fednova", "fedadam", "fedyogi",
         "pt_fuch", "ccl", "fedfoa", "creff", "clip2fl", "fedalign", "feddm", "fedcmi",
-        "local", "centralised",
+        "creamfl", "local", "centralised",
     ] = "fedavg"  # fmt: skip
     weighting: Literal["size", "uniform"] = "size"
     epochs: Count = 2
@@ -400,6 +415,7 @@ class MethodConfig(Section):
     fedcmi: FedCMIConfig = FedCMIConfig()
     fedalign: FedAlignConfig = FedAlignConfig()
     feddm: FedDMConfig = FedDMConfig()
+    creamfl: CreamFLConfig = CreamFLConfig()
 
     @pydantic.model_validator(mode="after")
     def _drift_is_of_plain_sgd(self) -> Self:
@@ -548,8 +564,8 @@ class FlowerConfig(Section):
 class Config(Section):
     """A complete run.
 
-    What is not given and depends on the task is as `TASK_DEFAULTS` says; the task, if it is not
-    given either, is the method's first.
+    What is not given and depends on the task or the method is as `TASK_DEFAULTS` and
+    `METHOD_DEFAULTS` say; the task, if it is not given either, is the method's first.
     """
 
     data: DataConfig = DataConfig()
@@ -666,14 +682,18 @@ PICTURE_TASKS: tuple[Task, ...] = ("representation", "image_classification")
 # Tasks whose clients need no labels; others have no use for rows without.
 UNSUPERVISED_TASKS: tuple[Task, ...] = ("retrieval", "representation")
 # Methods whose clients learn from labels whatever the task.
-WITH_LABELS: tuple[str, ...] = ()
+WITH_LABELS: tuple[str, ...] = ("creamfl",)
 # Methods that learn from a teacher.
 WITH_TEACHER = ("clip2fl",)
 # Methods whose server has no model of the clients' pairs that synthesis could fine-tune.
-WITHOUT_SYNTHESIS = ("local", "centralised")
+WITHOUT_SYNTHESIS = ("local", "centralised", "creamfl")
 # Views of pictures that leave them their class.
 MILD = {"crop": 0.8, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "grey": 0.0}
-# What differs from the fields' own defaults, by task.
+# What differs from the fields' own defaults, by method, ...
+METHOD_DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "creamfl": {"data": {"public": 0.2}, "partition": {"single_modality": 0.5}},
+}
+# ... and by task.
 TASK_DEFAULTS: Mapping[Task, Mapping[str, Mapping[str, Any]]] = {
     "representation": {
         "data": {"standardize": False},
@@ -704,9 +724,11 @@ def _filled(tree: Mapping[str, Any]) -> dict[str, Any]:
     }
     if not all(isinstance(value, Mapping) for value in given.values()):
         return given  # for validation to say what is wrong
-    own: Task = METHOD_TASKS.get(str(given.get("method", {}).get("name")), "retrieval")
+    method = str(given.get("method", {}).get("name"))
+    own: Task = METHOD_TASKS.get(method, "retrieval")
     task = given.get("task", {}).get("name", own)
-    return _over(_over(TASK_DEFAULTS.get(task, {}), given), {"task": {"name": task}})
+    defaults = _over(TASK_DEFAULTS.get(task, {}), METHOD_DEFAULTS.get(method, {}))
+    return _over(_over(defaults, given), {"task": {"name": task}})
 
 
 def _over(tree: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,16 @@ def test_the_synthesis_mode_has_one_name(overrides, mode):
     assert config.load(None, overrides).synthesis_mode == mode
 
 
+def test_what_is_given_wins_over_the_method_and_that_over_the_task():
+    answers = config.load(None, ["task=vqa"])
+    assert (answers.data.public, answers.partition.single_modality) == (0.1, 0.0)
+    creamfl = config.load(None, ["task=vqa", "method=creamfl"])
+    assert (creamfl.data.public, creamfl.partition.single_modality) == (0.2, 0.5)
+    assert creamfl.data.questions == answers.data.questions > 0
+    given = config.load(None, ["task=vqa", "method=creamfl", "data.public=0.3"])
+    assert (given.data.public, given.partition.single_modality) == (0.3, 0.5)
+
+
 @pytest.mark.parametrize(
     ("overrides", "names"),
     [

@@ -96,13 +96,18 @@ def method_of(config: Config) -> Method[Any]:
     Raises
     ------
     ConfigError
-        If it cannot learn the task.
+        If it cannot learn the task, or its clients cannot be chosen as the run asks for.
     """
     method = METHODS[config.method.name]
     if method.tasks is not None and config.task.name not in method.tasks:
         raise ConfigError(
             f"method.name = {config.method.name!r} cannot learn task.name = {config.task.name!r}; "
             f"expected one of {', '.join(map(repr, method.tasks))}"
+        )
+    if config.run.selection == "flash" and not method.sends_model:
+        raise ConfigError(
+            "run.selection = 'flash' rests on clients' held-out rows; clients of "
+            f"method.name = {config.method.name!r} receive no model to judge by them"
         )
     return method
 

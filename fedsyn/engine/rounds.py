@@ -125,7 +125,8 @@ def conclude(fed: Federation, state: State, fleet: Fleet, heard: Heard) -> Row:
     with phase("evaluate"):
         model = state.server["model"]
         can_wait = config.run.selection == "random" and round < config.run.rounds
-        if judgement is None and not (fleet.late and can_wait):
+        now = fed.method.sends_model and not (fleet.late and can_wait)
+        if judgement is None and now:
             judgement = fleet.judge([model], fed.panel)
             if config.run.selection == "flash":  # which rests on what they say
                 row["bytes_up"] += judgement.bytes_up

@@ -162,7 +162,8 @@ def train(
     while done.round < config.run.rounds:
         tracing = _trace(out) if done.round + 1 == traced else nullcontext()
         with watch.running(), tracing:
-            unjudged = fleet.late and bool(rows) and rows[-1]["losses"]["holdout"] is None
+            late = fleet.late and fed.method.sends_model
+            unjudged = late and bool(rows) and rows[-1]["losses"]["holdout"] is None
             heard = rounds.listen(fed, done, fleet, judge=unjudged)
             if heard.judgement is not None:
                 rows[-1]["losses"]["holdout"] = heard.judgement.mean(-1, fed.panel)
@@ -171,7 +172,7 @@ def train(
             row = rounds.conclude(fed, done, fleet, heard)
             _refuse_diverged(config, done)
             rows.append(row)
-            if row["losses"]["holdout"] is not None:
+            if row["losses"]["holdout"] is not None or not fed.method.sends_model:
                 _select(done, rows, config)
             due = time.perf_counter() - saved >= between
             kept = due or done.round == config.run.rounds

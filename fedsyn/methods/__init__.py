@@ -11,6 +11,7 @@ from fedsyn.methods import (
     bounds,
     ccl,
     clip2fl,
+    creamfl,
     fedalign,
     fedavg,
     fedcmi,
@@ -42,6 +43,7 @@ METHODS: Mapping[str, Method[Any]] = {
     "fedcmi": fedcmi.METHOD,
     "fedalign": fedalign.METHOD,
     "feddm": feddm.METHOD,
+    "creamfl": creamfl.METHOD,
     "local": bounds.LOCAL,
     "centralised": bounds.CENTRALISED,
 }

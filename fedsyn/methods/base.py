@@ -52,6 +52,9 @@ class Method(Generic[P]):
     tasks : names of the tasks that it can learn; all where ``None``.
     rows : ``(problem, silo) -> rows``
         The rows that a client trains on, where they are not the task's.
+    sends_model : bool
+        Whether ``down`` has the model that is evaluated, so that clients judge it on held-out
+        rows; where not, the last round's is the one that a run selects.
     """
 
     init: Callable[[P, Tensor, int], Payload]
@@ -64,3 +67,4 @@ class Method(Generic[P]):
     pooled: bool = False
     tasks: tuple[str, ...] | None = None
     rows: Callable[[P, Silo], np.ndarray] | None = None
+    sends_model: bool = True

@@ -13,7 +13,6 @@ projection head is the network's own last layer.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from fedsyn.config import MethodConfig
 from fedsyn.core.cohort import Cohort
@@ -21,7 +20,7 @@ from fedsyn.core.payload import Payload
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method
 from fedsyn.objectives.base import Batch
-from fedsyn.objectives.similarity import masked_mean, present
+from fedsyn.objectives.similarity import contrast, masked_mean, present
 from fedsyn.tasks.retrieval import RetrievalProblem
 
 
@@ -47,16 +46,6 @@ def client(
 
     model, losses = problem.train(received, cohort, config, penalty=penalty)
     return {"model": model}, {"previous": model}, losses
-
-
-def contrast(
-    z: Tensor,  # [..., d] unit rows
-    near: Tensor,  # [..., d] unit rows
-    far: Tensor,  # [..., d] unit rows
-    temperature: float,
-) -> Tensor:  # [...]
-    """ℓ of each row: −log σ((sim(z, near) − sim(z, far)) / τ)."""
-    return softplus((z * (far - near)).sum(-1) / temperature)
 
 
 METHOD = Method(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, softplus
 
 from fedsyn.objectives.base import Batch
 
@@ -36,6 +36,16 @@ def mse(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:  # [C, ...] -> [C]
 def gram(x: Tensor, y: Tensor) -> Tensor:  # [C, B, d], [C, N, d] -> [C, B, N]
     """Scalar products of all rows of ``x`` with all rows of ``y``."""
     return x @ y.mT
+
+
+def contrast(
+    z: Tensor,  # [..., d] unit rows
+    near: Tensor,  # [..., d] unit rows
+    far: Tensor,  # [..., d] unit rows
+    temperature: float,
+) -> Tensor:  # [...]
+    """Of each row −log e^{z·near/τ} / (e^{z·near/τ} + e^{z·far/τ}) (MOON, eq. 3)."""
+    return softplus((z * (far - near)).sum(-1) / temperature)
 
 
 def weighted(pairs: Tensor, image: int, weight: float) -> Tensor:  # [C, B, D] -> [C, B, D]

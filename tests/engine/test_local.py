@@ -49,6 +49,13 @@ def test_bytes_are_what_the_payloads_weigh(make, tmp_path):
     assert row["bytes_up"] == row["bytes_down"] == 3 * 4 * fed.problem.net.layout.size
 
 
+def test_of_representations_the_bytes_are_those_of_the_public_pairs(make, tmp_path):
+    fed, state, device = begun(make("method=creamfl", "run.fraction=0.3"), tmp_path)
+    row, public = step(fed, state, device), len(fed.data.public)
+    assert row["bytes_down"] == 3 * 2 * public * 8 * 4
+    assert row["bytes_up"] == 3 * 2 * public * (8 + 1) * 4  # and what each counts for
+
+
 def test_what_never_changes_is_sent_once(make, tmp_path):
     fed, state, device = begun(make("synthesis.gate=false"), tmp_path)
     first, second = (step(fed, state, device)["bytes_up"] for _ in range(2))

@@ -96,6 +96,14 @@ def test_every_method_resumes_to_the_same_rounds(make, tmp_path, method):
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
 
 
+def test_a_model_that_no_client_receives_is_judged_by_none_and_the_last_is_kept(make, tmp_path):
+    summary = run(make("method=creamfl"), tmp_path)
+    found = rows(tmp_path)
+    assert all(row["losses"]["holdout"] is None for row in found)
+    assert summary["selected"] == summary["last"]
+    assert summary["metrics"] == found[-1]["metrics"]
+
+
 SHARING = [
     "synthesis.share=clients",
     "synthesis.shared=40",

@@ -228,3 +228,8 @@ def test_what_is_learnt_decides(make, tmp_path):
 def test_without_a_choice_or_without_gains_it_is_refused(words, message):
     with pytest.raises(ConfigError, match=message):
         config.load(None, words)
+
+
+def test_clients_that_receive_no_model_cannot_be_chosen_by_its_gains(make, tmp_path):
+    with pytest.raises(ConfigError, match=r"'flash' rests on .* 'creamfl' receive no model"):
+        run(make("method=creamfl", "run.selection=flash", "run.fraction=0.5"), tmp_path)

@@ -197,7 +197,29 @@ def build_multimodal(*sizes, cross=True):
     return World(problem, net.init(draw).double(), sizes)
 
 
+def build_mixed(*sizes):
+    """A world of clients that hold so many pairs, pictures or texts in turn, and 6 public pairs."""
+    there, rows, draw = build(*sizes), sum(sizes), torch.Generator().manual_seed(2)
+    public = torch.randn(6, 5, generator=draw, dtype=torch.float64)
+    present = torch.ones(rows + 6, 2, dtype=torch.bool)
+    for client in range(len(sizes)):
+        mine = present[there.rows(client)]
+        mine[:, 1], mine[:, 0] = client % 3 != 1, client % 3 != 2
+        present[there.rows(client)] = mine
+    problem = replace(
+        there.problem,
+        features=torch.cat([there.problem.features[:rows], public]),
+        variants=(there.problem.net,),
+        present=present,
+        category=torch.randint(3, (rows + 6,), generator=draw),
+        classes=3,
+        public=torch.arange(rows, rows + 6),
+    )
+    return World(problem, there.model, sizes)
+
+
 WORLDS = {
+    "creamfl": build_mixed,
     "retrieval": build,
     "representation": build_pictures,
     "image_classification": build_labelled,
@@ -230,9 +252,15 @@ def multimodal():
 
 
 @pytest.fixture(scope="session")
+def mixed():
+    """``mixed(5, 0, 3)``: clients that hold so many pairs, pictures or texts in turn."""
+    return build_mixed
+
+
+@pytest.fixture(scope="session")
 def world_of():
-    """``world_of(method)(5, 0, 3)``: clients with so many rows of the method's own task."""
-    return lambda name: WORLDS[METHOD_TASKS.get(name, "retrieval")]
+    """``world_of(method)(5, 0, 3)``: clients with so many rows that the method can learn from."""
+    return lambda name: WORLDS.get(name) or WORLDS[METHOD_TASKS.get(name, "retrieval")]
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ PAIRS = 256  # enough for as many prototypes as there can be
 class Forms:
     """Tensors like those that travel; what they hold means nothing."""
 
-    model: Payload  # [1, P] what every client receives ...
+    model: Payload  # [1, P] what every client receives, of most methods ...
     more: Payload  # [1, ...] ... and what some methods send beside it, at its largest
     rows: Payload  # [1, ...] what a client sends
     sums: Callable[[int], Payload]  # what the server hears of that many clients
@@ -61,7 +61,7 @@ def rehearse(fed: Federation) -> Forms:
 
     state = method.server(problem, state, sums(1), config.method, stream)
     more = method.down(state, (0,))
-    model = {"model": more.pop("model")}
+    model = {"model": more.pop("model")} if method.sends_model else {}
     own = config.synthesis
     on = config.trains_generators
     introduction = generators.introduction(reply.kept, own) if on else {}

@@ -74,6 +74,11 @@ VARIANTS = {
     ],
     "a bank": ["objective=ucch"],
     "parameters": ["objective=cirh", "model.bits=8"],
+    "answers": ["task=vqa", "data.questions=0"],
+    "answers and representations": [
+        "task=vqa", "data.questions=0", "method=creamfl", "run.fraction=0.5",
+        "model.variants=[[6], [5, 4]]",
+    ],
     "seldom evaluated": ["run.evaluate_every=2", "run.criterion=alignment_uniformity"],
 }  # fmt: skip
 
