@@ -1,12 +1,13 @@
 """Classification of pictures, whose classes may have a long tail."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from fedsyn import teachers
 from fedsyn.config import Config, MethodConfig
@@ -22,8 +23,9 @@ from fedsyn.objectives.classification import cross_entropy
 from fedsyn.tasks.base import Outputs, Penalty, check_objective
 from fedsyn.tasks.pictures import BLOCK, PictureProblem
 
-# loss(logits [C, B, L], label [C, B], valid [C, B]) -> [C]
-OBJECTIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"cross_entropy": cross_entropy}
+# loss(logits [C, B, L], label [C, B], valid [C, B], weight [C, B] = 1) -> [C]
+ClassLoss = Callable[..., Tensor]
+OBJECTIVES: Mapping[str, ClassLoss] = {"cross_entropy": cross_entropy}
 
 
 class Batch(NamedTuple):
@@ -48,7 +50,7 @@ class ImageClassificationProblem(PictureProblem):
 
     net: PictureClassifier
     label: Tensor
-    objective: Callable[[Tensor, Tensor, Tensor], Tensor]
+    objective: ClassLoss
     training: Tensor | None = None
     knowledge: Tensor | None = None
     prototypes: Tensor | None = None
@@ -82,15 +84,21 @@ class ImageClassificationProblem(PictureProblem):
     def held_out(
         self, models: Tensor, rows: Sequence[np.ndarray], batch: int
     ) -> tuple[Tensor, Tensor]:
-        """The objective."""
+        """The objective, the mean over a client's classes, and how many classes those are.
+
+        A mean over rows would choose models that know the frequent classes alone.
+        """
         index, valid = everything(rows, self.features.device)
+        label = self.label[index].masked_fill(~valid, 0)
+        number = (one_hot(label, self.net.classes) * valid[..., None]).sum(1)  # [C, L]
+        weight = 1 / number.gather(1, label).clamp(min=1)
         total = torch.zeros(len(rows), dtype=torch.float64, device=self.features.device)
-        for places, taken in zip(index.split(batch, 1), valid.split(batch, 1), strict=True):
+        parts = (part.split(batch, 1) for part in (index, label, valid, weight))
+        for at, known, taken, own in zip(*parts, strict=True):
             with torch.no_grad():
-                logits = self.net(models, self.features[places])
-                losses = self.objective(logits, self.label[places], taken)
+                losses = self.objective(self.net(models, self.features[at]), known, taken, own)
             total += losses.double() * taken.sum(-1)
-        counts = valid.sum(-1)
+        counts = (number > 0).sum(-1)
         return total / counts.clamp(min=1), counts
 
     def outputs(self, model: Tensor, rows: Tensor) -> Outputs:
