@@ -158,20 +158,19 @@ def problem(config: Config, data: FederatedData, features: Tensor) -> ImageClass
 def _taught(
     problem: ImageClassificationProblem, config: Config, data: FederatedData
 ) -> ImageClassificationProblem:
-    """With what the teacher makes of each client's rows, client by client, and of the classes."""
+    """With what the teacher makes of the clients' rows and of the classes."""
     features, (*size, channels) = problem.features, data.picture
     shape = (-1, *size) if channels == 1 else (-1, *size, channels)
-    teacher, names = teachers.load(config), data.pairs.label_names
-    prototypes = teachers.prototypes(teacher, names, config.teacher.prompt)
+    rows = [torch.from_numpy(problem.rows(silo)).to(features.device) for silo in data.silos]
+    pixels = [((features[own] + 1) * 127.5).round().byte().view(shape) for own in rows]
+    logits, prototypes = teachers.lesson(
+        config, [own.numpy(force=True) for own in pixels], data.pairs.label_names
+    )
     if prototypes.shape[1] != problem.net.dim:
         raise ConfigError(
             f"model.dim = {problem.net.dim} is not the size of the teacher's embeddings, "
             f"{prototypes.shape[1]}"
         )
-    knowledge = features.new_zeros(len(features), len(names))
-    for rows in map(problem.rows, data.silos):
-        if len(rows):
-            at = torch.from_numpy(rows).to(features.device)
-            pixels = ((features[at] + 1) * 127.5).round().byte().view(shape).numpy(force=True)
-            knowledge[at] = teachers.logits(teacher, pixels, prototypes).to(knowledge)
+    knowledge = features.new_zeros(len(features), problem.net.classes)
+    knowledge[torch.cat(rows)] = logits.to(knowledge)
     return replace(problem, knowledge=knowledge, prototypes=prototypes)

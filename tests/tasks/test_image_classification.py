@@ -162,14 +162,14 @@ class Remembering:
 
 
 def test_a_teacher_of_another_size_is_refused(settings, monkeypatch):
-    monkeypatch.setattr(teachers, "load", lambda config: Remembering())
+    monkeypatch.setitem(teachers.TEACHERS, "glyphs", lambda config: Remembering())
     with pytest.raises(ConfigError, match=r"model\.dim = 64 is not the size of .* embeddings, 2"):
         made(settings(method={"name": "clip2fl"}))
 
 
 def test_a_teacher_is_asked_about_the_clients_rows_and_no_others(settings, monkeypatch):
     teacher = Remembering()
-    monkeypatch.setattr(teachers, "load", lambda config: teacher)
+    monkeypatch.setitem(teachers.TEACHERS, "glyphs", lambda config: teacher)
     data, problem = made(settings(method={"name": "clip2fl"}, model={"dim": 2}))
     assert teacher.texts_seen == ["a picture of cat", "a picture of dog"]
     for silo, pixels in zip(data.silos, teacher.pictures_seen, strict=True):

@@ -16,6 +16,7 @@ from fedsyn.engine.runner import run
 from fedsyn.errors import ConfigError
 from fedsyn.tasks import retrieval
 from fedsyn.teachers import glyphs
+from fedsyn.teachers.base import logits, prototypes
 
 STREAM = np.random.default_rng(0)
 PIXELS = STREAM.integers(0, 256, size=(60, 16, 16), dtype=np.uint8)
@@ -39,15 +40,52 @@ class Fixed:
 
 def test_logits_are_scaled_cosines_with_the_prompts_of_the_classes():
     teacher = Fixed()
-    prototypes = teachers.prototypes(teacher, NAMES, "a drawing of a {}")
-    logits = teachers.logits(teacher, PIXELS[:4], prototypes)
+    rows = prototypes(teacher, NAMES, "a drawing of a {}")
+    found = logits(teacher, PIXELS[:4], rows)
     assert teacher.read == ["a drawing of a cat", "a drawing of a dog"]
     for row in range(4):
         seen = PIXELS[row].ravel()[:3].astype(float)
         for place, name in enumerate(("cat", "dog")):
             said = np.array([ord(letter) for letter in name], dtype=float)
             cosine = seen @ said / np.linalg.norm(seen) / np.linalg.norm(said)
-            assert logits[row, place].item() == pytest.approx(7 * cosine, rel=1e-5)
+            assert found[row, place].item() == pytest.approx(7 * cosine, rel=1e-5)
+
+
+class Counting(Fixed):
+    """Remembers how many pictures it was shown at a time."""
+
+    def __init__(self):
+        self.shown = []
+
+    def pictures(self, pixels):
+        self.shown.append(len(pixels))
+        return super().pictures(pixels)
+
+
+def test_a_lesson_is_taken_once_and_each_clients_pictures_on_their_own(monkeypatch, tmp_path):
+    teacher = Counting()
+    monkeypatch.setitem(teachers.TEACHERS, "run", lambda config: teacher)
+    settings = asked("run", tmp_path / "model", data={"cache": str(tmp_path / "cache")})
+    parts = [PIXELS[:5], PIXELS[:0], PIXELS[5:7]]
+    found, rows = teachers.lesson(settings, parts, NAMES)
+    assert teacher.shown == [5, 2]
+    torch.testing.assert_close(rows, prototypes(teacher, NAMES, "a picture of {}"))
+    torch.testing.assert_close(found, logits(teacher, PIXELS[:7], rows))
+    teacher.shown.clear()
+    again, _ = teachers.lesson(settings, parts, NAMES)
+    assert torch.equal(again, found) and teacher.shown == []
+    (tmp_path / "model").write_text("another model")
+    teachers.lesson(settings, parts, NAMES)
+    teachers.lesson(settings, parts, ("Cow", "Dog"))
+    teachers.lesson(settings, parts[:1], NAMES)
+    assert teacher.shown == [5, 2, 5, 2, 5]
+
+
+def test_without_pictures_there_are_prototypes_all_the_same(monkeypatch):
+    monkeypatch.setitem(teachers.TEACHERS, "run", lambda config: Fixed())
+    settings = asked("run", data={"cache": ""})
+    found, rows = teachers.lesson(settings, [PIXELS[:0]], NAMES)
+    assert found.shape == (0, 2) and rows.shape == (2, 3)
 
 
 @pytest.fixture
@@ -80,7 +118,7 @@ def asked(name, path="", **sections):
 @pytest.mark.parametrize("learnable", [False, True])
 def test_a_run_embeds_as_it_did_when_it_was_evaluated(finished, learnable):
     folder = finished("objective.temperature=0.2", f"objective.learnable={str(learnable).lower()}")
-    teacher = teachers.load(asked("run", folder))
+    teacher = teachers.TEACHERS["run"](asked("run", folder))
     settings = configuration.load(folder / "config.toml")
     data = federated.load(settings)
     problem = retrieval.problem(settings, data, data.features)
@@ -94,16 +132,16 @@ def test_a_run_embeds_as_it_did_when_it_was_evaluated(finished, learnable):
 
 def test_what_is_no_run_of_pictures_and_strings_is_no_teacher(finished, tmp_path):
     with pytest.raises(ConfigError, match=r"teacher\.path = .*nothing' is not the directory of a"):
-        teachers.load(asked("run", tmp_path / "nothing"))
+        teachers.TEACHERS["run"](asked("run", tmp_path / "nothing"))
     folder = finished("features")
     with pytest.raises(ConfigError, match=r"run' is a run that has no single model of pictures"):
-        teachers.load(asked("run", folder))
+        teachers.TEACHERS["run"](asked("run", folder))
 
 
 def test_a_run_with_a_model_for_each_client_is_no_teacher(finished):
     folder = finished("method=local")
     with pytest.raises(ConfigError, match=r"has no single model of pictures and strings"):
-        teachers.load(asked("run", folder))
+        teachers.TEACHERS["run"](asked("run", folder))
 
 
 @pytest.fixture
@@ -124,21 +162,17 @@ def test_the_embedded_teacher_names_glyphs_of_a_face_that_it_has_not_seen(fewer,
     settings = asked("glyphs", data={"cache": str(tmp_path), "faces": ["sans", "mono", "serif"]})
     pairs = drawn.glyphs(("sans",))
     rows = np.flatnonzero((pairs.label >= 0) & pairs.split)
-
-    def judged():
-        teacher = teachers.load(settings)
-        kinds = teachers.prototypes(teacher, pairs.label_names, settings.teacher.prompt)
-        return kinds, teachers.logits(teacher, pairs.image[rows], kinds)
-
-    prototypes, logits = judged()
-    right = logits.argmax(-1).numpy() == pairs.label[rows]
+    said, kinds = teachers.lesson(settings, [pairs.image[rows]], pairs.label_names)
+    right = said.argmax(-1).numpy() == pairs.label[rows]
     by_kind = [right[pairs.label[rows] == kind].mean() for kind in range(16)]
     assert np.mean(by_kind) > 0.35  # 1 / 16 by chance
-    assert prototypes.shape == (16, settings.model.dim)
+    assert kinds.shape == (16, settings.model.dim)
     (seen,) = fewer
     assert set(seen.columns["face"]) == {"bold", "oblique"}
     assert not set(seen.columns["character"]) & set(pairs.columns["character"][pairs.split])
-    assert torch.equal(judged()[1], logits) and len(fewer) == 1
+    again, _ = teachers.lesson(settings, [pairs.image[rows[:9]]], pairs.label_names)
+    torch.testing.assert_close(again, said[:9])
+    assert len(fewer) == 1  # the trained teacher is kept
 
 
 @pytest.mark.parametrize(
@@ -147,7 +181,7 @@ def test_the_embedded_teacher_names_glyphs_of_a_face_that_it_has_not_seen(fewer,
 def test_the_embedded_teacher_knows_nothing_else(data):
     words = r"teacher\.name = 'glyphs' knows the embedded glyphs, in faces that data\.faces leaves"
     with pytest.raises(ConfigError, match=words):
-        teachers.load(asked("glyphs", data=data))
+        teachers.TEACHERS["glyphs"](asked("glyphs", data=data))
 
 
 @pytest.fixture
@@ -197,7 +231,7 @@ def of_unit_rows(teacher, dim):
 def test_a_model_of_transformers_teaches(transformers_folder):
     from transformers import CLIPModel
 
-    teacher = teachers.load(asked("transformers", transformers_folder))
+    teacher = teachers.TEACHERS["transformers"](asked("transformers", transformers_folder))
     of_unit_rows(teacher, 6)
     model = CLIPModel.from_pretrained(transformers_folder)
     assert teacher.scale == pytest.approx(model.logit_scale.exp().item())
@@ -231,7 +265,7 @@ def test_a_model_of_open_clip_teaches(tmp_path):
             "architecture": "tiny",
         },
     )
-    teacher = teachers.load(settings)
+    teacher = teachers.TEACHERS["open_clip"](settings)
     of_unit_rows(teacher, 6)
     assert teacher.scale == pytest.approx(model.logit_scale.exp().item())
     for name, value in model.state_dict().items():
@@ -242,14 +276,14 @@ def test_a_model_of_open_clip_teaches(tmp_path):
 def test_a_model_that_is_not_there_is_not_looked_for_elsewhere(name, tmp_path):
     pytest.importorskip(name, reason="the extra 'clip' is not installed")
     with pytest.raises(ConfigError, match=r"teacher\.path = .*nothing' does not exist"):
-        teachers.load(asked(name, tmp_path / "nothing"))
+        teachers.TEACHERS[name](asked(name, tmp_path / "nothing"))
     (tmp_path / "weights.pt").write_text("not weights")
     with pytest.raises(ConfigError, match=rf"weights.pt' cannot be loaded by {name}: "):
-        teachers.load(asked(name, tmp_path / "weights.pt"))
+        teachers.TEACHERS[name](asked(name, tmp_path / "weights.pt"))
 
 
 @pytest.mark.parametrize("name", ["open_clip", "transformers"])
 def test_a_missing_package_is_named(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=rf"teacher.name = '{name}' needs the extra 'clip' \(pip"):
-        teachers.load(asked(name, "somewhere"))
+        teachers.TEACHERS[name](asked(name, "somewhere"))
