@@ -2,9 +2,10 @@
 
 A round is one exchange: model, shared pairs and what is asked go down; the method's payload,
 generators, prototypes, losses and what clients think of the model they received come up. Only where
-clients judge a fine-tuned model before it is accepted (the gate), and after the last round, is
-there a second one. Who does not answer in time, or answers what cannot be used, is missing in this
-round; the round goes on while a quorum of clients is heard.
+clients judge a fine-tuned model before it is accepted (the gate), where what they think of a
+round's model says who does the next (flash), and after the last round, is there a second one. Who
+does not answer in time, or answers what cannot be used, is missing in this round; the round goes on
+while a quorum of clients is heard.
 """
 
 import logging
