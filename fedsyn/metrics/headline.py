@@ -108,6 +108,7 @@ SCORES: Mapping[str, Scores] = {
             "text_accuracy": "text accuracy",
             "imbalance": "imbalance ↓",
         },
+        nouns={"imbalance": "imbalance"},
         aside=("imbalance",),
     ),
     "image_classification": _of_rows(
