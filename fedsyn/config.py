@@ -395,7 +395,7 @@ class MethodConfig(Section):
         "pt_fuch", "ccl", "fedfoa", "creff", "clip2fl", "fedalign", "feddm", "fedcmi",
         "creamfl", "local", "centralised",
     ] = "fedavg"  # fmt: skip
-    weighting: Literal["size", "uniform"] = "size"
+    weighting: Literal["size", "uniform", "contribution"] = "size"  # of clients in means
     epochs: Count = 2
     batch: Annotated[int, Field(ge=2)] = 64
     optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"

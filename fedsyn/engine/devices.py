@@ -17,8 +17,8 @@ import torch.multiprocessing
 from fedsyn import ops
 from fedsyn.config import Config
 from fedsyn.engine.client import Reply, Task, answer
+from fedsyn.engine.federation import method_of
 from fedsyn.errors import ConfigError
-from fedsyn.methods import METHODS
 from fedsyn.metrics.timing import account, announce, phase, stopwatch
 
 HOST = torch.device("cpu")
@@ -54,7 +54,7 @@ class Inline:
     def answers(self, tasks: Iterable[Task]) -> Iterator[Reply]:
         """Each when it is asked for."""
         for task in tasks:
-            yield answer(self._config, METHODS[self._config.method.name], task)
+            yield answer(self._config, method_of(self._config), task)
 
 
 class Pools:
@@ -165,7 +165,7 @@ def cpu_threads(config: Config) -> int:
 def _work_here(config: Config, task: Task) -> Answer:
     watch = stopwatch(HOST)
     with watch.running(), ops.threads(1):
-        reply = answer(config, METHODS[config.method.name], task)
+        reply = answer(config, method_of(config), task)
     return reply, watch.lap()
 
 
@@ -187,7 +187,7 @@ def _work_there(task: Task) -> Answer:
     with watch.running(), settings(config, threads):
         with phase("gather"):
             task = task.to(device)
-        reply = answer(config, METHODS[config.method.name], task)
+        reply = answer(config, method_of(config), task)
         with phase("upload"):
             reply = reply.to(HOST)
     return reply, watch.lap()

@@ -14,6 +14,7 @@ from fedsyn.data.federated import FederatedData, Silo
 from fedsyn.errors import ConfigError
 from fedsyn.methods import METHODS
 from fedsyn.methods.base import Method, Problem
+from fedsyn.methods.contribution import normalised
 from fedsyn.metrics.timing import phase
 
 STACK_CPU, STACK_GPU = 8, 128  # of engine.stack = 0; measured on the former, not on the latter
@@ -99,6 +100,13 @@ def method_of(config: Config) -> Method[Any]:
         If it cannot learn the task, or its clients cannot be chosen as the run asks for.
     """
     method = METHODS[config.method.name]
+    if config.method.weighting == "contribution":
+        if not method.sends_model:
+            raise ConfigError(
+                "method.weighting = 'contribution' compares clients by the model that they "
+                f"receive; those of method.name = {config.method.name!r} receive none"
+            )
+        method = normalised(method)
     if method.tasks is not None and config.task.name not in method.tasks:
         raise ConfigError(
             f"method.name = {config.method.name!r} cannot learn task.name = {config.task.name!r}; "

@@ -74,6 +74,7 @@ VARIANTS = {
     ],
     "a bank": ["objective=ucch"],
     "parameters": ["objective=cirh", "model.bits=8"],
+    "by contribution": ["method.weighting=contribution", "run.fraction=0.5"],
     "answers": ["task=vqa", "data.questions=0"],
     "answers and representations": [
         "task=vqa", "data.questions=0", "method=creamfl", "run.fraction=0.5",
