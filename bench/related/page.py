@@ -13,7 +13,7 @@ from related import figures
 from related.arithmetic import by_task
 from related.studies import STUDIES, Study
 
-VERDICTS = {True: "holds", False: "**does not hold**", None: "not measured"}
+VERDICTS = {True: "holds", False: "**does not hold**", None: "not judged"}
 
 
 def write(result: Mapping[str, Any], path: Path, images: Path) -> None:
