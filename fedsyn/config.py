@@ -387,13 +387,31 @@ class CreamFLConfig(Section):
     server_lr: Positive = 1e-3
 
 
+class MFCPLConfig(Section):
+    """Of `fedsyn.methods.mfcpl`."""
+
+    regularisation: NonNegative = 1.0  # a₁
+    contrast: NonNegative = 1.0  # a₂
+    alignment: NonNegative = 1.0  # a₃
+    temperature: Positive = 0.5  # τ
+
+
+class FedMACConfig(Section):
+    """Of `fedsyn.methods.fedmac`."""
+
+    reconstruction: NonNegative = 1.0  # a₁
+    contrast: NonNegative = 1.0  # a₂
+    anchor: NonNegative = 1.0  # a₃
+    temperature: Positive = 0.5  # τ
+
+
 class MethodConfig(Section):
     """The federated algorithm and the clients' local training."""
 
     name: Literal[
         "fedavg", "fedprox", "scaffold", "moon", "feddyn", "fednova", "fedadam", "fedyogi",
-        "pt_fuch", "ccl", "fedfoa", "creff", "clip2fl", "fedalign", "feddm", "fedcmi",
-        "creamfl", "local", "centralised",
+        "pt_fuch", "ccl", "fedfoa", "creff", "clip2fl", "fedalign", "feddm", "fedcmi", "mfcpl",
+        "fedmac", "creamfl", "local", "centralised",
     ] = "fedavg"  # fmt: skip
     weighting: Literal["size", "uniform", "contribution"] = "size"  # of clients in means
     epochs: Count = 2
@@ -416,6 +434,8 @@ class MethodConfig(Section):
     fedalign: FedAlignConfig = FedAlignConfig()
     feddm: FedDMConfig = FedDMConfig()
     creamfl: CreamFLConfig = CreamFLConfig()
+    mfcpl: MFCPLConfig = MFCPLConfig()
+    fedmac: FedMACConfig = FedMACConfig()
 
     @pydantic.model_validator(mode="after")
     def _drift_is_of_plain_sgd(self) -> Self:
@@ -676,6 +696,8 @@ METHOD_TASKS: Mapping[str, Task] = {
     "fedcmi": "multimodal_classification",
     "fedalign": "image_classification",
     "feddm": "image_classification",
+    "mfcpl": "multimodal_classification",
+    "fedmac": "multimodal_classification",
 }
 # Tasks whose features are pixels, without texts.
 PICTURE_TASKS: tuple[Task, ...] = ("representation", "image_classification")
@@ -708,7 +730,12 @@ TASK_DEFAULTS: Mapping[Task, Mapping[str, Mapping[str, Any]]] = {
         "model": {"stride": 2},
         "method": {"lr": 3e-3, "batch": 32},
     },
-    "multimodal_classification": {"objective": {"name": "cross_entropy"}},
+    "multimodal_classification": {
+        "objective": {"name": "cross_entropy"},
+        "method": {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
+        | {"batch": 32, "epochs": 3},
+        "run": {"rounds": 30},
+    },
     "vqa": {
         "data": {"questions": 200, "public": 0.1},
         "objective": {"name": "cross_entropy"},

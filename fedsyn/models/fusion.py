@@ -6,6 +6,7 @@ fusion head: logits of [z_image, z_text] = (W_image z_image + b/2) + (W_text z_t
 where in place of a missing half's z stands the other half's x, or 0 in a net without it
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,10 +61,15 @@ class FusionNet:
         widths["fusion"] = (2 * self.dim, self.classes)
         return {name: MLP(name, own) for name, own in widths.items()}
 
+    @property
+    def further(self) -> dict[str, tuple[int, ...]]:
+        """Shapes ``(1, dim)`` of parameters of no module, which lie behind theirs; here none."""
+        return {}
+
     @cached_property
     def layout(self) -> Layout:
         """Where each parameter lies in the flat row."""
-        shapes = (module.shapes for module in self.modules.values())
+        shapes = (*(module.shapes for module in self.modules.values()), self.further)
         return Layout({name: shape for own in shapes for name, shape in own.items()})
 
     def init(self, generator: torch.Generator) -> Tensor:
@@ -71,12 +77,15 @@ class FusionNet:
         named: dict[str, Tensor] = {}
         for name in sorted(self.modules, key=lambda name: name.endswith(".cross")):
             named |= self.modules[name].init(generator)
+        for name, shape in self.further.items():
+            named[name] = torch.randn(shape, generator=generator) / math.sqrt(self.dim)
         return self.layout.flatten(named)
 
     def split(self, params: Tensor) -> dict[str, Tensor]:
-        """The columns of ``params [..., P]`` that belong to each module."""
-        sizes = [module.layout.size for module in self.modules.values()]
-        return dict(zip(self.modules, params.split(sizes, -1), strict=True))
+        """The columns of ``params [..., P]`` that belong to each module, and the further ones."""
+        sizes = {name: module.layout.size for name, module in self.modules.items()}
+        sizes |= {name: math.prod(shape) for name, shape in self.further.items()}
+        return dict(zip(sizes, params.split(list(sizes.values()), -1), strict=True))
 
     def sides(self, params: Tensor) -> dict[str, Tensor]:
         """The columns of ``params [..., P]`` of the image, of the text and of the fusion head."""
@@ -93,13 +102,13 @@ class FusionNet:
         encoded = (torch.relu(image), torch.relu(text))
         own = self._each(parts, "own", encoded)
         cross = self._each(parts, "cross", encoded) if self.cross else None
+        return Reading(parts, own, cross, self.fuse(parts, own, cross, present))
+
+    def fuse(self, parts: Parts, own: Both, cross: Both | None, present: Tensor) -> Both:
+        """What the fusion head is given ``[C, B, dim]`` of projections, by what is there."""
         from_image, from_text = cross or (own[0].new_zeros(()),) * 2
         has_image, has_text = present.unsqueeze(-1).unbind(-2)
-        fused = (
-            torch.where(has_image, own[0], from_text),
-            torch.where(has_text, own[1], from_image),
-        )
-        return Reading(parts, own, cross, fused)
+        return torch.where(has_image, own[0], from_text), torch.where(has_text, own[1], from_image)
 
     def classify(self, parts: Parts, projected: Both) -> Both:  # [C, B, classes]
         """Logits of each modality's classifier."""
@@ -123,7 +132,12 @@ class FusionNet:
 
 
 def build(
-    config: ModelConfig, image_dim: int, text_dim: int, classes: int, cross: bool = False
+    config: ModelConfig,
+    image_dim: int,
+    text_dim: int,
+    classes: int,
+    cross: bool = False,
+    kind: type[FusionNet] = FusionNet,
 ) -> FusionNet:
     """The classifier that the configuration describes, for features of the given sizes.
 
@@ -134,4 +148,4 @@ def build(
     """
     if not config.hidden:
         raise ConfigError("model.hidden = [] leaves no backbone; expected at least one width")
-    return FusionNet(image_dim, text_dim, config.hidden, config.dim, classes, cross)
+    return kind(image_dim, text_dim, config.hidden, config.dim, classes, cross)

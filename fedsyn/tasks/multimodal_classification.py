@@ -16,6 +16,7 @@ from fedsyn.data.silos import Silo
 from fedsyn.errors import ConfigError
 from fedsyn.metrics import classification
 from fedsyn.models.fusion import Both, FusionNet, Reading, build
+from fedsyn.models.missing_aware import MissingAwareNet
 from fedsyn.objectives.multimodal import Batch, CrossEntropy
 from fedsyn.objectives.ogm_ge import OGMGE
 from fedsyn.objectives.opm import OPM
@@ -133,7 +134,7 @@ def problem(config: Config, data: FederatedData, features: Tensor) -> Multimodal
     dims, classes = (data.image.shape[1], data.text.shape[1]), len(data.pairs.label_names)
     return MultimodalProblem(
         features=features,
-        net=build(config.model, *dims, classes, cross=_two_projectors(config.method)),
+        net=_net(config, *dims, classes),
         label=data.one_label.to(features.device),
         present=data.present.to(features.device),
         public=torch.from_numpy(data.public),
@@ -141,5 +142,11 @@ def problem(config: Config, data: FederatedData, features: Tensor) -> Multimodal
     )
 
 
-def _two_projectors(config: MethodConfig) -> bool:
-    return config.name == "fedcmi" and config.fedcmi.projector == "cross"
+def _net(config: Config, image_dim: int, text_dim: int, classes: int) -> FusionNet:
+    """The plain classifier, or that of the method."""
+    own = config.method
+    cross = own.name in ("mfcpl", "fedmac") or (
+        own.name == "fedcmi" and own.fedcmi.projector == "cross"
+    )
+    kind = MissingAwareNet if own.name == "fedmac" else FusionNet
+    return build(config.model, image_dim, text_dim, classes, cross, kind)

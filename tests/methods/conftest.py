@@ -180,15 +180,15 @@ def build_labelled(*sizes):
     return World(problem, net.init(draw).double(), sizes)
 
 
-def build_multimodal(*sizes, cross=True):
+def build_multimodal(*sizes, kind=FusionNet, cross=True):
     """A world of clients that hold so many labelled pairs, in which some rows lack a half."""
     draw = torch.Generator().manual_seed(1)
     rows = max(sum(sizes), 1)
     present = torch.ones(rows, 2, dtype=torch.bool)
     present[::5, 0] = present[3::5, 1] = False
-    net = FusionNet(image=3, text=2, hidden=(4,), dim=3, classes=3, cross=cross)
+    net = kind(image=3, text=2, hidden=(4,), dim=3, classes=3, cross=cross)
     problem = MultimodalProblem(
-        features=2 * torch.randn(rows, 5, generator=draw, dtype=torch.float64),
+        features=torch.randn(rows, 5, generator=draw, dtype=torch.float64),
         net=net,
         label=torch.arange(rows) % 4 - 1,
         present=present,

@@ -25,10 +25,10 @@ def reduced(name, state, ids, sizes, config):
 
 
 @pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.sends_model])
-def test_every_client_receives_a_model(name):
-    method = METHODS[name]
-    down = method.down(method.init(None, MODEL, 5), (1, 3))
-    assert torch.equal(down["model"], MODEL.expand(2, 3))
+def test_every_client_receives_a_model(world_of, name):
+    method, there = METHODS[name], world_of(name)(2, 2)
+    down = method.down(method.init(there.problem, there.model, 5), (1, 3))
+    assert torch.equal(down["model"], there.model.expand(2, -1))
 
 
 @pytest.mark.parametrize(

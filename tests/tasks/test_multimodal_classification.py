@@ -13,6 +13,7 @@ from fedsyn.config import MethodConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.data import federated
 from fedsyn.errors import ConfigError, DataError
+from fedsyn.models.missing_aware import MissingAwareNet
 
 METHOD = MethodConfig(batch=16, epochs=3, lr=1e-2)
 OVERLAY = ["partition.missing_image=0.2", "partition.missing_text=0.1", "partition.unpaired=0.1"]
@@ -126,11 +127,15 @@ def test_held_out_rows_are_judged_by_cross_entropy(load):
     [
         (["method=fedavg"], False),
         (["method=fedcmi"], True),
+        (["method=mfcpl"], True),
+        (["method=fedmac"], True),
         (["method=fedcmi", "method.fedcmi.projector=own"], False),
     ],
 )
 def test_only_who_trains_cross_projectors_has_them(load, method, cross):
-    assert load(*method)[1].net.cross == cross
+    net = load(*method)[1].net
+    assert net.cross == cross
+    assert isinstance(net, MissingAwareNet) == (method == ["method=fedmac"])
 
 
 @pytest.mark.parametrize(
