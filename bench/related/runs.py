@@ -9,6 +9,7 @@ from trials.runs import key, row_of
 
 from fedsyn import config
 from fedsyn.engine.compare import Job
+from fedsyn.engine.federation import method_of
 from fedsyn.errors import ConfigError
 from related.studies import Study
 
@@ -63,4 +64,5 @@ def cells(
 
 def _job(overrides: Sequence[str], seed: int, runs: Path) -> Job:
     settings = config.load(None, [*overrides, f"run.seed={seed}", "engine.threads=1"])
+    method_of(settings)  # refuses what does not go together, before anything runs
     return Job(settings, runs / key(settings))
