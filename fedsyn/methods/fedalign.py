@@ -1,4 +1,4 @@
-"""FedAlign (Mendieta et al. 2022, arXiv 2111.14213, section 4).
+"""FedAlign (Mendieta et al. 2022, arXiv 2111.14213).
 
 server: as federated averaging
 client k: w_k ← E epochs on  F_k + μ (F_k / D) D  from w,  D = (λ_narrow − λ)²

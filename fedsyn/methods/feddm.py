@@ -1,4 +1,4 @@
-"""FedDM, distribution matching (Xiong et al. 2023, arXiv 2207.09653, algorithm 1).
+"""FedDM, distribution matching (Xiong et al. 2023, arXiv 2207.09653).
 
 server: w ← w_0
 every round:

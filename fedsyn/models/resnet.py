@@ -6,7 +6,7 @@ positions. A block whose shape changes has a 1x1 convolution on its shortcut.
 
 Every convolution is followed by group normalisation (Wu & He 2018, arXiv 1803.08494) in place of
 batch normalisation, whose statistics are of each client's own classes: averaged over skewed clients
-they fit nobody's (Hsieh et al. 2020, arXiv 1910.00189, section 5).
+they fit nobody's (Hsieh et al. 2020, arXiv 1910.00189).
 """
 
 import math
