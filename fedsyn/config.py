@@ -356,7 +356,7 @@ class FedDMConfig(Section):
     """Of `fedsyn.methods.feddm`."""
 
     pictures: Count = 10  # of a class
-    steps: Count = 50  # of the search for them
+    steps: Count = 20  # of the search for them
     lr: Positive = 1.0
     draw: Count = 32  # most rows of a class in a step
     radius: NonNegative = 5.0  # ρ
