@@ -70,6 +70,7 @@ class NodeConfig(Section):
 
     clients: tuple[Whole, ...] = ()  # ids of its silos, unique in the federation
     data: tuple[str, ...] = ()  # a file of each; empty: their shares of the run's own data set
+    teacher: str = ""  # of a run that has one: the file or folder of this node's own copy
     state: str = "state"  # folder for what stays between rounds
     allow: Limits = Limits()
     engine: EngineConfig = EngineConfig()
@@ -94,7 +95,9 @@ class NodeConfig(Section):
                 f"{str(path)!r} has clients = {list(read.clients)}; expected different ids"
             )
         files = tuple(str(here / file) for file in read.data)
-        return read.model_copy(update={"data": files, "state": str(here / read.state)})
+        teacher = read.teacher and str(here / read.teacher)
+        state = str(here / read.state)
+        return read.model_copy(update={"data": files, "teacher": teacher, "state": state})
 
 
 def answer(node: NodeConfig, kind: str, asked: Parcel) -> Parcel:
@@ -126,10 +129,15 @@ class UnpreparedError(RefusedError):
 
 
 def _admitted(node: NodeConfig, message: Asked) -> Config:
-    """The run's configuration, if this node's own allows it, with the node's engine and cache."""
+    """The run's configuration, if this node's own allows it, with what is the node's own."""
     asked = configuration.parse(message.config)
+    # (A server names no files of a real silo.)
+    teacher = node.teacher if node.data else node.teacher or asked.teacher.path
     config = configuration.with_overrides(
-        asked, engine=node.engine.model_dump(), data={"cache": str(Path(node.state) / CACHE)}
+        asked,
+        engine=node.engine.model_dump(),
+        data={"cache": str(Path(node.state) / CACHE)},
+        teacher={"path": teacher},
     )
     for key, name, allowed in (
         ("method.name", config.method.name, node.allow.methods),

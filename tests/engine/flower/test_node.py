@@ -165,10 +165,26 @@ def test_a_nodes_file_is_checked(tmp_path, text, words):
 
 
 def test_paths_in_a_nodes_file_start_at_its_folder(tmp_path):
-    (tmp_path / "node.toml").write_text('clients = [3]\ndata = ["own.npz"]\nstate = "kept"')
+    text = 'clients = [3]\ndata = ["own.npz"]\nstate = "kept"\nteacher = "clip"'
+    (tmp_path / "node.toml").write_text(text)
     node = NodeConfig.load(tmp_path / "node.toml")
     assert node.data == (str(tmp_path / "own.npz"),)
     assert node.state == str(tmp_path / "kept")
+    assert node.teacher == str(tmp_path / "clip")
+    (tmp_path / "node.toml").write_text("clients = [3]")
+    assert NodeConfig.load(tmp_path / "node.toml").teacher == ""
+
+
+def test_a_server_names_no_file_of_a_real_silo(talk, monkeypatch):
+    asked = message(talk, "train", round=2)
+    theirs = asked.facts["config"] | {"teacher": {"path": "/etc/passwd"}}
+    seen = []
+    monkeypatch.setattr(module, "_run", lambda node, config, *_: seen.append(config) or 1 / 0)
+    for data, own in (((), ""), (("a.npz",) * 3, ""), (("a.npz",) * 3, "mine")):
+        node = talk.held[100].model_copy(update={"data": data, "teacher": own})
+        with pytest.raises(ZeroDivisionError):
+            answer(node, "train", changed(asked, config=theirs))
+    assert [config.teacher.path for config in seen] == ["/etc/passwd", "", "mine"]
 
 
 def test_bounds_are_no_federations(make, table, tmp_path):
