@@ -310,8 +310,8 @@ class CCLConfig(Section):
     matching: NonNegative = 1.0  # weight of the entropy over neighbours; 0: no matching
     neighbours: Annotated[int, Field(ge=2)] = 10
     warmup: Whole = 5  # rounds without matching
-    features: Count = 256  # that a client sends
-    remote: Count = 1024  # that everybody is sent
+    features: Count = 64  # that a client sends
+    remote: Count = 256  # that everybody is sent
     mixed: Count = 1  # pictures in one that is shared the features of; 1: plain pictures
     signs: bool = False  # random signs of its pixels
 
