@@ -252,7 +252,7 @@ class ObjectiveConfig(Section):
     moco: MoCoConfig = MoCoConfig()
     byol: BYOLConfig = BYOLConfig()
     augment: AugmentConfig = AugmentConfig()  # of pictures, for objectives of their views
-    modality: NonNegative = 2.0  # weight of each modality's classifier beside that of both
+    modality: NonNegative = 0.0  # weight of a modality's own classifier, where the method has none
     ogm_ge: OGMGEConfig = OGMGEConfig()
     opm: OPMConfig = OPMConfig()
 
@@ -365,6 +365,7 @@ class FedDMConfig(Section):
 class FedCMIConfig(Section):
     """Of `fedsyn.methods.fedcmi`; what is 0 is left out."""
 
+    modality: Positive = 2.0  # weight of each modality's classifier
     infiltration: NonNegative = 1.0  # α
     projector: Literal["cross", "own"] = "cross"  # of the weak modality, that learns from it
     slope: NonNegative = 2.0  # of the temperatures
@@ -399,9 +400,9 @@ class MFCPLConfig(Section):
 class FedMACConfig(Section):
     """Of `fedsyn.methods.fedmac`."""
 
-    reconstruction: NonNegative = 1.0  # a₁
-    contrast: NonNegative = 1.0  # a₂
-    anchor: NonNegative = 1.0  # a₃
+    reconstruction: NonNegative = 0.1  # a₁
+    contrast: NonNegative = 0.1  # a₂
+    anchor: NonNegative = 0.1  # a₃
     temperature: Positive = 0.5  # τ
 
 

@@ -8,8 +8,8 @@ every round:
     image (text) modules of w ← Σ n_k w_k / Σ n_k over the clients with images (texts)
     fusion head of w ← Σ n_k w_k / Σ n_k
 
-F_k is the cross-entropy of the fusion head and, with weight ``objective.modality``, of both
-modalities' classifiers. A modality has a projector of its own (SP) and a cross projector (IP), and
+F_k is the cross-entropy of the fusion head and, with weight ``modality``, of both modalities'
+classifiers. A modality has a projector of its own (SP) and a cross projector (IP), and
 one classifier for both. In each batch the modality with the greater sum of true-class probabilities
 is the dominant one, and the other's cross projector learns from it as the received model knows it:
 

@@ -15,17 +15,18 @@ from fedsyn.data.federated import FederatedData
 from fedsyn.data.silos import Silo
 from fedsyn.errors import ConfigError
 from fedsyn.metrics import classification
-from fedsyn.models.fusion import Both, FusionNet, Reading, build
+from fedsyn.models.fusion import Both, FusionNet, Parts, build
 from fedsyn.models.missing_aware import MissingAwareNet
 from fedsyn.objectives.multimodal import Batch, CrossEntropy
 from fedsyn.objectives.ogm_ge import OGMGE
 from fedsyn.objectives.opm import OPM
 from fedsyn.tasks.base import Outputs, Penalty, Problem, check_objective
 
-OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig], CrossEntropy]] = {
-    "cross_entropy": lambda config: CrossEntropy(config.modality),
-    "ogm_ge": lambda config: OGMGE(config.modality, config.ogm_ge),
-    "opm": lambda config: OPM(config.modality, config.opm),
+# By the weight of each modality's classifier.
+OBJECTIVES: Mapping[str, Callable[[float, ObjectiveConfig], CrossEntropy]] = {
+    "cross_entropy": lambda weight, config: CrossEntropy(weight),
+    "ogm_ge": lambda weight, config: OGMGE(weight, config.ogm_ge),
+    "opm": lambda weight, config: OPM(weight, config.opm),
 }
 
 
@@ -82,15 +83,25 @@ class MultimodalProblem(Problem):
     def outputs(self, model: Tensor, rows: Tensor) -> Outputs:
         """Logits ``[n, classes]`` by both halves, by the image and by the text.
 
-        Those of one half are its classifier's, or where none is trained, the fusion head's of that
-        half alone.
+        Those by one half are its classifier's or, where none is trained, those by a pair that has
+        lost the other.
         """
         index = rows.to(self.features.device)[None]
         with torch.no_grad():
             batch = self.batch(model[None], index, torch.ones_like(index, dtype=torch.bool))
-            image, text = self.net.halves(batch.reading.parts, batch.reading.fused)
-            alone = self._alone(batch.reading)
-        return (image + text)[0], alone[0][0], alone[1][0]
+            parts, own, cross, fused = batch.reading
+            if self.objective.modality:
+                image, text = self.net.classify(parts, own)
+            else:
+                image, text = (
+                    self._logits(parts, self.net.fuse(parts, own, cross, only))
+                    for only in torch.eye(2, dtype=torch.bool, device=index.device)
+                )
+        return self._logits(parts, fused)[0], image[0], text[0]
+
+    def _logits(self, parts: Parts, fused: Both) -> Tensor:  # [C, B, classes]
+        image, text = self.net.halves(parts, fused)
+        return image + text
 
     def score(self, outputs: Outputs, rows: Tensor, probed: Outputs) -> dict[str, float]:
         """Accuracy by both halves and by each alone, and how unequal these two are.
@@ -110,11 +121,6 @@ class MultimodalProblem(Problem):
         worse = torch.maximum(ratio, 1 / ratio).item() if known.any() else float("nan")
         return metrics | {"imbalance": worse}
 
-    def _alone(self, reading: Reading) -> Both:
-        if self.objective.modality:
-            return self.net.classify(reading.parts, reading.own)
-        return self.net.halves(reading.parts, reading.own)
-
 
 def problem(config: Config, data: FederatedData, features: Tensor) -> MultimodalProblem:
     """Network and objective as configured, for labelled pairs of any features.
@@ -131,6 +137,7 @@ def problem(config: Config, data: FederatedData, features: Tensor) -> Multimodal
             "expected 'objective'"
         )
     assert data.one_label is not None  # (`fedsyn.data.described`)
+    own, fedcmi = config.objective, config.method.name == "fedcmi"
     dims, classes = (data.image.shape[1], data.text.shape[1]), len(data.pairs.label_names)
     return MultimodalProblem(
         features=features,
@@ -138,7 +145,9 @@ def problem(config: Config, data: FederatedData, features: Tensor) -> Multimodal
         label=data.one_label.to(features.device),
         present=data.present.to(features.device),
         public=torch.from_numpy(data.public),
-        objective=OBJECTIVES[config.objective.name](config.objective),
+        objective=OBJECTIVES[own.name](
+            config.method.fedcmi.modality if fedcmi else own.modality, own
+        ),
     )
 
 

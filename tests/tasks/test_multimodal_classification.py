@@ -79,9 +79,19 @@ def test_training_learns_what_only_both_halves_tell(load, objective):
     assert 0.3 < metrics["image_accuracy"] < 0.7 and 0.3 < metrics["text_accuracy"] < 0.7
 
 
-@pytest.mark.parametrize("weight", [0.0, 2.0])
-def test_logits_of_one_half_are_of_what_is_trained(load, weight):
-    _, problem = load(f"objective.modality={weight}", *OVERLAY)
+@pytest.mark.parametrize(
+    ("weight", "overrides"),
+    [
+        (0.0, ["method=fedavg"]),
+        (0.0, ["method=mfcpl"]),
+        (0.0, ["method=fedmac"]),
+        (3.0, ["method=fedavg", "objective.modality=3"]),
+        (2.0, ["method=fedcmi"]),
+    ],
+)
+def test_logits_by_one_half_are_of_what_is_trained(load, weight, overrides):
+    _, problem = load(*overrides, *OVERLAY)
+    assert problem.objective.modality == weight
     model, rows = problem.net.init(torch.Generator()), torch.arange(40)
     assert not problem.present[rows].all()
     fused, image, text = problem.outputs(model, rows)
@@ -89,8 +99,13 @@ def test_logits_of_one_half_are_of_what_is_trained(load, weight):
     reading = problem.net.read(model[None], features, present)
     whole = problem.net.halves(reading.parts, reading.fused)
     torch.testing.assert_close(fused, (whole[0] + whole[1])[0])
-    alone = (problem.net.classify if weight else problem.net.halves)(reading.parts, reading.own)
-    for mine, expected in zip((image, text), alone, strict=True):
+    classified = problem.net.classify(reading.parts, reading.own)
+    for place, mine in enumerate((image, text)):
+        only = torch.zeros_like(present)
+        only[..., place] = True
+        lost = problem.net.read(model[None], features, only)
+        halves = problem.net.halves(lost.parts, lost.fused)
+        expected = classified[place] if weight else halves[0] + halves[1]
         torch.testing.assert_close(mine, expected[0])
 
 
