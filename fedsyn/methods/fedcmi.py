@@ -9,9 +9,9 @@ every round:
     fusion head of w ← Σ n_k w_k / Σ n_k
 
 F_k is the cross-entropy of the fusion head and, with weight ``modality``, of both modalities'
-classifiers. A modality has a projector of its own (SP) and a cross projector (IP), and
-one classifier for both. In each batch the modality with the greater sum of true-class probabilities
-is the dominant one, and the other's cross projector learns from it as the received model knows it:
+classifiers. A modality has a projector of its own (SP) and a cross projector (IP), and one
+classifier for both. In each batch the modality with the greater sum of true-class probabilities is
+the dominant one, and the other's cross projector learns from it as the received model knows it:
 
 L_inf = − mean_i Σ_c softmax(teacher_i / T_{y_i})_c log softmax(student_i / T_{y_i})_c
 

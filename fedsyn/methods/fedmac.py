@@ -55,19 +55,20 @@ def regulariser(net: FusionNet, config: FedMACConfig) -> Penalty:
         own, cross, rows = batch.reading.own, batch.reading.cross, batch.whole
         assert cross is not None
 
-        def given(image: bool, text: bool) -> Tensor:
+        def given(*halves: int) -> Tensor:
             """The rows' h, if only these halves were there."""
-            present = torch.tensor([image, text], device=rows.device).expand_as(batch.present)
+            present = torch.zeros_like(batch.present)
+            for half in halves:
+                present[..., half] = True
             fused = net.fuse(batch.reading.parts, own, cross, present)
             return normalize(torch.cat(fused, -1), dim=-1)
 
-        whole = given(True, True)
+        whole = given(0, 1)
         apart = [(own[u] - cross[1 - u]).square().mean(-1) for u in (0, 1)]
         contrast = [
-            ops.info_nce(whole, given(*only), 1 / config.temperature, rows)
-            for only in ((True, False), (False, True))
+            ops.info_nce(whole, given(half), 1 / config.temperature, rows) for half in (0, 1)
         ]
-        near = (whole * given(False, False)).sum(-1).clamp(min=0)
+        near = (whole * given()).sum(-1).clamp(min=0)
         return (
             config.reconstruction * masked_mean(apart[0] + apart[1], rows)
             + config.contrast * (contrast[0] + contrast[1]) / 2
