@@ -310,8 +310,8 @@ class CCLConfig(Section):
     matching: NonNegative = 1.0  # weight of the entropy over neighbours; 0: no matching
     neighbours: Annotated[int, Field(ge=2)] = 10
     warmup: Whole = 5  # rounds without matching
-    features: Count = 256  # that a client sends
-    remote: Count = 1024  # that everybody is sent
+    features: Count = 64  # that a client sends
+    remote: Count = 256  # that everybody is sent
     mixed: Count = 1  # pictures in one that is shared the features of; 1: plain pictures
     signs: bool = False  # random signs of its pixels
 
@@ -356,7 +356,7 @@ class FedDMConfig(Section):
     """Of `fedsyn.methods.feddm`."""
 
     pictures: Count = 10  # of a class
-    steps: Count = 50  # of the search for them
+    steps: Count = 20  # of the search for them
     lr: Positive = 1.0
     draw: Count = 32  # most rows of a class in a step
     radius: NonNegative = 5.0  # ρ
