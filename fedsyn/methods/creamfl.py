@@ -30,6 +30,8 @@ server learns alone. Chosen otherwise than published:
 * Squares are summed over the d entries of a representation, not averaged: their weight beside the
   task does not depend on d.
 * Each term of κ counts once, also where clients hold pairs.
+* An objective that looks beyond the batch (`objective.ucch`) has, in every pass, the loss of its
+  first.
 """
 
 from dataclasses import replace

@@ -140,7 +140,7 @@ def problem(config: Config, data: FederatedData, features: Tensor) -> RetrievalP
         net=build(config.model, *dims, extra),
         variants=variants(config.model, lambda model: build(model, *dims, extra)),
         label=data.label,
-        category=data.one_label,
+        category=None if data.one_label is None else data.one_label.to(features.device),
         classes=len(data.pairs.label_names),
         present=data.present,
         public=torch.from_numpy(data.public),
