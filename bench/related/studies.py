@@ -90,7 +90,7 @@ STUDIES = (
         ),
         claims=(
             *above("creamfl", "mean aggregation", "server alone"),
-            *above("creamfl", "mean aggregation", "server alone", metric="r10"),
+            *above("creamfl", "mean aggregation", "server alone", metric="rsum"),
             *above("creamfl", "without inter", "without intra"),
         ),
         overrides=("method=creamfl",),

@@ -82,6 +82,7 @@ SCORES: Mapping[str, Scores] = {
             "recall@1": "Recall@1",
             "recall@5": "Recall@5",
             "recall@10": "Recall@10",
+            "rsum": "sum of recalls",
             "median_rank": "median rank ↓",
         },
         headlines=("map", "map50"),
@@ -91,6 +92,7 @@ SCORES: Mapping[str, Scores] = {
             "recall@1": "r1",
             "recall@5": "r5",
             "recall@10": "r10",
+            "rsum": "rsum",
         },
         columns=("map", "map50"),
         sides={

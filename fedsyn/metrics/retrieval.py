@@ -2,7 +2,7 @@
 
 Two notions of a right answer. *Class relevance*: the retrieved item shares a label with the query;
 it defines the mAP keys. *Pair identity*: the retrieved item is the query's own partner; it defines
-``recall@K`` and ``median_rank``, and the mAP keys too where there are no labels at all.
+``recall@K``, ``rsum`` and ``median_rank``, and the mAP keys too where there are no labels at all.
 
 Rankings are deterministic. Items of equal score are ranked by gallery index. The one exception is
 the rank of a query's partner among continuous scores, which is counted behind every item that
@@ -74,9 +74,11 @@ def evaluate(
         ``map``: mean average precision over the whole ranking; ``map50``: of the first 50 ranks,
         normalised by the number of relevant items *among them* (a query with none contributes 0);
         ``map50_min``: the same normalised by ``min(50, relevant items in the gallery)``;
-        ``recall@1``, ``recall@5``, ``recall@10`` and ``median_rank`` (from 1) by pair identity.
+        ``recall@1``, ``recall@5``, ``recall@10`` and ``median_rank`` (from 1) by pair identity;
+        ``rsum``: the three recalls together.
         Each with suffix ``_i2t`` (image queries), ``_t2i`` (text queries) and, without suffix, the
-        mean of both directions. The mAP keys are NaN where labels are given but no pair has one.
+        mean of both directions; of ``rsum`` their sum, as the field has it: from 0 to 6. The mAP
+        keys are NaN where labels are given but no pair has one.
 
     Raises
     ------
@@ -127,6 +129,8 @@ def evaluate_between(
     }
     for name in directions["i2t"]:
         metrics[name] = (metrics[f"{name}_i2t"] + metrics[f"{name}_t2i"]) / 2
+    if "rsum" in metrics:
+        metrics["rsum"] *= 2
     return metrics
 
 
@@ -221,6 +225,7 @@ def _direction(
     if partner is not None:
         rank = partner_rank(query, gallery, partner.long().to(query.device), tied_behind=not bits)
         identity = {f"recall@{k}": (rank <= k).double().mean().item() for k in RECALLS}
+        identity["rsum"] = sum(identity.values())
         identity["median_rank"] = rank.double().quantile(0.5).item()
         if queries.label is None:
             return _single_answer_map(rank, depth) | identity

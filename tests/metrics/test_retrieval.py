@@ -21,7 +21,7 @@ from fedsyn.ops import backend, backends
 
 Array = NDArray[np.float64]
 cpu_backends = [name for name in ("reference", "cpu") if name in backends()]
-NAMES = ("map", "map50", "map50_min", "recall@1", "recall@5", "recall@10", "median_rank")
+NAMES = ("map", "map50", "map50_min", "recall@1", "recall@5", "recall@10", "rsum", "median_rank")
 
 
 def from_scores(*rows: list[float]) -> tuple[Tensor, Tensor]:
@@ -90,6 +90,8 @@ def test_recall_and_median_rank_of_known_ranks() -> None:
     assert metrics["median_rank_t2i"] == 1.0
     assert metrics["recall@1"] == pytest.approx(0.5)
     assert metrics["median_rank"] == 1.5
+    assert metrics["rsum_i2t"] == pytest.approx(1 / 3 + 1 + 1)
+    assert metrics["rsum"] == pytest.approx(metrics["rsum_i2t"] + 2 / 3 + 1 + 1)
 
 
 def test_without_labels_the_partner_is_the_only_relevant_item() -> None:
@@ -198,12 +200,14 @@ def oracle(scores: Array, relevant: NDArray[np.bool_]) -> dict[str, float]:
         ranks.append(int((row >= row[index]).sum()))
     means = {name: value / len(scores) for name, value in total.items()}
     means |= {f"recall@{k}": float(np.mean(np.array(ranks) <= k)) for k in (1, 5, 10)}
+    means["rsum"] = sum(means[f"recall@{k}"] for k in (1, 5, 10))
     return means | {"median_rank": float(np.median(ranks))}
 
 
 def both_directions(scores: Array, relevant: NDArray[np.bool_]) -> dict[str, float]:
     i2t, t2i = oracle(scores, relevant), oracle(scores.T, relevant.T)
     means = {name: (i2t[name] + t2i[name]) / 2 for name in NAMES}
+    means["rsum"] *= 2
     means |= {f"{name}_i2t": value for name, value in i2t.items()}
     return means | {f"{name}_t2i": value for name, value in t2i.items()}
 
