@@ -746,6 +746,7 @@ TASK_DEFAULTS: Mapping[Task, Mapping[str, Mapping[str, Any]]] = {
     "vqa": {
         "data": {"questions": 200, "public": 0.1},
         "objective": {"name": "cross_entropy"},
+        "method": {"creamfl": {"distillation": 0.3}},
     },
 }
 

@@ -3,6 +3,8 @@
     make evidence-related                                    # everything
     PYTHONPATH=bench .venv/bin/python -m related --help      # parts of it
 
+    make evidence-related ARGS=--tuning                      # to choose settings by
+
 Runs lie in ``runs/related``, so whatever is interrupted goes on where it stopped. The rows of a
 study are written to ``bench/results/related.json`` when it is done, and the page
 ``docs/related-methods.md`` with its pictures is made from that file alone.
@@ -18,7 +20,7 @@ from typing import Any
 from trials import command
 
 from fedsyn.engine import records
-from related import arithmetic, page
+from related import arithmetic, page, rows, teacher
 from related.runs import Cell, Failure, cells
 from related.studies import DATA, STUDIES
 
@@ -28,7 +30,10 @@ QUICK = ("run.rounds=2", "run.evaluate_every=1")
 def main() -> None:
     """Measure what is asked for, write, draw."""
     names = [study.name for study in STUDIES]
-    asked = command.arguments("related", __doc__.splitlines()[0], names, "glyphs, 2 rounds, 1 seed")
+    asked = command.arguments(
+        "related", __doc__.splitlines()[0], names, "glyphs, 2 rounds, 1 seed",
+        tuning="on data sets without the rows that are tested on",
+    )  # fmt: skip
     path, docs = asked.results / "related.json", asked.docs
     if not asked.page:
         with command.ending():
@@ -43,9 +48,7 @@ def main() -> None:
 
 def measure(asked: argparse.Namespace, path: Path) -> None:
     """Run the studies asked for, one after another; a study's rows take the place of older ones."""
-    data = command.available(DATA, asked.data)
-    if asked.quick:
-        data = {"glyphs": data["glyphs"]}
+    data = sources(asked)
     extra = QUICK if asked.quick else ()
     planned = {
         study.name: cells(study, data, asked.runs, asked.seeds, extra)
@@ -61,6 +64,20 @@ def measure(asked: argparse.Namespace, path: Path) -> None:
     command.carry_out(
         {name: found for name, (found, _) in planned.items()}, finished, asked.workers
     )
+
+
+def sources(asked: argparse.Namespace) -> dict[str, list[str]]:
+    """The data sets that are there, as overrides; those of emoji also name their teacher."""
+    data = command.available(DATA, asked.data)
+    if asked.quick:
+        return {"glyphs": data["glyphs"]}
+    taught = teacher.of_emoji(asked.data / DATA["emoji"], asked.runs) if "emoji" in data else []
+    if asked.tuning:
+        for name in data:
+            file = asked.runs / f"{name}.npz"
+            rows.without_tests(asked.data / DATA[name] if DATA[name] else None, file)
+            data[name] = [f"data.path={file}"]
+    return {name: [*words, *taught] if name == "emoji" else words for name, words in data.items()}
 
 
 def add(

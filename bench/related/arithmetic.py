@@ -14,7 +14,8 @@ def verdicts(rows: Sequence[Row], studies: Sequence[Study]) -> list[dict[str, An
 
     ``effect`` is the mean difference between runs of the same case and seed, with its interval,
     which takes the runs for independent; ``cases`` has that of each case. A claim ``holds`` if the
-    interval is all on its side of 0; ``None`` where a single run says nothing, or there are none.
+    interval is all on its side of 0, or of what the margin leaves; ``None`` where a single run
+    says nothing, or there are none.
     """
     return [
         {"study": study.name, "task": task, **_judged(mine, claim, metric)}
@@ -32,21 +33,28 @@ def by_task(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _judged(rows: Sequence[Row], claim: Claim, metric: str) -> dict[str, Any]:
-    effects = _effects(rows, claim, metric)
+    effects = _effects([row for row in rows if _within(row, claim)], claim, metric)
     differences = [value for effect in effects.values() for value in effect["values"]]
     effect = interval(differences) if differences else None
     holds = None
     if effect and effect["half"] is not None:
-        holds = (-effect["mean"] if claim.below else effect["mean"]) > effect["half"]
+        gain = -effect["mean"] if claim.below else effect["mean"]
+        holds = gain + claim.margin > effect["half"]
     return {
         "one": claim.one,
         "other": claim.other,
         "metric": metric,
         "below": claim.below,
+        "margin": claim.margin,
+        "where": list(claim.cases),
         "effect": effect,
         "cases": effects,
         "holds": holds,
     }
+
+
+def _within(row: Row, claim: Claim) -> bool:
+    return not claim.cases or row["case"] in claim.cases
 
 
 def _effects(rows: Sequence[Row], claim: Claim, metric: str) -> dict[str, dict[str, Any]]:

@@ -75,7 +75,10 @@ def claim(verdict: Mapping[str, Any]) -> str:
     scores = SCORES[verdict["task"]]
     names = {name: metric for metric, name in scores.compared.items()}
     side = "below" if verdict["below"] else "above"
-    return f"{verdict['one']} {side} {verdict['other']} in {scores.noun(names[verdict['metric']])}"
+    if margin := verdict["margin"]:
+        side = f"at most {margin:g} {'above' if verdict['below'] else 'below'}"
+    said = f"{verdict['one']} {side} {verdict['other']} in {scores.noun(names[verdict['metric']])}"
+    return said + (f" ({'; '.join(verdict['where'])})" if verdict["where"] else "")
 
 
 def difference(effect: Mapping[str, Any] | None) -> str:

@@ -1,8 +1,4 @@
-"""Rows of the data sets that are not for every run: to choose settings on, or to teach a teacher.
-
-Settings are chosen on data sets that lack the rows that the studies test on (``--tuning``), and
-the teacher of emoji has seen line drawings of the training rows, in all classes alike.
-"""
+"""Training rows alone, in files of their own: to choose settings by, and to teach a teacher."""
 
 from pathlib import Path
 

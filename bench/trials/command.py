@@ -29,11 +29,12 @@ Finished = Callable[[str, Sequence[C], dict[Path, str]], None]
 
 
 def arguments(
-    name: str, description: str, studies: Sequence[str], quick: str
+    name: str, description: str, studies: Sequence[str], quick: str, tuning: str = ""
 ) -> argparse.Namespace:
-    """What is asked for.
+    """What is asked for; there is ``--tuning`` where it is said what it does.
 
-    ``results`` and ``docs`` are the folders to write to, with ``--quick`` those of the runs.
+    ``results`` and ``docs`` are the folders to write to, with ``--quick`` and with ``--tuning``
+    those of the runs.
     """
     parser = argparse.ArgumentParser(prog=name, description=description)
     parser.add_argument("--only", default=",".join(studies), help=f"some of {', '.join(studies)}")
@@ -43,6 +44,8 @@ def arguments(
     parser.add_argument("--workers", type=int, help="runs at a time; by default one a core")
     parser.add_argument("--page", action="store_true", help="the page alone, from the results")
     parser.add_argument("--quick", action="store_true", help=f"{quick}; results stay in --runs")
+    if tuning:
+        parser.add_argument("--tuning", action="store_true", help=f"{tuning}; results stay so too")
     asked = parser.parse_args()
     asked.only = asked.only.split(",")
     if unknown := set(asked.only) - set(studies):
@@ -51,8 +54,11 @@ def arguments(
         parser.error(f"--seeds {asked.seeds}: expected at least 1")
     asked.results, asked.docs = RESULTS, DOCS
     if asked.quick:
-        asked.seeds, asked.runs = 1, asked.runs.with_name(f"{name}-quick")
-        asked.results = asked.docs = asked.runs
+        asked.seeds = 1
+    for trial in ("quick", "tuning"):
+        if getattr(asked, trial, False):
+            asked.runs = asked.runs.with_name(f"{asked.runs.name}-{trial}")
+            asked.results = asked.docs = asked.runs
     return asked
 
 

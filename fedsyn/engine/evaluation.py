@@ -39,11 +39,11 @@ def evaluate(fed: Federation, models: Tensor) -> tuple[dict[str, float], dict[st
     own = [np.searchsorted(test, fed.silos[client].test) for client in clients]
     everyone, each = [], []
     for position, model in enumerate(models):
-        found = outputs(fed, model, test)
         probed = outputs(fed, model, references) if len(references) else ()
-        everyone.append(problem.score(found, rows, probed))
+        found = problem.probe(outputs(fed, model, test), probed)
+        everyone.append(problem.score(found, rows))
         mine = own if one else [own[position]]
-        each.extend(problem.score_clients(found, rows, mine, probed))
+        each.extend(problem.score_clients(found, rows, mine))
     return mean_over_clients(everyone), mean_over_clients(each)
 
 

@@ -5,6 +5,7 @@ The usual judges of self-supervised features: a linear classifier on frozen feat
 neighbours (Wu et al. 2018, arXiv 1805.01978, section 3.4).
 """
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -90,7 +91,9 @@ def linear(training: Tensor, label: Tensor, test: Tensor) -> Tensor:  # [m] long
     if bool((label == label[0]).all()):  # there is nothing to tell apart
         return label[:1].expand(len(test))
     classifier = LogisticRegression(max_iter=ITERATIONS)
-    classifier.fit(training.numpy(force=True), label.numpy(force=True))
+    with warnings.catch_warnings():  # 1 % of the rows may be as few as there are classes
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        classifier.fit(training.numpy(force=True), label.numpy(force=True))
     return torch.from_numpy(classifier.predict(test.numpy(force=True))).to(label)
 
 

@@ -96,18 +96,21 @@ class Problem(ABC):
     def outputs(self, model: Tensor, rows: Tensor) -> Outputs:
         """What a model ``[P]`` makes of rows ``[n]``."""
 
+    def probe(self, outputs: Outputs, probed: Outputs) -> Outputs:
+        """What is judged: outputs of test rows, by default, whatever those of ``self.probed``."""
+        return outputs
+
     @abstractmethod
-    def score(self, outputs: Outputs, rows: Tensor, probed: Outputs) -> dict[str, float]:
-        """Metrics of what a model makes of test rows ``[n]``, and of the rows ``self.probed``."""
+    def score(self, outputs: Outputs, rows: Tensor) -> dict[str, float]:
+        """Metrics of what is judged of test rows ``[n]``."""
 
     def score_clients(
-        self, outputs: Outputs, rows: Tensor, own: Sequence[np.ndarray], probed: Outputs
+        self, outputs: Outputs, rows: Tensor, own: Sequence[np.ndarray]
     ) -> list[dict[str, float]]:
         """`score` of each client on its own test rows: positions ``own`` among ``rows``."""
         places = [torch.from_numpy(mine) for mine in own]
         return [
-            self.score(tuple(out[at.to(out.device)] for out in outputs), rows[at], probed)
-            for at in places
+            self.score(tuple(out[at.to(out.device)] for out in outputs), rows[at]) for at in places
         ]
 
     def train(

@@ -110,7 +110,7 @@ class ImageClassificationProblem(PictureProblem):
             ]
         return (torch.cat(found).argmax(-1),)
 
-    def score(self, outputs: Outputs, rows: Tensor, probed: Outputs) -> dict[str, float]:
+    def score(self, outputs: Outputs, rows: Tensor) -> dict[str, float]:
         """Accuracy over rows, over classes, and over classes by their training rows."""
         (predicted,) = outputs
         label = self.label[rows.to(self.label.device)].to(predicted.device)

@@ -103,7 +103,7 @@ class MultimodalProblem(Problem):
         image, text = self.net.halves(parts, fused)
         return image + text
 
-    def score(self, outputs: Outputs, rows: Tensor, probed: Outputs) -> dict[str, float]:
+    def score(self, outputs: Outputs, rows: Tensor) -> dict[str, float]:
         """Accuracy by both halves and by each alone, and how unequal these two are.
 
         ``imbalance`` is how many times the probability of the true class by the better half is that

@@ -113,24 +113,22 @@ class RepresentationProblem(PictureProblem):
             found = [self.net.encode(model[None], x[None])[0] for x in pictures.split(BLOCK)]
         return (torch.cat(found),)
 
-    def score(self, outputs: Outputs, rows: Tensor, probed: Outputs) -> dict[str, float]:
-        """Accuracies of probes; NaN where no row is labelled, or none probed."""
-        return self.score_clients(outputs, rows, [np.arange(len(rows))], probed)[0]
-
-    def score_clients(
-        self, outputs: Outputs, rows: Tensor, own: Sequence[np.ndarray], probed: Outputs
-    ) -> list[dict[str, float]]:
-        """The same on each client's pictures; the probes are everybody's."""
+    def probe(self, outputs: Outputs, probed: Outputs) -> Outputs:
+        """The classes ``[n]`` by each of `probes.METRICS`; none where nothing can be probed."""
         if self.label is None or not probed:
-            return [probes.judge({}, rows) for _ in own]
-        (features,), (reference,), label = outputs, probed, self.label.cpu()
-        predicted = probes.predict(reference, label[self.probed].to(features.device), features)
-        truth = label.index_fill(0, self.probed, UNLABELLED)[rows]  # what is learnt is not judged
-        found = []
-        for at in map(torch.from_numpy, own):
-            mine = {name: classes.cpu()[at] for name, classes in predicted.items()}
-            found.append(probes.judge(mine, truth[at]))
-        return found
+            return ()
+        (features,), (reference,) = outputs, probed
+        label = self.label[self.probed.to(self.label.device)].to(features.device)
+        predicted = probes.predict(reference, label, features)
+        return tuple(predicted[name] for name in probes.METRICS if predicted)
+
+    def score(self, outputs: Outputs, rows: Tensor) -> dict[str, float]:
+        """Accuracies of probes; NaN where no row is labelled, or none probed."""
+        if self.label is None or not outputs:
+            return probes.judge({}, rows)
+        truth = self.label.cpu().index_fill(0, self.probed, UNLABELLED)  # learnt is not judged
+        predicted = zip(probes.METRICS, (classes.cpu() for classes in outputs), strict=True)
+        return probes.judge(dict(predicted), truth[rows])
 
 
 def problem(config: Config, data: FederatedData, features: Tensor) -> RepresentationProblem:

@@ -102,14 +102,14 @@ class RetrievalProblem(PairProblem):
         """Both embeddings ``[n, d]`` of the pairs."""
         return self.represent(model, rows)
 
-    def score(self, outputs: Outputs, rows: Tensor, probed: Outputs) -> dict[str, float]:
+    def score(self, outputs: Outputs, rows: Tensor) -> dict[str, float]:
         """Retrieval metrics of all pairs, which are queries and gallery at once."""
         image, text = outputs
         label = self._label(rows, image.device)
         return retrieval.evaluate(image, text, label, bits=self.net.bits, depth=self.depth)
 
     def score_clients(
-        self, outputs: Outputs, rows: Tensor, own: Sequence[np.ndarray], probed: Outputs
+        self, outputs: Outputs, rows: Tensor, own: Sequence[np.ndarray]
     ) -> list[dict[str, float]]:
         """The same of each client's pairs, which rank only against each other."""
         image, text = outputs

@@ -66,7 +66,7 @@ class VQAProblem(PairProblem):
             rows = rows.to(self.features.device)
             return (self.net(model[None], self.features[rows][None])[0].argmax(-1),)
 
-    def score(self, outputs: Outputs, rows: Tensor, probed: Outputs) -> dict[str, float]:
+    def score(self, outputs: Outputs, rows: Tensor) -> dict[str, float]:
         """The ``accuracy`` of the model, and that of a classifier of questions alone."""
         answers, label = outputs[0].cpu(), self.label.cpu()[rows]
         found = {"accuracy": classification.evaluate(answers, label)["accuracy"]}

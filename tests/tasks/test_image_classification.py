@@ -93,11 +93,11 @@ def test_metrics_are_of_the_classes_predicted():
     rows = torch.arange(10)
     outputs = PROBLEM.outputs(model, rows)
     assert outputs[0].tolist() == [2] * 10
-    found = PROBLEM.score(outputs, rows, ())
+    found = PROBLEM.score(outputs, rows)
     assert found["accuracy"] == pytest.approx(3 / 9)  # of the labelled ones
     assert found["balanced_accuracy"] == pytest.approx(1 / 3)
     assert [found[f"{name}_shot"] for name in ("many", "medium", "few")] == [0, 0, 1]
-    unknown = replace(PROBLEM, training=None).score(outputs, rows, ())
+    unknown = replace(PROBLEM, training=None).score(outputs, rows)
     assert set(unknown) == {"accuracy", "balanced_accuracy"}
 
 

@@ -74,7 +74,7 @@ def test_training_learns_what_only_both_halves_tell(load, objective):
     data, problem = load(f"objective={objective}")
     rows = torch.from_numpy(data.test)
     _, model = trained(data, problem)
-    metrics = problem.score(problem.outputs(model[0], rows), rows, ())
+    metrics = problem.score(problem.outputs(model[0], rows), rows)
     assert metrics["accuracy"] > 0.8
     assert 0.3 < metrics["image_accuracy"] < 0.7 and 0.3 < metrics["text_accuracy"] < 0.7
 
@@ -115,12 +115,12 @@ def test_scores_by_hand(load):
     sure = 50 * torch.eye(4)
     fused = sure[[1, 1, 0, 1, 2, 0]]
     image, text = sure[[0, 0, 0, 0, 0, 0]], sure[[0, 0, 0, 1, 1, 1]]
-    assert problem.score((fused, image, text), rows, ()) == pytest.approx(
+    assert problem.score((fused, image, text), rows) == pytest.approx(
         {"accuracy": 3 / 4, "image_accuracy": 1 / 4, "text_accuracy": 2 / 4, "imbalance": 2.0}
     )
-    swapped = problem.score((fused, text, image), rows, ())
+    swapped = problem.score((fused, text, image), rows)
     assert swapped["imbalance"] == pytest.approx(2.0)
-    nothing = problem.score((fused[:2], image[:2], text[:2]), rows[:2], ())
+    nothing = problem.score((fused[:2], image[:2], text[:2]), rows[:2])
     assert all(map(math.isnan, nothing.values()))
 
 

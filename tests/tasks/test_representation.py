@@ -170,9 +170,10 @@ def test_scores_are_of_probes_of_all_labelled_rows_that_nobody_tests_on(load):
     pictures = problem.features[test][None]
     torch.testing.assert_close(outputs[0], problem.net.encode(model[None], pictures)[0])
     predicted = probes.predict(probed[0], data.label[problem.probed], outputs[0])
-    assert problem.score(outputs, test, probed) == probes.judge(predicted, data.label[test])
+    judged = problem.probe(outputs, probed)
+    assert problem.score(judged, test) == probes.judge(predicted, data.label[test])
     own = [np.array([5, 6, 8]), NOTHING]
-    first, second = problem.score_clients(outputs, test, own, probed)
+    first, second = problem.score_clients(judged, test, own)
     right = predicted["knn"][own[0]] == data.label[test][own[0]]
     assert first["knn"] == pytest.approx(right.double().mean().item())
     assert all(map(math.isnan, second.values()))
@@ -200,7 +201,7 @@ def test_a_server_with_test_rows_alone_judges_those_that_the_probes_have_not_lea
     predicted = probes.predict(probed[0], alone.label[problem.probed], outputs[0])
     odd = slice(1, None, 2)
     expected = probes.judge({k: v[odd] for k, v in predicted.items()}, alone.label[odd])
-    assert problem.score(outputs, test, probed) == expected
+    assert problem.score(problem.probe(outputs, probed), test) == expected
 
 
 def test_without_labels_nothing_is_judged(load):
@@ -208,7 +209,7 @@ def test_without_labels_nothing_is_judged(load):
     assert len(problem.probed) == 0
     model = problem.net.init(torch.Generator().manual_seed(0))
     test = torch.from_numpy(data.test)
-    found = problem.score(problem.outputs(model, test), test, ())
+    found = problem.score(problem.probe(problem.outputs(model, test), ()), test)
     assert set(found) == set(probes.METRICS) and all(map(math.isnan, found.values()))
 
 

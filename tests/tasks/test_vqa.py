@@ -76,11 +76,11 @@ def test_accuracy_is_of_the_likeliest_answers_and_of_the_question_alone():
     (answers,) = problem.outputs(MODEL, rows)
     for row, answer in zip(rows, answers, strict=True):
         assert answer == NET(MODEL[None], PROBLEM.features[None, row : row + 1]).argmax()
-    found = problem.score((torch.tensor([2, 0, 2, 0]),), rows, ())
+    found = problem.score((torch.tensor([2, 0, 2, 0]),), rows)
     assert found == {"accuracy": 0.5, QUESTION_ONLY: 0.75}
-    assert PROBLEM.score((torch.tensor([2, 0, 2, 3]),), rows, ()) == {"accuracy": 0.75}
+    assert PROBLEM.score((torch.tensor([2, 0, 2, 3]),), rows) == {"accuracy": 0.75}
     (one, none) = problem.score_clients(
-        (torch.tensor([2, 0, 2, 0]),), rows, [np.array([0, 1]), np.array([3])], ()
+        (torch.tensor([2, 0, 2, 0]),), rows, [np.array([0, 1]), np.array([3])]
     )
     assert one == {"accuracy": 0.5, QUESTION_ONLY: 1.0} and none["accuracy"] == 0
 
@@ -111,7 +111,7 @@ def test_the_question_alone_wins_no_more_than_a_guess_among_its_answers(loaded):
     for row, text in zip(test, data.pairs.text[data.test], strict=True):
         by_question.setdefault(text, set()).add(int(problem.label[row]))
     chance = np.mean([1 / len(by_question[text]) for text in data.pairs.text[data.test]])
-    found = problem.score((problem.guess[test],), test, ())
+    found = problem.score((problem.guess[test],), test)
     assert found[QUESTION_ONLY] == found["accuracy"] == pytest.approx(chance, abs=0.05)
     assert (problem.guess[torch.from_numpy(data.public)] == -1).all()
 
