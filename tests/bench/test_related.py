@@ -2,12 +2,16 @@
 
 from statistics import fmean, stdev
 
+import numpy as np
 import pytest
-from related import page, runs, studies
+from related import page, rows, runs, studies, teacher
 from related.arithmetic import verdicts
 from related.studies import Case, Claim, Contender, Study, above
 
+from fedsyn import config
+from fedsyn.data.glyphs import glyphs
 from fedsyn.metrics.headline import SCORES
+from fedsyn.teachers import dual_encoder
 
 
 def row(contender, values, *, case="small", task="vqa", study="trial", **others):
@@ -148,6 +152,86 @@ def test_tasks_are_judged_apart_and_only_by_metrics_that_they_have():
 def test_what_was_not_measured_is_not_judged(rows):
     (verdict,) = verdicts(rows, [trial(*above("new", "old"))])
     assert verdict["holds"] is None
+
+
+def test_a_margin_is_what_a_claim_may_lack():
+    rows = [row("new", [0.48, 0.579, 0.68]), row("old", [0.5, 0.6, 0.7])]
+    claims = [Claim("new", "old", margin=margin) for margin in (0.0, 0.019, 0.03)]
+    assert [one["holds"] for one in verdicts(rows, [trial(*claims)])] == [False, False, True]
+    below = Claim("old", "new", below=True, margin=0.03)
+    (verdict,) = verdicts(rows, [trial(below)])
+    assert verdict["holds"] is True
+    assert page.claim(verdict) == "old at most 0.03 above new in accuracy"
+
+
+def test_a_claim_may_be_of_some_cases():
+    rows = [
+        row("new", [0.6, 0.7], case="small"), row("old", [0.5, 0.6], case="small"),
+        row("new", [0.3, 0.3], case="large"), row("old", [0.5, 0.9], case="large"),
+    ]  # fmt: skip
+    (verdict,) = verdicts(rows, [trial(*above("new", "old", cases=("small",)))])
+    assert list(verdict["cases"]) == ["small"] and verdict["holds"] is True
+    assert page.claim(verdict) == "new above old in accuracy (small)"
+
+
+@pytest.mark.parametrize("study", studies.STUDIES, ids=lambda each: each.name)
+def test_claims_are_of_cases_that_there_are(study):
+    assert {case for claim in study.claims for case in claim.cases} <= {
+        case.name for case in study.cases
+    }
+
+
+# ---- Training rows alone ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def emoji(tmp_path_factory):
+    """A file as that of the emoji: a subgroup is where the ink is, and every fifth row is tested;
+    row ``i`` has brightness ``i`` in both drawings.
+    """
+    number, side = 120, 16
+    sublabel = np.arange(number) % 2
+    image = np.full((number, side, side, 3), 255, dtype=np.uint8)
+    for row_, (picture, half) in enumerate(zip(image, sublabel, strict=True)):
+        picture[3:13, 8 * half : 8 * half + 8 : 2] = row_
+    file = tmp_path_factory.mktemp("emoji") / "emoji.npz"
+    np.savez(
+        file, image=image, image_line=image[..., 0], label=np.zeros(number, dtype=np.int64),
+        label_names=np.array(["strokes"]), sublabel=sublabel,
+        sublabel_names=np.array(["left", "right"]),
+        text=np.repeat("stroke", number),
+        split=np.where(np.arange(number) % 5 == 0, "test", "train"),
+    )  # fmt: skip
+    return file
+
+
+def test_settings_are_chosen_without_the_rows_that_are_tested_on(emoji, tmp_path):
+    rows.without_tests(emoji, tmp_path / "emoji.npz")
+    with np.load(tmp_path / "emoji.npz") as kept:
+        assert "split" not in kept
+        assert kept["image"][:, 4, :, 0].min(1).tolist() == [n for n in range(120) if n % 5]
+        assert len(kept["text"]) == len(kept["image"])
+        assert kept["sublabel_names"].tolist() == ["left", "right"]
+    rows.without_tests(None, tmp_path / "glyphs.npz")
+    pairs = glyphs()
+    with np.load(tmp_path / "glyphs.npz") as kept:
+        assert np.array_equal(kept["text"], pairs.text[~pairs.split])
+        assert np.array_equal(kept["image"], pairs.image[~pairs.split])
+
+
+def test_the_teacher_of_emoji_has_seen_line_drawings_of_training_rows(emoji, tmp_path):
+    overrides = teacher.of_emoji(emoji, tmp_path)
+    with np.load(tmp_path / "line-drawings.npz") as drawn:
+        assert drawn["image"].shape == (96, 16, 16, 3)
+        assert drawn["image"][:, 4].min((1, 2)).tolist() == [n for n in range(120) if n % 5]
+        assert drawn["text"][0] == "right, strokes, stroke"
+    settings = config.load(None, ["method=clip2fl", f"data.path={emoji}", *overrides])
+    known = dual_encoder.load(settings)
+    with np.load(emoji) as file:
+        pictures, sublabel = known.pictures(file["image"]), file["sublabel"]
+    guess = (pictures @ known.texts(["left", "right"]).T).argmax(-1).numpy()
+    assert (guess == sublabel).mean() > 0.9
+    assert teacher.of_emoji(emoji, tmp_path) == overrides
 
 
 # ---- The page --------------------------------------------------------------------------------
