@@ -105,6 +105,8 @@ STUDIES = (
         "clients and that mean.",
         cases=(
             Case("retrieval, glyphs", "glyphs", ("data.public=0.05", *SHARP)),
+            Case("retrieval, glyphs, three networks", "glyphs", ("data.public=0.05", *SHARP,
+                 "model.variants=[[64], [128], [128, 128]]")),
             Case("retrieval, emoji", "emoji", SHARP),
             Case("retrieval, flickr8k_1k", "flickr8k_1k", ("data.text=captions",
                  "data.public=0.4", *SHARP, "partition.clients=6", "partition.min_size=10",
