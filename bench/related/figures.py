@@ -12,6 +12,7 @@ from trials.arithmetic import Row
 from fedsyn.metrics.headline import SCORES
 from fedsyn.report import plots
 from fedsyn.report.plots import COLOURS, INK
+from related.arithmetic import by_task
 from related.studies import Study
 
 WIDTH = 7.4  # inches
@@ -20,15 +21,19 @@ WIDTH = 7.4  # inches
 def draw(rows: Sequence[Row], study: Study, folder: Path) -> dict[str, str]:
     """Save the pictures of a study; file names by what they show."""
     mine = [row for row in rows if row["study"] == study.name]
+    apart = {name: task for task, of_task in by_task(mine).items() for name in SCORES[task].apart}
     with plots.style():
         figures = {
-            "At the selected round": levels(mine, study),
-            "Over the rounds": curves(mine, study),
+            ("At the selected round", ""): levels(mine, study),
+            ("Over the rounds", "-curves"): curves(mine, study),
         }
+        for name, task in apart.items():
+            title = f"{SCORES[task].noun(name).capitalize()} over the rounds"
+            figures[title, f"-{name}"] = curves(by_task(mine)[task], study, name)
     folder.mkdir(parents=True, exist_ok=True)
-    names = (f"related-{study.name}.png", f"related-{study.name}-curves.png")
-    saved = dict(zip(figures, names, strict=True))
-    for title, figure in figures.items():
+    saved = {}
+    for (title, end), figure in figures.items():
+        saved[title] = f"related-{study.name}{end}.png"
         (folder / saved[title]).write_bytes(plots.png(figure, dpi=130))
     return saved
 
@@ -60,8 +65,8 @@ def levels(rows: Sequence[Row], study: Study) -> Figure:
     return figure
 
 
-def curves(rows: Sequence[Row], study: Study) -> Figure:
-    """The headline over the rounds, mean over seeds."""
+def curves(rows: Sequence[Row], study: Study, metric: str = "") -> Figure:
+    """A metric over the rounds, by default the headline: mean over seeds."""
     cases = list(dict.fromkeys(row["case"] for row in rows))
     figure, panels = _panels(len(cases), 1.7)
     for axes, case in zip(panels, cases, strict=True):
@@ -69,9 +74,10 @@ def curves(rows: Sequence[Row], study: Study) -> Figure:
         scores = SCORES[mine[0]["task"]]
         for row in mine:
             first = row["contender"] == study.contenders[0].name
-            means = row["curve"]["mean"]
+            curve = row[f"{metric}_curve" if metric else "curve"]
+            means = curve["mean"]
             axes.plot(
-                row["curve"]["rounds"],
+                curve["rounds"],
                 [math.nan if mean is None else mean for mean in means],
                 label=row["contender"],
                 color=_colour(study, row),
@@ -79,7 +85,7 @@ def curves(rows: Sequence[Row], study: Study) -> Figure:
                 marker="o" if len(means) == 1 else None,
             )
         axes.set_title(case, loc="left", color=INK)
-        axes.set_ylabel(scores.labels[scores.headlines[0]])
+        axes.set_ylabel(scores.labels[metric or scores.headlines[0]])
         axes.set_xlabel("round")
         axes.grid(axis="x", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))

@@ -63,6 +63,8 @@ def above(
     return tuple(Claim(one, other, metric, cases=cases) for other in others)
 
 
+# Cross-entropy on held-out rows prefers early rounds, whose models are less sure, not less right.
+LAST = ("data.holdout=0", "run.evaluate_every=5")
 SUBGROUPS = ("data.label=sublabel",)
 LACKING = ("partition.missing_image=0.3", "partition.missing_text=0.3")
 # Of CreamFL.
@@ -82,12 +84,13 @@ SPLITS = tuple(
         ("few classes", ("partition.scheme=pathological", f"partition.classes={classes}")),
         ("Dirichlet 0.1", ("partition.alpha=0.1",)),
     )
+    if (data, name) != ("emoji", "Dirichlet 0.1")
 )
 LONG_TAILS = tuple(
     Case(f"{name}, {factor}", data, (*overrides, f"partition.imbalance={factor}"))
     for name, data, overrides, factors in (
         ("glyphs", "glyphs", (), (10, 50, 100)),
-        ("emoji, groups", "emoji", LONGER, (10, 100)),
+        ("emoji, groups", "emoji", LONGER, (100,)),
         ("emoji, subgroups", "emoji", (*LONGER, *SUBGROUPS), (10,)),
     )
     for factor in factors
@@ -134,7 +137,8 @@ STUDIES = (
         "Classification of pairs where one modality says more than the other, or where most "
         "clients have one alone. *Same loss*: federated averaging that trains both modalities' "
         "classifiers, as FedCMI does. *Own projector*: the weak modality learns through the "
-        "projector that it also classifies by.",
+        "projector that it also classifies by. No rows are held out, and so the last round's "
+        "model counts.",
         cases=(
             Case("emoji, groups", "emoji"),
             Case("emoji, subgroups", "emoji", SUBGROUPS),
@@ -160,7 +164,7 @@ STUDIES = (
             *above("fedcmi", "fedavg", "ogm_ge", "same loss", metric="text_accuracy"),
             Claim("fedcmi", "fedavg", "imbalance", below=True),
         ),
-        overrides=("task=multimodal_classification", "run.evaluate_every=5"),
+        overrides=("task=multimodal_classification", *LAST),
     ),
     Study(
         "ccl",
@@ -209,8 +213,7 @@ STUDIES = (
             *above("clip2fl", "creff", "fedavg", "fedprox"),
             *above("creff", "fedavg"),
         ),
-        overrides=("task=image_classification", "partition.alpha=0.5", "data.holdout=0",
-                   "run.evaluate_every=5"),
+        overrides=("task=image_classification", "partition.alpha=0.5", *LAST),
     ),
     Study(
         "missing",
@@ -232,7 +235,7 @@ STUDIES = (
             for one in ("mfcpl", "fedmac")
             for metric in ("", "image_accuracy", "text_accuracy")
         ),
-        overrides=("task=multimodal_classification", "run.evaluate_every=5"),
+        overrides=("task=multimodal_classification", *LAST),
     ),
     Study(
         "pictures",
@@ -248,7 +251,7 @@ STUDIES = (
             Contender("fedavg", ("method=fedavg",)),
         ),
         claims=(*above("feddm", "fedavg"), *above("fedalign", "fedavg")),
-        overrides=("task=image_classification", "run.rounds=10", "run.evaluate_every=5"),
+        overrides=("task=image_classification", "run.rounds=10", *LAST),
     ),
     Study(
         "contribution",

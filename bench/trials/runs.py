@@ -24,6 +24,7 @@ from fedsyn.config import Config
 from fedsyn.engine import compare, records
 from fedsyn.engine.compare import Job
 from fedsyn.engine.runner import digest
+from fedsyn.metrics.headline import SCORES
 
 READERS = ("cli.py", "cli_flower.py", "terminal.py", "report")  # make nothing that a run computes
 
@@ -101,6 +102,8 @@ def rounds(cells: Sequence[Cell]) -> int:
 def row_of(jobs: Sequence[Job]) -> dict[str, Any]:
     """What the runs of one setting, all finished, say; bytes are a round's."""
     found = compare.row_of(jobs)
+    for name in SCORES[found["task"]].apart:
+        found[f"{name}_curve"] = compare.curve(jobs, name)
     del found["bytes_up_mean"]  # of all rounds and what came before them
     each = [_traffic(job) for job in jobs]
     return {

@@ -226,7 +226,7 @@ def row_of(jobs: Sequence[Job]) -> dict[str, Any]:
                 row[f"{name}_runs"] = values
     row["seconds_mean"] = statistics.fmean(summary["seconds"] for summary in summaries)
     row["bytes_up_mean"] = statistics.fmean(summary["bytes_up"] for summary in summaries)
-    row["curve"] = _curve(jobs, SCORES[task].headlines[0])
+    row["curve"] = curve(jobs, SCORES[task].headlines[0])
     return row
 
 
@@ -239,8 +239,8 @@ def spread(values: Iterable[float | None]) -> tuple[float | None, float | None]:
     return statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else 0.0
 
 
-def _curve(jobs: Sequence[Job], metric: str) -> dict[str, list[Any]]:
-    """A metric of the rounds that were evaluated, over the runs."""
+def curve(jobs: Sequence[Job], metric: str) -> dict[str, list[Any]]:
+    """A metric of the rounds that were evaluated: mean and deviation over the runs."""
     runs = []
     for job in jobs:
         lines = (job.out / records.METRICS).read_text("utf-8").splitlines()

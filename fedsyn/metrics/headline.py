@@ -27,6 +27,8 @@ class Scores:
         Those in the table of a comparison.
     drawn : tuple of str
         Those drawn over the rounds; where there are none, the headline's sides.
+    apart : tuple of str
+        Those drawn over the rounds on a scale of their own.
     sides : mapping
         What a metric may be of, and the end of its name then.
     nouns : mapping
@@ -39,6 +41,7 @@ class Scores:
     compared: Mapping[str, str]
     columns: tuple[str, ...]
     drawn: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
     sides: Mapping[str, str] = field(default_factory=lambda: {"all test rows": ""})
     nouns: Mapping[str, str] = field(default_factory=dict)
 
@@ -63,13 +66,13 @@ def _of_rows(
     title: str,
     labels: Mapping[str, str],
     nouns: Mapping[str, str] | None = None,
-    aside: tuple[str, ...] = (),
+    apart: tuple[str, ...] = (),
 ) -> Scores:
-    """Shares of the test rows, the first the headline; ``aside`` are those on another scale."""
+    """Shares of the test rows, the first the headline; ``apart`` are those on another scale."""
     names = tuple(labels)
-    drawn = tuple(name for name in names if name not in aside)
+    drawn = tuple(name for name in names if name not in apart)
     compared = {name: name for name in names}
-    return Scores(title, labels, names[:1], compared, names, drawn, nouns=nouns or {})
+    return Scores(title, labels, names[:1], compared, names, drawn, apart, nouns=nouns or {})
 
 
 SCORES: Mapping[str, Scores] = {
@@ -111,7 +114,7 @@ SCORES: Mapping[str, Scores] = {
             "imbalance": "imbalance ↓",
         },
         nouns={"imbalance": "imbalance"},
-        aside=("imbalance",),
+        apart=("imbalance",),
     ),
     "image_classification": _of_rows(
         "Classification",

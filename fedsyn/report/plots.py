@@ -39,7 +39,9 @@ MODE_COLOURS = {"off": UNLABELLED, "on": COLOURS[0], "oracle": COLOURS[6]}
 
 
 def curves(run: Run) -> "Figure | None":
-    """The headline and what belongs to it over the rounds, the best and the selected one marked."""
+    """The headline and what belongs to it over the rounds, the best and the selected one marked;
+    below it what is on another scale.
+    """
     headline, clients = run.headline, "mean of clients"
     drawn = run.scores.lines(headline)
     lines = {label: _over_rounds(run, "metrics", name) for label, name in drawn.items()}
@@ -47,8 +49,10 @@ def curves(run: Run) -> "Figure | None":
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return None
+    others = {name: _over_rounds(run, "metrics", name) for name in run.scores.apart}
+    others = {name: points for name, points in others.items() if points}
     with style():
-        figure, (axes,) = _figure(height=3.3)
+        figure, (axes, *panels) = _figure(height=3.3 + 1.7 * len(others), rows=1 + len(others))
         for name, points in lines.items():
             main = drawn.get(name) == headline
             axes.plot(
@@ -61,6 +65,10 @@ def curves(run: Run) -> "Figure | None":
             )
         _mark_outcomes(axes, run)
         _rounds_axis(axes, run.scores.labels[headline])
+        for below, (name, points) in zip(panels, others.items(), strict=True):
+            marker = "o" if len(points) == 1 else None
+            below.plot(*zip(*points, strict=True), color=INK, marker=marker)
+            _rounds_axis(below, run.scores.labels[name])
         legend(figure, columns=3)
     return figure
 

@@ -4,7 +4,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 import pytest
-from related import page, rows, runs, studies, teacher
+from related import figures, page, rows, runs, studies, teacher
 from related.arithmetic import verdicts
 from related.studies import Case, Claim, Contender, Study, above
 
@@ -281,3 +281,17 @@ def test_the_page_shows_every_study_that_was_measured(tmp_path, monkeypatch):
     for picture in ("related-trial.png", "related-trial-curves.png"):
         assert f"(images/{picture})" in text
         assert (tmp_path / "images" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_on_another_scale_is_drawn_apart(tmp_path):
+    curve = {"rounds": [1, 2], "mean": [1.5, 1.2], "std": [0.1, 0.1]}
+    rows = [
+        {**row(name, [0.5, 0.6], task="multimodal_classification"), "imbalance_curve": curve}
+        for name in ("new", "old")
+    ]
+    drawn = figures.draw(rows, trial(), tmp_path)
+    assert drawn["Imbalance over the rounds"] == "related-trial-imbalance.png"
+    assert (tmp_path / "related-trial-imbalance.png").read_bytes().startswith(b"\x89PNG")
+    axes, *_ = figures.curves(rows, trial(), "imbalance").axes
+    assert axes.get_ylabel() == "imbalance ↓"
+    assert list(axes.lines[0].get_ydata()) == [1.5, 1.2]

@@ -51,7 +51,7 @@ def test_the_curve_is_of_the_headline_and_of_its_mean_over_clients(
     run, name = read_run(write_run(f"task={task}")), SCORES[task].headlines[0]
     figure = plots.curves(run)
     assert figure is not None
-    (axes,) = figure.axes
+    axes, *_ = figure.axes
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     label = SCORES[task].labels[name]
     assert axes.get_ylabel() == label
@@ -61,11 +61,15 @@ def test_the_curve_is_of_the_headline_and_of_its_mean_over_clients(
     assert f"best: {best.metrics[name]:.3f}, round {best.round}" in lines
 
 
-def test_what_is_not_a_share_is_not_drawn_among_shares(write_run: RunWriter) -> None:
-    figure = plots.curves(read_run(write_run("task=multimodal_classification")))
+def test_what_is_not_a_share_has_a_panel_of_its_own(write_run: RunWriter) -> None:
+    run = read_run(write_run("task=multimodal_classification"))
+    figure = plots.curves(run)
     assert figure is not None
-    names = {str(line.get_label()) for axes in figure.axes for line in axes.lines}
+    shares, below = figure.axes
+    names = {str(line.get_label()) for line in shares.lines}
     assert "image accuracy" in names and not any("imbalance" in name for name in names)
+    assert below.get_ylabel() == "imbalance ↓"
+    assert list(below.lines[0].get_ydata()) == [one.metrics["imbalance"] for one in run.rounds]
 
 
 @pytest.mark.parametrize("task", OTHERS)
