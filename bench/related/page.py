@@ -48,6 +48,7 @@ def section(
         "about": study.about,
         "figures": figures.draw(rows, study, images),
         "tables": [table_of(of_task) for of_task in by_task(mine).values()],
+        "tried": study.tried,
         "claims": [line(one) for one in verdicts if one["study"] == study.name],
     }
 

@@ -54,6 +54,7 @@ class Study:
     contenders: tuple[Contender, ...]
     claims: tuple[Claim, ...]
     overrides: tuple[str, ...] = ()  # of all its runs
+    tried: str = ""  # without the test rows, towards claims that do not hold, and what came of it
 
 
 def above(
