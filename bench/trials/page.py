@@ -30,8 +30,8 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def several(rows: Sequence[Row], name: str) -> str:
     """A number and what is counted, or all numbers that there are."""
-    numbers = sorted({row[name] for row in rows})
-    return " or ".join(map(str, numbers)) + f" {name}"
+    *others, last = map(str, sorted({row[name] for row in rows}))
+    return (f"{', '.join(others)} or " if others else "") + f"{last} {name}"
 
 
 def hours(rows: Sequence[Row]) -> str:
