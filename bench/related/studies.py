@@ -92,7 +92,6 @@ LONG_TAILS = tuple(
     for name, data, overrides, factors in (
         ("glyphs", "glyphs", (), (10, 50, 100)),
         ("emoji, groups", "emoji", LONGER, (100,)),
-        ("emoji, subgroups", "emoji", (*LONGER, *SUBGROUPS), (10,)),
     )
     for factor in factors
 )
