@@ -1,9 +1,8 @@
 """The related methods: every study, its rows in a file, and the page that shows them.
 
     make evidence-related                                    # everything
-    PYTHONPATH=bench .venv/bin/python -m related --help      # parts of it
-
     make evidence-related ARGS=--tuning                      # to choose settings by
+    PYTHONPATH=bench .venv/bin/python -m related --help      # parts of it
 
 Runs lie in ``runs/related``, so whatever is interrupted goes on where it stopped. The rows of a
 study are written to ``bench/results/related.json`` when it is done, and the page
