@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trials.arithmetic import CONFIDENCE, Row, signed
-from trials.page import hours, render, several, table
+from trials.page import hours, measured, render, several, table
 
 from evidence import figures, studies
 from evidence.arithmetic import NOISE, change
@@ -44,7 +44,7 @@ def write(result: dict[str, Any], path: Path, images: Path) -> None:
         seeds=several(rows, "seeds"),
         noise=f"{NOISE:g}",
         confidence=f"{CONFIDENCE:.0%}",
-        programs=len({row["code"] for row in rows}),
+        when=measured(result["measured"]),
         targets=targets(summary["targets"]),
         hurts=", ".join(_hurt(cell) for cell in summary["hurts"]["cells"]),
         recalls=_recalls(summary["hurts_r10"]) if summary["hurts_r10"]["of"] else "",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trials.arithmetic import CONFIDENCE, Row, signed
-from trials.page import hours, render, several, table
+from trials.page import hours, measured, render, several, table
 
 from fedsyn.metrics.headline import SCORES
 from fedsyn.report import tables
@@ -19,20 +19,19 @@ VERDICTS = {True: "holds", False: "**does not hold**", None: "not judged"}
 def write(result: Mapping[str, Any], path: Path, images: Path) -> None:
     """Write the page to ``path`` and its pictures to ``images``."""
     rows = result["rows"]
-    measured = {row["study"] for row in rows}
     text = render(
         Path(__file__).with_name("related.md.jinja"),
         **result,
         rounds=several(rows, "rounds"),
         seeds=several(rows, "seeds"),
         confidence=f"{CONFIDENCE:.0%}",
-        programs=len({row["code"] for row in rows}),
+        when=measured(result["measured"]),
         hours=hours(rows),
         summary=summary(result["verdicts"]),
         sections=[
             section(study, rows, result["verdicts"], images)
             for study in STUDIES
-            if study.name in measured
+            if any(row["study"] == study.name for row in rows)
         ],
     )
     path.write_text(text, encoding="utf-8")

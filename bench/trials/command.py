@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress import TimeElapsedColumn as Passed
 from rich.progress import TimeRemainingColumn as Left
 
-import fedsyn
 from fedsyn.errors import FedsynError
 from trials import runs
 from trials.arithmetic import Row
@@ -87,11 +86,15 @@ def put(
     rows: Sequence[Row],
     failures: Sequence[Row],
 ) -> None:
-    """Put what a study has found in the place of what was there of it; studies in this order."""
+    """Put what a study has found in the place of what was there of it; studies in this order.
+
+    ``measured`` says of each study when, on what and by which program.
+    """
     for name, new in (("rows", rows), ("failures", failures)):
         others = [one for one in result[name] if one["study"] != study]
         result[name] = sorted([*others, *new], key=lambda one: order.index(one["study"]))
-    result |= {**facts(), "version": fedsyn.__version__}
+    measured = {**result.get("measured", {}), study: {**facts(), "code": runs.code()}}
+    result["measured"] = {name: measured[name] for name in order if name in measured}
 
 
 def available(files: Mapping[str, str], folder: Path) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """Pages of Markdown out of rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,20 @@ def several(rows: Sequence[Row], name: str) -> str:
     """A number and what is counted, or all numbers that there are."""
     *others, last = map(str, sorted({row[name] for row in rows}))
     return (f"{', '.join(others)} or " if others else "") + f"{last} {name}"
+
+
+def measured(studies: Mapping[str, Mapping[str, Any]]) -> str:
+    """When, on what and by which program: of all studies, or a line for each different answer."""
+    names: dict[str, list[str]] = {}
+    for study, facts in studies.items():
+        versions, device = facts["versions"], facts["device"]
+        place = facts["machine"] + ("" if device == "cpu" else f", {device}")
+        program = f"fedsyn {versions['fedsyn']} ({facts['code']}), PyTorch {versions['torch']}"
+        names.setdefault(f"{facts['date']} on {place}; {program}", []).append(study)
+    if len(names) == 1:
+        return f"Measured {next(iter(names))}."
+    lines = [f"* {', '.join(each)}: {said}" for said, each in names.items()]
+    return "\n".join(["Not all was measured at once:", "", *lines])
 
 
 def hours(rows: Sequence[Row]) -> str:

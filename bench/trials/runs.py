@@ -109,7 +109,6 @@ def row_of(jobs: Sequence[Job]) -> dict[str, Any]:
     return {
         "clients": jobs[0].config.partition.clients,
         "rounds": jobs[0].config.run.rounds,
-        "code": code(),
         "runs": [job.out.name for job in jobs],
         **found,
         **{name: fmean(one[name] for one in each) for name in ("bytes_up", "bytes_down")},

@@ -19,7 +19,7 @@ def row(contender, values, *, case="small", task="vqa", study="trial", **others)
     compared = SCORES[task].compared
     row = {
         "study": study, "case": case, "data": "glyphs", "contender": contender, "task": task,
-        "seeds": len(values), "rounds": 3, "clients": 10, "code": "x", "bytes_up": 1e6,
+        "seeds": len(values), "rounds": 3, "clients": 10, "bytes_up": 1e6,
         "bytes_down": 2e6, "seconds_mean": 30.0, "runs": [f"{case}-{contender}"],
         "curve": {"rounds": [1, 2], "mean": [0.1, None], "std": [0.0, None]},
     }  # fmt: skip
@@ -32,6 +32,12 @@ def row(contender, values, *, case="small", task="vqa", study="trial", **others)
         row[f"{name}_mean"] = fmean(runs) if known else None
         row[f"{name}_std"] = (stdev(runs) if len(runs) > 1 else 0.0) if known else None
     return row
+
+
+FACTS = {
+    "date": "2026-01-01", "machine": "m", "device": "cpu", "code": "abc",
+    "versions": {"fedsyn": "0", "torch": "2"},
+}  # fmt: skip
 
 
 def trial(*claims, contenders=("new", "old")):
@@ -229,7 +235,8 @@ def test_the_teacher_of_emoji_has_seen_line_drawings_of_training_rows(emoji, tmp
     known = dual_encoder.load(settings)
     with np.load(emoji) as file:
         pictures, sublabel = known.pictures(file["image"]), file["sublabel"]
-    guess = (pictures @ known.texts(["left", "right"]).T).argmax(-1).numpy()
+    taught = [f"{name}, strokes, stroke" for name in ("left", "right")]
+    guess = (pictures @ known.texts(taught).T).argmax(-1).numpy()
     assert (guess == sublabel).mean() > 0.9
     assert teacher.of_emoji(emoji, tmp_path) == overrides
 
@@ -269,8 +276,7 @@ def test_the_page_shows_every_study_that_was_measured(tmp_path, monkeypatch):
             ("new", "old")]  # fmt: skip
     rows.append(row("old", [None, 0.2], case="without a number"))
     result = {
-        "rows": rows, "verdicts": verdicts(rows, [study]), "date": "2026-01-01", "machine": "m",
-        "device": "cpu", "version": "0", "versions": {"torch": "2"},
+        "rows": rows, "verdicts": verdicts(rows, [study]), "measured": {"trial": FACTS},
         "failures": [{"study": "trial", "cell": "small, gone", "why": "it diverged"}],
     }  # fmt: skip
     page.write(result, tmp_path / "page.md", tmp_path / "images")
@@ -278,6 +284,7 @@ def test_the_page_shows_every_study_that_was_measured(tmp_path, monkeypatch):
     assert "## A trial" in text and "Another" not in text
     assert "| A trial | new above old in accuracy | +0.000" in text
     assert "* trial: small, gone: it diverged" in text
+    assert "Measured 2026-01-01 on m; fedsyn 0 (abc), PyTorch 2." in text
     for picture in ("related-trial.png", "related-trial-curves.png"):
         assert f"(images/{picture})" in text
         assert (tmp_path / "images" / picture).read_bytes().startswith(b"\x89PNG")

@@ -58,3 +58,39 @@ def test_time_is_counted_once_for_runs_that_studies_share():
     other = {"runs": ["c"], "seeds": 1, "seconds_mean": 20.0, "rounds": 20}
     assert page.hours([row, dict(row), other]).replace("\N{NO-BREAK SPACE}", " ") == "80.0 s"
     assert page.several([other, row], "rounds") == "5 or 20 rounds"
+
+
+# ---- When, and on what -----------------------------------------------------------------------
+
+FACTS = {
+    "date": "2026-01-01", "machine": "m", "device": "cpu", "code": "abc",
+    "versions": {"fedsyn": "0", "torch": "2"},
+}  # fmt: skip
+
+
+def test_what_was_measured_at_once_is_said_once():
+    said = "Measured 2026-01-01 on m; fedsyn 0 (abc), PyTorch 2."
+    assert page.measured({"one": FACTS, "two": FACTS}) == said
+
+
+def test_another_program_day_or_device_is_told_of_each_study():
+    later = {**FACTS, "date": "2026-01-02", "code": "def", "device": "a GPU"}
+    *_, first, second = page.measured({"one": FACTS, "two": later, "three": FACTS}).splitlines()
+    assert first == "* one, three: 2026-01-01 on m; fedsyn 0 (abc), PyTorch 2"
+    assert second == "* two: 2026-01-02 on m, a GPU; fedsyn 0 (def), PyTorch 2"
+
+
+def test_a_study_measured_anew_leaves_what_is_known_of_the_others(monkeypatch):
+    monkeypatch.setattr(command, "facts", lambda: {"date": "today"})
+    monkeypatch.setattr(runs, "code", lambda: "new")
+    result = {
+        "rows": [{"study": "two", "value": 1}, {"study": "one", "value": 2}],
+        "failures": [{"study": "one", "why": "it diverged"}],
+        "measured": {"two": {"date": "before", "code": "old"}, "one": {"date": "before"}},
+    }
+    command.put(result, ["one", "two"], "one", [{"study": "one", "value": 3}], [])
+    assert [row["value"] for row in result["rows"]] == [3, 1]
+    assert result["failures"] == []
+    assert result["measured"] == {
+        "one": {"date": "today", "code": "new"}, "two": {"date": "before", "code": "old"},
+    }  # fmt: skip
