@@ -1,5 +1,6 @@
 """A linear classifier's gradients in closed form, features that have them, what those teach."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +8,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
 from fedsyn.config import CLIP2FLConfig, CReFFConfig
+from fedsyn.core.batches import epochs
+from fedsyn.models.mlp import MLP
 from fedsyn.synthesis.gradient_matching import class_gradients, distance, match, retrain
 
 CLASSES, ROWS, DIM = 3, 6, 4
@@ -134,6 +137,24 @@ def test_one_full_batch_of_retraining_is_a_step_down_the_cross_entropy():
     start, found = (retrain(features, torch.Generator().manual_seed(0), c) for c in (still, config))
     slope = sum(by_autograd(features[k], torch.tensor(k), start) for k in range(CLASSES)) / CLASSES
     torch.testing.assert_close(found, start - 0.5 * slope)
+
+
+def test_retraining_goes_down_the_cross_entropy_of_batch_after_batch():
+    features = normal(CLASSES, ROWS, DIM)
+    rows, label = features.flatten(0, 1), torch.arange(CLASSES).repeat_interleave(ROWS)
+    batch = 4  # which does not divide the rows
+    config = CReFFConfig(classifier_epochs=2, classifier_batch=batch, classifier_lr=0.5)
+    generator = torch.Generator().manual_seed(0)
+    found = retrain(features, generator, config)
+    generator = torch.Generator().manual_seed(0)
+    net = MLP("classifier", (DIM, CLASSES))
+    expected = net.layout.flatten(net.init(generator)).double().view(DIM + 1, CLASSES)
+    plan = epochs([np.arange(len(rows))], batch, 2, [generator])
+    for index, valid in zip(plan.index[:, 0], plan.valid[:, 0], strict=True):
+        at = index[valid]
+        expected = expected - 0.5 * by_autograd(rows[at], label[at], expected)
+    assert set(plan.valid.sum((1, 2)).tolist()) == {3, 4}
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -30,7 +30,8 @@ SWITCHED_OFF = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-PATHS = (("data", "path"), ("data", "images"), ("flower", "test"))  # keys that are paths
+# Keys that are paths.
+PATHS = (("data", "path"), ("data", "images"), ("teacher", "path"), ("flower", "test"))
 PORT = 8000  # of the SuperLink, by default
 SUFFIX = ".jinja"
 NODE, CONNECTION = "nodes/node.toml.jinja", "state/superlink/config.toml.jinja"

@@ -69,10 +69,12 @@ def test_more_nodes_than_silos_are_refused(fedsyn, tmp_path):
 
 
 def test_the_configuration_is_complete_and_its_paths_are_absolute(fedsyn, tmp_path):
-    fedsyn("flower", "init", "here", "data.path=pairs.npz", "method=moon")
+    given = "data.path=pairs.npz", "teacher.path=runs/taught", "method=moon"
+    fedsyn("flower", "init", "here", *given)
     text = (tmp_path / "here" / "run.toml").read_text()
     written = configuration.parse(tomllib.loads(text))
     assert written.data.path == str(tmp_path / "pairs.npz")
+    assert written.teacher.path == str(tmp_path / "runs" / "taught")
     assert tomllib.loads(text) == tomllib.loads(configuration.dump(written))
     assert "# Who has what.\n[partition]" in text
 
