@@ -21,15 +21,16 @@ WIDTH = 7.4  # inches
 def draw(rows: Sequence[Row], study: Study, folder: Path) -> dict[str, str]:
     """Save the pictures of a study; file names by what they show."""
     mine = [row for row in rows if row["study"] == study.name]
-    apart = {name: task for task, of_task in by_task(mine).items() for name in SCORES[task].apart}
+    # (Of cases that were evaluated once there is nothing to see over the rounds.)
+    moving = [row for row in mine if len(row["curve"]["rounds"]) > 1]
     with plots.style():
-        figures = {
-            ("At the selected round", ""): levels(mine, study),
-            ("Over the rounds", "-curves"): curves(mine, study),
-        }
-        for name, task in apart.items():
-            title = f"{SCORES[task].noun(name).capitalize()} over the rounds"
-            figures[title, f"-{name}"] = curves(by_task(mine)[task], study, name)
+        figures = {("At the selected round", ""): levels(mine, study)}
+        if moving:
+            figures["Over the rounds", "-curves"] = curves(moving, study)
+        for task, of_task in by_task(moving).items():
+            for name in SCORES[task].apart:
+                title = f"{SCORES[task].noun(name).capitalize()} over the rounds"
+                figures[title, f"-{name}"] = curves(of_task, study, name)
     folder.mkdir(parents=True, exist_ok=True)
     saved = {}
     for (title, end), figure in figures.items():
@@ -75,14 +76,12 @@ def curves(rows: Sequence[Row], study: Study, metric: str = "") -> Figure:
         for row in mine:
             first = row["contender"] == study.contenders[0].name
             curve = row[f"{metric}_curve" if metric else "curve"]
-            means = curve["mean"]
             axes.plot(
                 curve["rounds"],
-                [math.nan if mean is None else mean for mean in means],
+                [math.nan if mean is None else mean for mean in curve["mean"]],
                 label=row["contender"],
                 color=_colour(study, row),
                 linewidth=2.0 if first else 1.1,
-                marker="o" if len(means) == 1 else None,
             )
         axes.set_title(case, loc="left", color=INK)
         axes.set_ylabel(scores.labels[metric or scores.headlines[0]])

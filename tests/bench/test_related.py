@@ -302,3 +302,18 @@ def test_what_is_on_another_scale_is_drawn_apart(tmp_path):
     axes, *_ = figures.curves(rows, trial(), "imbalance").axes
     assert axes.get_ylabel() == "imbalance ↓"
     assert list(axes.lines[0].get_ydata()) == [1.5, 1.2]
+
+
+def test_a_case_that_was_evaluated_once_is_not_drawn_over_the_rounds(tmp_path, monkeypatch):
+    drawn, curves = [], figures.curves
+
+    def watched(rows, *others):
+        drawn.append([row["case"] for row in rows])
+        return curves(rows, *others)
+
+    monkeypatch.setattr(figures, "curves", watched)
+    once = {"rounds": [2], "mean": [0.5], "std": [0.0]}
+    rows = [row("new", [0.5]), {**row("new", [0.5], case="large"), "curve": once}]
+    assert "Over the rounds" in figures.draw(rows, trial(), tmp_path)
+    assert drawn == [["small"]]
+    assert "Over the rounds" not in figures.draw(rows[1:], trial(), tmp_path)
