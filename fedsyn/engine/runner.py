@@ -102,9 +102,10 @@ def _run(
     data = federated.load(config, _existing(out))
     fed = federation(config, data, found[0], on_host=len(found) > 1)
     _check(fed)
+    done = begin(fed, out) if before is None else before
     if before is None:
         records.create(out)
-    done, rows = prepare(fed, out, before, federated.who_has_what(data))
+    rows = prepare(fed, out, done, federated.who_has_what(data))
     watch = stopwatch(
         found[0], profiled=profile, entered=lambda name: observer.phase(done.round + 1, name)
     )
@@ -120,25 +121,26 @@ def resumed(config: Config, out: Path, device: torch.device) -> state.State:
     return state.load(out / records.CHECKPOINT, digest(config), clients, device)
 
 
+def begin(fed: Federation, out: Path) -> state.State:
+    """The state before the first round of a run in ``out``, where nothing is written yet."""
+    budget = fed.config.engine.memory << 20
+    clients = ClientRows(len(fed.silos), (out / records.CHECKPOINT).parent, budget, fed.device)
+    return rounds.begin(fed, clients)
+
+
 def prepare(
-    fed: Federation, out: Path, before: state.State | None, partition: records.Row
-) -> tuple[state.State, list[records.Row]]:
-    """The files of a run that begins, or goes on from ``before``; its state and rows."""
+    fed: Federation, out: Path, done: state.State, partition: records.Row
+) -> list[records.Row]:
+    """The files of a run that begins with, or goes on from, ``done``; the rows so far."""
     config, checkpoint = fed.config, out / records.CHECKPOINT
-    if before is None:
-        records.write_text(out / records.METRICS, "")
-        budget = config.engine.memory << 20
-        clients = ClientRows(len(fed.silos), checkpoint.parent, budget, fed.device)
-        done, rows = rounds.begin(fed, clients), []
-    else:
-        done, rows = before, records.keep_rows(out, before.round)
-    if before is None or not (out / records.PARTITION).exists():
+    rows = records.keep_rows(out, done.round)
+    if not (out / records.PARTITION).exists():
         records.write_json(out / records.PARTITION, partition)
         records.write_tensors(out / records.PREPROCESSING, fed.data.preprocessing)
     records.write_text(out / records.CONFIG, configuration.dump(config))
     state.prepare(done, checkpoint, digest(config))
     state.commit(done, checkpoint)
-    return done, rows
+    return rows
 
 
 def train(

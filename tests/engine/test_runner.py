@@ -266,6 +266,7 @@ def test_one_client_alone_and_a_client_with_nothing(make, tmp_path, caplog):
         (["partition.clients=400"], DataError, "400"),
         (["engine.devices=['cuda:99']"], ConfigError, "cuda:99"),
         (["partition.scheme=column", "partition.column=none"], DataError, "none"),
+        (["method=creamfl", "data.public=0"], ConfigError, "data.public"),
     ],
 )
 def test_a_refused_run_leaves_nothing(make, tmp_path, overrides, error, words):

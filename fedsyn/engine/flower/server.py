@@ -60,7 +60,8 @@ def serve(config: Config, out: Path, post: Post, *, resume: bool = False) -> dic
             data = federated.finish(own, nodes.preprocessing, up, down)
             fed = federation(config, data, device)
             nodes.enter(fed)
-            done, rows = runner.prepare(fed, out, before, _who_has_what(fed, nodes))
+            done = runner.begin(fed, out) if before is None else before
+            rows = runner.prepare(fed, out, done, _who_has_what(fed, nodes))
             watch = stopwatch(device)
             runner.train(fed, done, rows, nodes, out, watch, status, checkpoint_seconds=0.0)
             summary = runner.finish(fed, done, rows, out, time.perf_counter() - started)
