@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SIMULATORS := $(VENV)/simulator-peers
 FLOWER := $(VENV)/flower
+CLIP := $(VENV)/clip
 # torch is pinned here, not in the package: a plain `torch` brings gigabytes of CUDA to a machine
 # that has no GPU.
 TORCH := $(if $(shell command -v nvidia-smi),torch,torch==2.13.0)
@@ -17,8 +18,8 @@ LOOPBACK = $(if $(shell $(ALONE) ip link set lo up >/dev/null 2>&1 && echo yes),
 	$(ALONE) sh -c 'ip link set lo up; "$$0" "$$@"; exit $$?')
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/* kernels/*/*.cpp kernels/*/*.h kernels/*/*.cu kernels/*/*.cuh)
 
-.PHONY: run test test-slow test-flower test-flower-short lint cuda-check bench bench-simulator bench-flower evidence \
-	evidence-related clean
+.PHONY: run test test-slow test-clip test-flower test-flower-short lint cuda-check bench bench-simulator \
+	bench-flower evidence evidence-related clean
 
 run: $(VENV)/installed
 	$(BIN)/fedsyn run
@@ -36,6 +37,10 @@ test-flower: $(FLOWER)/installed
 test-flower-short: $(FLOWER)/installed
 	$(LOOPBACK) $(FLOWER)/bin/python -m pytest -q -m "flower and not slow" tests/engine/flower
 	$(LOOPBACK) $(FLOWER)/bin/python -m pytest -q tests/test_cli.py
+
+# Teachers by open_clip and transformers: tiny models with random weights, made on the spot.
+test-clip: $(CLIP)/installed
+	$(CLIP)/bin/python -m pytest -q tests/teachers
 
 # What a round costs on real nodes (docs/flower.md).
 bench-flower: $(FLOWER)/installed
@@ -67,23 +72,31 @@ $(VENV)/peers: $(VENV)/installed
 bench-simulator: $(SIMULATORS)/installed
 	PYTHONPATH=bench $(BIN)/python -m simulator --peers $(SIMULATORS)/bin/python $(ARGS)
 
-# Environments of their own for what pins typer, rich, click or packaging below what .venv has. They
+# Environments of their own for what pins typer, rich, click or packaging otherwise than .venv. They
 # find torch, fedsyn and the rest in .venv (addsitedir: an editable fedsyn is a .pth file there).
 define over-venv
 	$(BIN)/python -m venv --clear $(1)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		> "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2)
-	touch $(1)/installed
 endef
 
 # Neither framework asks for torch itself.
 $(SIMULATORS)/installed: $(VENV)/installed
 	$(call over-venv,$(SIMULATORS),pfl==0.6.0 "flwr[simulation]==1.41.0")
+	touch $@
 
 # The `flower` extra of pyproject.toml, and Ray for Flower's simulation.
 $(FLOWER)/installed: $(VENV)/installed
 	$(call over-venv,$(FLOWER),"flwr[simulation]==1.41.0" "click<8.5")
+	touch $@
+
+# The `clip` extra, in two parts: what asks for torchvision would bring another torch.
+$(CLIP)/installed: $(VENV)/installed
+	$(call over-venv,$(CLIP),"transformers>=5" ftfy)
+	$(CLIP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		"open_clip_torch>=3" timm torchvision==0.28.0
+	touch $@
 
 # Whether synthesis helps (docs/evidence.md): baselines, ablations and federations on real data, in
 # less than two hours on two cores; interrupted, it goes on. `make evidence ARGS=--quick` tries all of
