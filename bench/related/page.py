@@ -27,6 +27,8 @@ def write(result: Mapping[str, Any], path: Path, images: Path) -> None:
         confidence=f"{CONFIDENCE:.0%}",
         when=measured(result["measured"]),
         hours=hours(rows),
+        held=sum(one["holds"] is True for one in result["verdicts"]),
+        judged=sum(one["holds"] is not None for one in result["verdicts"]),
         summary=summary(result["verdicts"]),
         sections=[
             section(study, rows, result["verdicts"], images)

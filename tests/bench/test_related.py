@@ -284,6 +284,7 @@ def test_the_page_shows_every_study_that_was_measured(tmp_path, monkeypatch):
     assert "## A trial" in text and "Another" not in text
     assert "| A trial | new above old in accuracy | +0.000" in text
     assert "* trial: small, gone: it diverged" in text
+    assert "Of 1 claims 0 hold." in text
     assert "Measured 2026-01-01 on m; fedsyn 0 (abc), PyTorch 2." in text
     for picture in ("related-trial.png", "related-trial-curves.png"):
         assert f"(images/{picture})" in text
