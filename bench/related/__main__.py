@@ -21,7 +21,7 @@ from trials import command
 from fedsyn.engine import records
 from related import arithmetic, page, rows, teacher
 from related.runs import Cell, Failure, cells
-from related.studies import DATA, STUDIES
+from related.studies import DATA, STUDIES, Study
 
 QUICK = ("run.rounds=2", "run.evaluate_every=1")
 
@@ -50,7 +50,7 @@ def measure(asked: argparse.Namespace, path: Path) -> None:
     data = sources(asked)
     extra = QUICK if asked.quick else ()
     planned = {
-        study.name: cells(study, data, asked.runs, asked.seeds, extra)
+        study.name: cells(study, data, asked.runs, seeds(study, asked), extra)
         for study in STUDIES
         if study.name in asked.only
     }
@@ -63,6 +63,11 @@ def measure(asked: argparse.Namespace, path: Path) -> None:
     command.carry_out(
         {name: found for name, (found, _) in planned.items()}, finished, asked.workers
     )
+
+
+def seeds(study: Study, asked: argparse.Namespace) -> int:
+    """How many runs there are of a setting."""
+    return int(asked.seeds) if asked.quick else max(asked.seeds, study.seeds)
 
 
 def sources(asked: argparse.Namespace) -> dict[str, list[str]]:

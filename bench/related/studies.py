@@ -55,6 +55,7 @@ class Study:
     claims: tuple[Claim, ...]
     overrides: tuple[str, ...] = ()  # of all its runs
     tried: str = ""  # towards claims that do not hold, and what came of it
+    seeds: int = 1  # at least, where few runs decide little
 
 
 def above(
@@ -236,6 +237,7 @@ STUDIES = (
         ),
         overrides=("task=representation", "partition.scheme=pathological", "partition.classes=1",
                    "partition.min_size=4", "objective.moco.queue=64"),
+        seeds=6,
     ),
     Study(
         "clip2fl",

@@ -1,9 +1,12 @@
 """The planning, the verdicts and the page of ``make evidence-related``."""
 
+import argparse
+from dataclasses import replace
 from statistics import fmean, stdev
 
 import numpy as np
 import pytest
+from related import __main__ as command
 from related import figures, page, rows, runs, studies, teacher
 from related.arithmetic import verdicts
 from related.studies import Case, Claim, Contender, Study, above
@@ -94,6 +97,13 @@ def test_claims_are_of_contenders(study):
     assert {name for claim in study.claims for name in (claim.one, claim.other)} <= names
     known = {name for scores in SCORES.values() for name in scores.compared.values()}
     assert {claim.metric for claim in study.claims} - {""} <= known
+
+
+def test_a_study_may_ask_for_more_seeds_but_not_to_be_tried():
+    few, many = (replace(trial(), seeds=number) for number in (1, 6))
+    asked = argparse.Namespace(seeds=3, quick=False)
+    assert [command.seeds(study, asked) for study in (few, many)] == [3, 6]
+    assert command.seeds(many, argparse.Namespace(seeds=1, quick=True)) == 1
 
 
 # ---- Verdicts --------------------------------------------------------------------------------
