@@ -237,11 +237,12 @@ STUDIES = (
         ),
         overrides=("task=representation", "partition.scheme=pathological", "partition.classes=1",
                    "partition.min_size=4", "objective.moco.queue=64"),
-        tried="How long clients train was looked at without the test rows (two seeds). On emoji, one "
-        "local epoch gave CCL .407, federated MoCo .376 and centralised MoCo .453 after 10 rounds, "
-        "and .405, .401 and .435 after 20; five gave .441, .423 and .459 after 10. On glyphs one "
-        "gave .623, .632 and .656 after 20. After three seeds on the test rows CCL was above "
-        "federated MoCo by +.036 on emoji and below by -.002 on glyphs, and three more were run.",
+        tried="How long clients train was looked at without the test rows (two seeds). On emoji, "
+        "one local epoch gave CCL .407, federated MoCo .376 and centralised MoCo .453 after 10 "
+        "rounds, and .405, .401 and .435 after 20; five gave .441, .423 and .459 after 10. On "
+        "glyphs one gave .623, .632 and .656 after 20. After three seeds on the test rows CCL was "
+        "above federated MoCo by +.036 on emoji and below by -.002 on glyphs; then three more "
+        "were run.",
         seeds=6,
     ),
     Study(
