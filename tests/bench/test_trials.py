@@ -62,20 +62,15 @@ def test_time_is_counted_once_for_runs_that_studies_share():
 
 # ---- When, and on what -----------------------------------------------------------------------
 
-FACTS = {
-    "date": "2026-01-01", "machine": "m", "device": "cpu", "code": "abc",
-    "versions": {"fedsyn": "0", "torch": "2"},
-}  # fmt: skip
 
-
-def test_what_was_measured_at_once_is_said_once():
+def test_what_was_measured_at_once_is_said_once(facts):
     said = "Measured 2026-01-01 on m; fedsyn 0 (abc), PyTorch 2."
-    assert page.measured({"one": FACTS, "two": FACTS}) == said
+    assert page.measured({"one": facts, "two": facts}) == said
 
 
-def test_another_program_day_or_device_is_told_of_each_study():
-    later = {**FACTS, "date": "2026-01-02", "code": "def", "device": "a GPU"}
-    *_, first, second = page.measured({"one": FACTS, "two": later, "three": FACTS}).splitlines()
+def test_another_program_day_or_device_is_told_of_each_study(facts):
+    later = {**facts, "date": "2026-01-02", "code": "def", "device": "a GPU"}
+    *_, first, second = page.measured({"one": facts, "two": later, "three": facts}).splitlines()
     assert first == "* one, three: 2026-01-01 on m; fedsyn 0 (abc), PyTorch 2"
     assert second == "* two: 2026-01-02 on m, a GPU; fedsyn 0 (def), PyTorch 2"
 
