@@ -32,15 +32,15 @@ test-slow: $(VENV)/installed
 
 # Real nodes, with real Flower processes on the loopback; and the command line under Flower's pins.
 test-flower: $(FLOWER)/installed
-	$(LOOPBACK) $(FLOWER)/bin/python -m pytest -q tests/engine/flower tests/test_cli.py
+	$(LOOPBACK) $(FLOWER)/bin/python -m pytest -q tests/deployment tests/cli
 
 test-flower-short: $(FLOWER)/installed
-	$(LOOPBACK) $(FLOWER)/bin/python -m pytest -q -m "flower and not slow" tests/engine/flower
-	$(LOOPBACK) $(FLOWER)/bin/python -m pytest -q tests/test_cli.py
+	$(LOOPBACK) $(FLOWER)/bin/python -m pytest -q -m "flower and not slow" tests/deployment
+	$(LOOPBACK) $(FLOWER)/bin/python -m pytest -q tests/cli
 
 # Teachers by open_clip and transformers: tiny models with random weights, made on the spot.
 test-clip: $(CLIP)/installed
-	$(CLIP)/bin/python -m pytest -q tests/teachers
+	$(CLIP)/bin/python -m pytest -q tests/encoders
 
 # What a round costs on real nodes (docs/flower.md).
 bench-flower: $(FLOWER)/installed

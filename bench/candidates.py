@@ -21,7 +21,7 @@ from rich.console import Console
 from fedsyn import ops, streams
 from fedsyn.config import ModelConfig, SynthesisConfig
 from fedsyn.core.cohort import Cohort
-from fedsyn.engine import records
+from fedsyn.federation import records
 from fedsyn.models.retrieval import build
 from fedsyn.synthesis import generators
 from fedsyn.synthesis.server import Library, synthesise

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fedsyn import ops, streams
-from fedsyn.engine import records
+from fedsyn.federation import records
 
 WIDTH, SCALE, CHECKED, LIMIT_MIB = 256, 1.0, 512, 1024
 BOTH, ALONE = (4096, 8192), (50_000,)

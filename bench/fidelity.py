@@ -31,8 +31,8 @@ from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.data import federated
 from fedsyn.data.silos import Silo
-from fedsyn.engine import records
-from fedsyn.engine.federation import Federation, federation
+from fedsyn.federation import records
+from fedsyn.federation.federation import Federation, federation
 from fedsyn.models.generator import Generator, directions
 from fedsyn.synthesis import generators
 

@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fedsyn import config as configuration
-from fedsyn.engine import records
-from fedsyn.engine.flower import processes, project, runs
-from fedsyn.engine.runner import Silent, run
+from fedsyn.deployment.cluster import processes
+from fedsyn.deployment.flower import project, runs
+from fedsyn.federation import records
+from fedsyn.federation.runner import Silent, run
 
 RESULTS = Path(__file__).parent / "results" / "flower.json"
 PORT = 23_480

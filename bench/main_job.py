@@ -20,7 +20,7 @@ from typing import Any
 from machine import facts
 from rich.console import Console
 
-from fedsyn.engine import records
+from fedsyn.federation import records
 
 STACKS = (1, 3, 10)
 

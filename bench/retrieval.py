@@ -23,7 +23,7 @@ from sorting import sorted_average_precision
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedsyn.engine import records
+from fedsyn.federation import records
 from fedsyn.metrics.retrieval import PairSet, evaluate_between
 from fedsyn.ops import average_precision, pack_bits, top_k
 from fedsyn.ops.ranking import precision_of_hits, shares_label

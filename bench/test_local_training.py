@@ -7,6 +7,7 @@ one epoch of five batches by InfoNCE and Adam. One core.
 import numpy as np
 import pytest
 import torch
+from fedsyn.objectives.info_nce import InfoNCE
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
@@ -17,7 +18,6 @@ from fedsyn.core.cohort import Cohort
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.training import train
 from fedsyn.models.retrieval import build
-from fedsyn.objectives.info_nce import InfoNCE
 from fedsyn.tasks.retrieval import RetrievalProblem
 
 PAIRS, BATCH, SCALE = 320, 64, 5.0

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedsyn.config import Config
     from fedsyn.config import load as load_config
-    from fedsyn.engine.runner import run
+    from fedsyn.federation.runner import run
 
 __all__ = ["Config", "load_config", "run"]
 
 _HOMES = {
     "Config": ("fedsyn.config", "Config"),
     "load_config": ("fedsyn.config", "load"),
-    "run": ("fedsyn.engine.runner", "run"),
+    "run": ("fedsyn.federation.runner", "run"),
 }
 
 

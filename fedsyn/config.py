@@ -104,7 +104,7 @@ class ModelConfig(Section):
 
 
 class UCCHConfig(Section):
-    """Of `fedsyn.objectives.ucch`."""
+    """Of `fedsyn.objectives.pairs.ucch`."""
 
     contrast: Fraction = 0.9  # weight of the contrast with the memory; the rest is of the ranking
     temperature: Positive = 0.9
@@ -115,7 +115,7 @@ class UCCHConfig(Section):
 
 
 class DJSRHConfig(Section):
-    """Of `fedsyn.objectives.djsrh`; weights for Flickr."""
+    """Of `fedsyn.objectives.pairs.djsrh`; weights for Flickr."""
 
     image: Fraction = 0.9  # weight of image similarities; the rest is of the texts'
     second: Fraction = 0.4  # weight of similarities of similarities
@@ -124,7 +124,7 @@ class DJSRHConfig(Section):
 
 
 class JDSHConfig(Section):
-    """Of `fedsyn.objectives.jdsh`; constants for Flickr."""
+    """Of `fedsyn.objectives.pairs.jdsh`; constants for Flickr."""
 
     image: NonNegative = 0.5
     text: NonNegative = 0.1
@@ -148,7 +148,7 @@ class JDSHConfig(Section):
 
 
 class DGCPNConfig(Section):
-    """Of `fedsyn.objectives.dgcpn`."""
+    """Of `fedsyn.objectives.pairs.dgcpn`."""
 
     text: Fraction = 0.3  # weight of text similarities; the rest is of the images'
     second: Fraction = 0.3  # weight of the coherence of neighbours
@@ -158,7 +158,7 @@ class DGCPNConfig(Section):
 
 
 class CIRHConfig(Section):
-    """Of `fedsyn.objectives.cirh`."""
+    """Of `fedsyn.objectives.pairs.cirh`."""
 
     image: Fraction = 0.6  # weight of image similarities; the rest is of the texts'
     first: Fraction = 0.6  # weight of plain similarities; the rest is of squashed ones
@@ -170,7 +170,7 @@ class CIRHConfig(Section):
 
 
 class PCMEConfig(Section):
-    """Of `fedsyn.objectives.pcme`: where what is learnt starts."""
+    """Of `fedsyn.objectives.pairs.pcme`: where what is learnt starts."""
 
     scale: Positive = 15.0  # of distances
     shift: float = 15.0
@@ -189,13 +189,13 @@ class AugmentConfig(Section):
 
 
 class SimCLRConfig(Section):
-    """Of `fedsyn.objectives.simclr`."""
+    """Of `fedsyn.objectives.views.simclr`."""
 
     temperature: Positive = 0.2
 
 
 class MoCoConfig(Section):
-    """Of `fedsyn.objectives.moco`."""
+    """Of `fedsyn.objectives.views.moco`."""
 
     temperature: Positive = 0.1
     momentum: Share = 0.9  # 0.99 where a client takes hundreds of steps a round
@@ -203,7 +203,7 @@ class MoCoConfig(Section):
 
 
 class BYOLConfig(Section):
-    """Of `fedsyn.objectives.byol`."""
+    """Of `fedsyn.objectives.views.byol`."""
 
     momentum: Share = 0.99
 
@@ -218,14 +218,14 @@ class TeacherConfig(Section):
 
 
 class OGMGEConfig(Section):
-    """Of `fedsyn.objectives.ogm_ge`."""
+    """Of `fedsyn.objectives.classes.ogm_ge`."""
 
     alpha: NonNegative = 0.8
     noise: bool = True  # generalisation enhancement
 
 
 class OPMConfig(Section):
-    """Of `fedsyn.objectives.opm`."""
+    """Of `fedsyn.objectives.classes.opm`."""
 
     base: Fraction = 0.5  # q
     slope: Fraction = 0.5  # λ
@@ -304,7 +304,7 @@ class PTFUCHConfig(Section):
 
 
 class CCLConfig(Section):
-    """Of `fedsyn.methods.ccl`; its queue and temperature are those of ``objective.moco``."""
+    """Of `fedsyn.methods.ccl.method`; its queue and temperature are those of ``objective.moco``."""
 
     fusion: bool = True  # others' features are negatives
     matching: NonNegative = 1.0  # weight of the entropy over neighbours; 0: no matching
@@ -323,7 +323,7 @@ class FedFoAConfig(Section):
 
 
 class CReFFConfig(Section):
-    """Of `fedsyn.synthesis.gradient_matching`, for the methods creff and clip2fl."""
+    """Of `fedsyn.methods.clip2fl.matching`, for the methods creff and clip2fl."""
 
     repeats: Count = 10  # draws behind a client's gradient of a class
     draw: Count = 32  # most rows of a class in one
@@ -336,7 +336,7 @@ class CReFFConfig(Section):
 
 
 class CLIP2FLConfig(Section):
-    """Of `fedsyn.methods.clip2fl`; the federated features are those of ``creff``."""
+    """Of `fedsyn.methods.clip2fl.method`; the federated features are those of ``creff``."""
 
     distillation: NonNegative = 1.0  # α
     temperature: Positive = 3.0  # of the distillation
@@ -374,7 +374,7 @@ class FedCMIConfig(Section):
 
 
 class CreamFLConfig(Section):
-    """Of `fedsyn.methods.creamfl`."""
+    """Of `fedsyn.methods.creamfl.method`."""
 
     aggregation: Literal["contrastive", "mean"] = "contrastive"  # of clients' representations
     inter: bool = True  # contrast with the other modality's representations by the server
@@ -398,7 +398,7 @@ class MFCPLConfig(Section):
 
 
 class FedMACConfig(Section):
-    """Of `fedsyn.methods.fedmac`."""
+    """Of `fedsyn.methods.fedmac.method`."""
 
     reconstruction: NonNegative = 0.1  # a₁
     contrast: NonNegative = 0.1  # a₂
@@ -546,7 +546,7 @@ class EngineConfig(Section):
 
 
 class FlashConfig(Section):
-    """Of `fedsyn.engine.selection`."""
+    """Of `fedsyn.federation.selection`."""
 
     exploration: NonNegative = 1.0  # how far drawn weights are from what earlier gains say
     prior: Positive = 1.0  # precision of the weights before any gain
@@ -573,7 +573,7 @@ class RunConfig(Section):
 
 
 class FlowerConfig(Section):
-    """Real nodes (`fedsyn.engine.flower`); never changes what a client computes."""
+    """Real nodes (`fedsyn.deployment`); never changes what a client computes."""
 
     nodes: Count = 2  # wait for so many before the first round
     wait: Positive = 300.0  # seconds to wait for them

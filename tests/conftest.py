@@ -2,10 +2,13 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
+from fedsyn import config
 from fedsyn import cli
+from fedsyn.federation.runner import run
 from fedsyn.ops import backends
 
 
@@ -38,3 +41,126 @@ def fedsyn(capsys, monkeypatch, tmp_path):
         return caught.value.code or 0, out, err
 
     return call
+
+
+# ---- A small federation on the spot: two views of six Gaussian classes, 10 clients --------------
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """A file of 240 training and 60 test pairs; 9 and 7 features."""
+    draw = np.random.default_rng(0)
+    label = np.repeat(np.arange(6), 50)
+    centre = draw.normal(size=(6, 4)) * 2
+    shared = centre[label] + draw.normal(size=(300, 4))
+    image = shared @ draw.normal(size=(4, 9)) + 0.3 * draw.normal(size=(300, 9))
+    text = shared @ draw.normal(size=(4, 7)) + 0.3 * draw.normal(size=(300, 7))
+    split = np.where(np.arange(300) % 5 == 0, "test", "train")
+    path = tmp_path_factory.mktemp("data") / "pairs.npz"
+    np.savez(path, image=image, text=text, label=label, split=split)
+    return path
+
+
+@pytest.fixture
+def settings(pairs):
+    """The overrides of a run that takes a second."""
+    return [
+        f"data.path={pairs}",
+        "partition.min_size=2",
+        "model.hidden=[12]",
+        "model.dim=8",
+        "method.batch=16",
+        "synthesis.generator=wgan-gp",
+        "synthesis.direct=0.1",
+        "synthesis.indirect=0.1",
+        "synthesis.jsd=0.1",
+        "synthesis.prototypes=4",
+        "synthesis.noise=6",
+        "synthesis.hidden=[10]",
+        "synthesis.critic_hidden=[10]",
+        "synthesis.steps=3",
+        "synthesis.critic_warmup=4",
+        "synthesis.batch=12",
+        "synthesis.candidates=128",
+        "synthesis.global_prototypes=6",
+        "synthesis.server_steps=4",
+        "synthesis.server_batch=32",
+        "run.rounds=3",
+        "engine.threads=1",
+        "engine.checkpoint_seconds=0",
+    ]
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A file of 96 training and 24 test pictures of 10 x 10 pixels."""
+    draw = np.random.default_rng(0)
+    label = np.arange(120) % 4
+    image = draw.integers(0, 90, (120, 10, 10)) + 50 * (label[:, None, None] % 2)
+    image[label > 1, :5] += 60
+    split = np.where(np.arange(120) % 5 == 0, "test", "train")
+    path = tmp_path_factory.mktemp("data") / "pictures.npz"
+    text = np.array(["", "a", "b", "c"])[label]
+    np.savez(path, image=image.astype(np.uint8), text=text, label=label, split=split)
+    return path
+
+
+@pytest.fixture
+def picture_settings(pictures):
+    """The overrides of a run on pictures that takes a second."""
+    return [
+        f"data.path={pictures}",
+        "data.public=0.2",  # for metrics that fit something to labels
+        "partition.min_size=2",
+        "partition.alpha=1.0",
+        "model.channels=[8]",
+        "model.hidden=[8]",
+        "model.dim=6",
+        "method.batch=64",
+        "objective.moco.queue=64",
+        "method.ccl.features=4",
+        "method.ccl.remote=12",
+        "method.ccl.warmup=1",
+        "run.rounds=3",
+        "engine.threads=1",
+        "engine.checkpoint_seconds=0",
+    ]
+
+
+@pytest.fixture(scope="session")
+def teacher(pictures, tmp_path_factory):
+    """The directory of a run that has learnt to retrieve the pictures."""
+    out = tmp_path_factory.mktemp("teacher") / "run"
+    own = ["data.cache=", "data.buckets=16", "data.image_dim=8", "data.text_dim=3", "model.dim=6"]
+    own += [f"data.path={pictures}", "partition.clients=2", "model.hidden=[8]", "run.rounds=1"]
+    run(config.load(None, [*own, "synthesis.enabled=false", "engine.threads=1"]), out)
+    return out
+
+
+@pytest.fixture
+def labelled_settings(picture_settings, teacher):
+    """The same where classes are learnt, with and without a teacher."""
+    creff = ["repeats=2", "draw=4", "features=6", "steps=4", "classifier_epochs=3"]
+    feddm = ["pictures=2", "steps=2", "draw=4"]
+    taught = ["teacher.name=run", f"teacher.path={teacher}"]
+    own = [*(f"method.creff.{each}" for each in creff), *(f"method.feddm.{each}" for each in feddm)]
+    return [*picture_settings, *own, *taught]
+
+
+@pytest.fixture
+def make(settings, picture_settings, labelled_settings):
+    """``make("key=value", ...)``: the task's small configuration with overrides."""
+    by_task = {
+        "retrieval": settings,
+        "vqa": settings,
+        "representation": picture_settings,
+        "image_classification": labelled_settings,
+        "multimodal_classification": settings,
+    }
+
+    def build(*overrides):
+        given = dict(override.split("=", 1) for override in overrides)
+        task = given.get("task", config.METHOD_TASKS.get(given.get("method"), "retrieval"))
+        return config.load(None, [*by_task[task], *overrides])
+
+    return build

@@ -20,8 +20,8 @@ from trials import command
 
 from evidence import arithmetic, page, picture, studies
 from evidence.runs import Cell, cells
-from fedsyn.engine import records
-from fedsyn.engine.compare import Job
+from fedsyn.federation import records
+from fedsyn.federation.compare import Job
 
 QUICK = (
     *("run.rounds=2", "synthesis.steps=2", "synthesis.critic_warmup=2"),

@@ -10,11 +10,11 @@ import torch
 from sklearn.manifold import TSNE
 
 from fedsyn.data import federated
-from fedsyn.engine import records, state
-from fedsyn.engine.clients import ClientRows
-from fedsyn.engine.compare import Job
-from fedsyn.engine.federation import federation
-from fedsyn.engine.runner import digest
+from fedsyn.federation import records, state
+from fedsyn.federation.compare import Job
+from fedsyn.federation.federation import federation
+from fedsyn.federation.runner import digest
+from fedsyn.federation.store import ClientRows
 from fedsyn.synthesis.server import Library, Sampler
 
 POINTS = 600  # of each kind

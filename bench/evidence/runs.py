@@ -9,8 +9,8 @@ from trials.runs import key, row_of
 
 from evidence.studies import Study
 from fedsyn import config
-from fedsyn.engine import compare
-from fedsyn.engine.compare import Job
+from fedsyn.federation import compare
+from fedsyn.federation.compare import Job
 
 
 @dataclass(frozen=True)

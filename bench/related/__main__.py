@@ -18,7 +18,7 @@ from typing import Any
 
 from trials import command
 
-from fedsyn.engine import records
+from fedsyn.federation import records
 from related import arithmetic, page, rows, teacher
 from related.runs import Cell, Failure, cells
 from related.studies import DATA, STUDIES, Study

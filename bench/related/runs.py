@@ -8,9 +8,9 @@ from typing import Any
 from trials.runs import key, row_of
 
 from fedsyn import config
-from fedsyn.engine.compare import Job
-from fedsyn.engine.federation import method_of
 from fedsyn.errors import ConfigError
+from fedsyn.federation.compare import Job
+from fedsyn.federation.federation import method_of
 from related.studies import Study
 
 Failure = dict[str, str]

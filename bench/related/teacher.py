@@ -5,8 +5,8 @@ from pathlib import Path
 from trials.runs import key
 
 from fedsyn import config
-from fedsyn.engine import compare
-from fedsyn.engine.compare import Job
+from fedsyn.federation import compare
+from fedsyn.federation.compare import Job
 from related import rows
 
 # Colours it never sees; 5 % of its rows are set aside, since a run needs some to test.

@@ -22,7 +22,7 @@ from machine import facts
 from rich.console import Console
 from rich.table import Table
 
-from fedsyn.engine import records
+from fedsyn.federation import records
 from simulator import arithmetic, plot
 from simulator.measure import (
     SYSTEMS,
@@ -51,7 +51,7 @@ CASES = (
     Case("synthesis", 100, 320, 5),
     Case("synthesis", 1000, 320, 3),
 )
-ONLY_FEDSYN = CASES[-1]  # the others would take most of an hour
+ONLY_fedsyn = CASES[-1]  # the others would take most of an hour
 QUICK = (Case("local", 4, 320, 2), Case("synthesis", 4, 320, 2))
 AGREEMENT = 0.05  # largest difference of the metric that two seeds may make
 WIDE = 120  # columns where the output is a file
@@ -133,7 +133,7 @@ def jobs(
         rounds = arguments.rounds or case.rounds
         for system in systems:
             known = (case.workload, system, case.clients, case.pairs) in there
-            alone = case == ONLY_FEDSYN and system != "fedsyn"
+            alone = case == ONLY_fedsyn and system != "fedsyn"
             if case.workload in workloads and not known and not alone:
                 yield (
                     system,

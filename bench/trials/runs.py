@@ -21,9 +21,9 @@ from typing import Any, Protocol
 
 import fedsyn
 from fedsyn.config import Config
-from fedsyn.engine import compare, records
-from fedsyn.engine.compare import Job
-from fedsyn.engine.runner import digest
+from fedsyn.federation import compare, records
+from fedsyn.federation.compare import Job
+from fedsyn.federation.runner import digest
 from fedsyn.metrics.headline import SCORES
 
 READERS = ("cli.py", "cli_flower.py", "terminal.py", "report")  # make nothing that a run computes

@@ -9,16 +9,12 @@ from typing import Any
 from fedsyn.methods import (
     adaptive,
     bounds,
-    ccl,
-    clip2fl,
-    creamfl,
     fedalign,
     fedavg,
     fedcmi,
     feddm,
     feddyn,
     fedfoa,
-    fedmac,
     fednova,
     fedprox,
     mfcpl,
@@ -27,6 +23,10 @@ from fedsyn.methods import (
     scaffold,
 )
 from fedsyn.methods.base import Method
+from fedsyn.methods.ccl import method as ccl
+from fedsyn.methods.clip2fl import method as clip2fl
+from fedsyn.methods.creamfl import method as creamfl
+from fedsyn.methods.fedmac import method as fedmac
 
 METHODS: Mapping[str, Method[Any]] = {
     "fedavg": fedavg.METHOD,

@@ -44,7 +44,7 @@ from fedsyn.methods import fedavg, fedprox
 from fedsyn.methods.base import Method
 from fedsyn.metrics.classification import discrepancy, true_class
 from fedsyn.models.fusion import MODALITIES
-from fedsyn.objectives.multimodal import Batch
+from fedsyn.objectives.classes.halves import Batch
 from fedsyn.objectives.similarity import masked_mean
 from fedsyn.tasks.base import Penalty
 from fedsyn.tasks.multimodal_classification import MultimodalProblem

@@ -29,7 +29,7 @@ from fedsyn.core.payload import Payload, append
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method
 from fedsyn.models.picture_classifier import PictureClassifier
-from fedsyn.objectives.classification import cross_entropy
+from fedsyn.objectives.classes.cross_entropy import cross_entropy
 from fedsyn.tasks.base import optimizer
 from fedsyn.tasks.image_classification import ImageClassificationProblem, draw_of_each
 

@@ -21,7 +21,7 @@ from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method
-from fedsyn.objectives.views import Seen
+from fedsyn.objectives.views.base import Seen
 from fedsyn.tasks.pictures import BLOCK
 from fedsyn.tasks.representation import RepresentationProblem
 

@@ -37,8 +37,8 @@ from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method
-from fedsyn.objectives.classification import cross_entropy
-from fedsyn.objectives.multimodal import Batch
+from fedsyn.objectives.classes.cross_entropy import cross_entropy
+from fedsyn.objectives.classes.halves import Batch
 from fedsyn.objectives.similarity import masked_mean
 from fedsyn.tasks.base import Penalty
 from fedsyn.tasks.multimodal_classification import MultimodalProblem

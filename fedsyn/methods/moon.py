@@ -19,7 +19,7 @@ from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method
-from fedsyn.objectives.base import Batch
+from fedsyn.objectives.pairs.base import Batch
 from fedsyn.objectives.similarity import contrast, masked_mean, present
 from fedsyn.tasks.retrieval import RetrievalProblem
 

@@ -40,7 +40,7 @@ from fedsyn.core.payload import Payload, append
 from fedsyn.methods import fedavg
 from fedsyn.methods.base import Method
 from fedsyn.models.retrieval import fuse
-from fedsyn.objectives.base import Batch
+from fedsyn.objectives.pairs.base import Batch
 from fedsyn.objectives.similarity import masked_mean, present
 from fedsyn.ops.prototype_nce import prototype_logits
 from fedsyn.synthesis.filtering import global_prototypes

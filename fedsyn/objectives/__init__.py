@@ -3,15 +3,15 @@
 from collections.abc import Callable, Mapping
 
 from fedsyn.config import ObjectiveConfig
-from fedsyn.objectives.alignment_uniformity import AlignmentUniformity
-from fedsyn.objectives.base import Objective, Sizes
-from fedsyn.objectives.cirh import CIRH
-from fedsyn.objectives.dgcpn import DGCPN
-from fedsyn.objectives.djsrh import DJSRH
-from fedsyn.objectives.info_nce import InfoNCE
-from fedsyn.objectives.jdsh import JDSH
-from fedsyn.objectives.pcme import PCME
-from fedsyn.objectives.ucch import UCCH
+from fedsyn.objectives.pairs.alignment_uniformity import AlignmentUniformity
+from fedsyn.objectives.pairs.base import Objective, Sizes
+from fedsyn.objectives.pairs.cirh import CIRH
+from fedsyn.objectives.pairs.dgcpn import DGCPN
+from fedsyn.objectives.pairs.djsrh import DJSRH
+from fedsyn.objectives.pairs.info_nce import InfoNCE
+from fedsyn.objectives.pairs.jdsh import JDSH
+from fedsyn.objectives.pairs.pcme import PCME
+from fedsyn.objectives.pairs.ucch import UCCH
 
 OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig, Sizes], Objective]] = {
     "info_nce": lambda config, sizes: InfoNCE(config.temperature, config.learnable),

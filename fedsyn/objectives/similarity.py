@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
-from fedsyn.objectives.base import Batch
+from fedsyn.objectives.pairs.base import Batch
 
 
 def present(batch: Batch) -> Tensor:  # [C, B] bool

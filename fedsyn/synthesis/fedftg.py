@@ -33,7 +33,7 @@ from fedsyn.config import SynthesisConfig
 from fedsyn.core.optim import Optimizer
 from fedsyn.models.generator import Generator, directions
 from fedsyn.models.retrieval import RetrievalNet
-from fedsyn.objectives.base import Batch, Objective
+from fedsyn.objectives.pairs.base import Batch, Objective
 from fedsyn.synthesis.filtering import quotas
 from fedsyn.synthesis.generators import trained_parts
 from fedsyn.synthesis.prototypes import anchors

@@ -19,11 +19,11 @@ from fedsyn.core.cohort import Cohort
 from fedsyn.core.graphs import Step
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.payload import Payload
-from fedsyn.metrics.timing import phase
 from fedsyn.models.generator import SLOPE, Generator, critic, directions
 from fedsyn.models.mlp import MLP
 from fedsyn.models.retrieval import RetrievalNet, fuse
 from fedsyn.ops.prototype_nce import prototype_logits
+from fedsyn.profiling import phase
 from fedsyn.synthesis import prototypes
 
 INTRODUCED = ("prototypes", "counts", "basis")  # never change, so are sent once

@@ -16,10 +16,10 @@ from fedsyn.config import SynthesisConfig
 from fedsyn.core.batches import draws
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.payload import Payload
-from fedsyn.metrics.timing import phase
 from fedsyn.models.generator import Generator, directions
 from fedsyn.models.retrieval import RetrievalNet, fuse
-from fedsyn.objectives.base import Batch, Objective
+from fedsyn.objectives.pairs.base import Batch, Objective
+from fedsyn.profiling import phase
 from fedsyn.synthesis import generators
 from fedsyn.synthesis.filtering import Scores, global_prototypes, score, select
 from fedsyn.synthesis.filtering import quotas as shares

@@ -21,8 +21,8 @@ from fedsyn.core.optim import Optimizer
 from fedsyn.core.training import Correction, Loss
 from fedsyn.data.silos import Silo
 from fedsyn.errors import ConfigError
-from fedsyn.metrics.timing import phase
 from fedsyn.models.layout import Layout
+from fedsyn.profiling import phase
 
 # penalty(clients [c], batch) -> [c], added to a task's loss: positions of the clients in the
 # cohort, and what the task makes of a batch.

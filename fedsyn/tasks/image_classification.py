@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedsyn import teachers
+from fedsyn import encoders
 from fedsyn.config import Config, MethodConfig
 from fedsyn.core.batches import everything, padded
 from fedsyn.core.cohort import Cohort
@@ -19,7 +19,7 @@ from fedsyn.errors import ConfigError
 from fedsyn.metrics import classification
 from fedsyn.models.picture_classifier import PictureClassifier
 from fedsyn.models.resnet import ResNet
-from fedsyn.objectives.classification import cross_entropy
+from fedsyn.objectives.classes.cross_entropy import cross_entropy
 from fedsyn.tasks.base import Outputs, Penalty, check_objective
 from fedsyn.tasks.pictures import BLOCK, PictureProblem
 
@@ -163,7 +163,7 @@ def _taught(
     shape = (-1, *size) if channels == 1 else (-1, *size, channels)
     rows = [torch.from_numpy(problem.rows(silo)).to(features.device) for silo in data.silos]
     pixels = [((features[own] + 1) * 127.5).round().byte().view(shape) for own in rows]
-    logits, prototypes = teachers.lesson(
+    logits, prototypes = encoders.lesson(
         config, [own.numpy(force=True) for own in pixels], data.pairs.label_names
     )
     if prototypes.shape[1] != problem.net.dim:

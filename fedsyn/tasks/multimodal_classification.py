@@ -14,12 +14,12 @@ from fedsyn.core.training import Loss
 from fedsyn.data.federated import FederatedData
 from fedsyn.data.silos import Silo
 from fedsyn.errors import ConfigError
+from fedsyn.methods.fedmac.network import MissingAwareNet
 from fedsyn.metrics import classification
 from fedsyn.models.fusion import Both, FusionNet, Parts, build
-from fedsyn.models.missing_aware import MissingAwareNet
-from fedsyn.objectives.multimodal import Batch, CrossEntropy
-from fedsyn.objectives.ogm_ge import OGMGE
-from fedsyn.objectives.opm import OPM
+from fedsyn.objectives.classes.halves import Batch, CrossEntropy
+from fedsyn.objectives.classes.ogm_ge import OGMGE
+from fedsyn.objectives.classes.opm import OPM
 from fedsyn.tasks.base import Outputs, Penalty, Problem, check_objective
 
 # By the weight of each modality's classifier.

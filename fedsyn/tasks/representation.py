@@ -23,12 +23,12 @@ from fedsyn.data.silos import NOTHING
 from fedsyn.errors import ConfigError
 from fedsyn.metrics import probes
 from fedsyn.models.representation import RepresentationNet, build
-from fedsyn.objectives.alignment_uniformity import AlignmentUniformity
-from fedsyn.objectives.byol import BYOL
-from fedsyn.objectives.info_nce import InfoNCE
-from fedsyn.objectives.moco import MoCo
-from fedsyn.objectives.simclr import SimCLR
-from fedsyn.objectives.views import Learner, Paired, ViewObjective, Views
+from fedsyn.objectives.pairs.alignment_uniformity import AlignmentUniformity
+from fedsyn.objectives.pairs.info_nce import InfoNCE
+from fedsyn.objectives.views.base import Learner, Paired, ViewObjective, Views
+from fedsyn.objectives.views.byol import BYOL
+from fedsyn.objectives.views.moco import MoCo
+from fedsyn.objectives.views.simclr import SimCLR
 from fedsyn.tasks.base import Outputs, Penalty, check_objective
 from fedsyn.tasks.pictures import BLOCK, PictureProblem
 

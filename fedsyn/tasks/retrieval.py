@@ -15,9 +15,9 @@ from fedsyn.core.training import Correction, Loss
 from fedsyn.data.federated import FederatedData
 from fedsyn.metrics import retrieval
 from fedsyn.models.retrieval import RetrievalNet, build
-from fedsyn.objectives.alignment_uniformity import AlignmentUniformity
-from fedsyn.objectives.base import Batch, Held, Objective, Sizes
-from fedsyn.objectives.info_nce import InfoNCE
+from fedsyn.objectives.pairs.alignment_uniformity import AlignmentUniformity
+from fedsyn.objectives.pairs.base import Batch, Held, Objective, Sizes
+from fedsyn.objectives.pairs.info_nce import InfoNCE
 from fedsyn.tasks.base import Outputs, Penalty, batches, check_objective, optimizer
 from fedsyn.tasks.pairs import PairProblem, variants
 

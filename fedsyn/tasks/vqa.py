@@ -15,7 +15,7 @@ from fedsyn.core.training import Loss
 from fedsyn.data.federated import FederatedData
 from fedsyn.metrics import classification, probes
 from fedsyn.models.answers import AnswerNet, build
-from fedsyn.objectives.classification import cross_entropy
+from fedsyn.objectives.classes.cross_entropy import cross_entropy
 from fedsyn.tasks.base import Outputs, Penalty, check_objective
 from fedsyn.tasks.pairs import PairProblem, variants
 

@@ -13,8 +13,8 @@ from related.studies import Case, Claim, Contender, Study, above
 
 from fedsyn import config
 from fedsyn.data.glyphs import glyphs
+from fedsyn.encoders import dual_encoder
 from fedsyn.metrics.headline import SCORES
-from fedsyn.teachers import dual_encoder
 
 
 def row(contender, values, *, case="small", task="vqa", study="trial", **others):

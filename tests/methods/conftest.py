@@ -23,10 +23,10 @@ from fedsyn.models.mlp import MLP
 from fedsyn.models.picture_classifier import PictureClassifier
 from fedsyn.models.resnet import ResNet
 from fedsyn.models.retrieval import RetrievalNet
-from fedsyn.objectives.classification import cross_entropy
-from fedsyn.objectives.info_nce import InfoNCE
-from fedsyn.objectives.moco import MoCo
-from fedsyn.objectives.multimodal import CrossEntropy
+from fedsyn.objectives.classes.cross_entropy import cross_entropy
+from fedsyn.objectives.classes.halves import CrossEntropy
+from fedsyn.objectives.pairs.info_nce import InfoNCE
+from fedsyn.objectives.views.moco import MoCo
 from fedsyn.tasks.base import Problem
 from fedsyn.tasks.image_classification import ImageClassificationProblem
 from fedsyn.tasks.multimodal_classification import MultimodalProblem

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from fedsyn import streams
 from fedsyn.config import load
-from fedsyn.engine.federation import method_of
 from fedsyn.errors import ConfigError
+from fedsyn.federation.federation import method_of
 from fedsyn.methods import METHODS
 from fedsyn.methods.contribution import contributions, normalised
 

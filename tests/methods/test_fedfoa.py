@@ -8,7 +8,7 @@ import torch
 
 from fedsyn.config import FedFoAConfig
 from fedsyn.methods import METHODS, fedfoa
-from fedsyn.objectives.simclr import SimCLR
+from fedsyn.objectives.views.simclr import SimCLR
 
 
 def qr(z):

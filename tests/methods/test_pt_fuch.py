@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from fedsyn import streams
 from fedsyn.config import PTFUCHConfig
 from fedsyn.methods import METHODS, pt_fuch
-from fedsyn.objectives.base import Batch
+from fedsyn.objectives.pairs.base import Batch
 
 OWN = PTFUCHConfig(prototypes=8, distillation=0.7, cluster=0.6, transfer=0.5)
 

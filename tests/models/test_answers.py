@@ -5,8 +5,8 @@ import torch
 from torch.nn.functional import linear, normalize, relu
 
 from fedsyn.config import ModelConfig
+from fedsyn.methods.creamfl.classifier import WEIGHT, Classifier
 from fedsyn.models import answers
-from fedsyn.models.classifier import WEIGHT, Classifier
 from fedsyn.models.layout import Layout
 from fedsyn.models.mlp import MLP
 

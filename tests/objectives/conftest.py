@@ -8,8 +8,8 @@ from torch.nn.functional import normalize
 
 from fedsyn.core.batches import padded
 from fedsyn.models.fusion import FusionNet
-from fedsyn.objectives import multimodal
-from fedsyn.objectives.base import Batch, Held, Sizes
+from fedsyn.objectives.classes import halves as multimodal
+from fedsyn.objectives.pairs.base import Batch, Held, Sizes
 
 IMAGE, TEXT, CODE = 4, 3, 6
 FUSION = FusionNet(image=3, text=2, hidden=(4,), dim=3, classes=3)

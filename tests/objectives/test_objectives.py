@@ -12,7 +12,7 @@ from fedsyn import objectives
 from fedsyn.config import MethodConfig, ModelConfig, ObjectiveConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.models.retrieval import build
-from fedsyn.objectives.base import Batch, Held, Sizes
+from fedsyn.objectives.pairs.base import Batch, Held, Sizes
 from fedsyn.tasks.retrieval import RetrievalProblem
 
 pytestmark = pytest.mark.parametrize("hashing", [False, True])

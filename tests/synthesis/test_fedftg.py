@@ -13,7 +13,7 @@ from fedsyn.config import FedFTGConfig, ModelConfig, ObjectiveConfig, SynthesisC
 from fedsyn.core.cohort import Cohort
 from fedsyn.models.generator import Generator, directions
 from fedsyn.models.retrieval import build
-from fedsyn.objectives.base import Batch, Sizes
+from fedsyn.objectives.pairs.base import Batch, Sizes
 from fedsyn.synthesis import fedftg, generators
 from fedsyn.synthesis.server import Library
 

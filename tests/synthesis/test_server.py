@@ -12,7 +12,7 @@ from fedsyn import objectives, streams
 from fedsyn.config import ModelConfig, ObjectiveConfig, SynthesisConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.models.retrieval import build
-from fedsyn.objectives.base import Batch, Sizes
+from fedsyn.objectives.pairs.base import Batch, Sizes
 from fedsyn.synthesis import generators, server
 
 NET = build(ModelConfig(hidden=(8,), dim=4), 3, 2, {})

@@ -4,7 +4,7 @@ import torch
 
 from fedsyn.config import ModelConfig
 from fedsyn.models.retrieval import build
-from fedsyn.objectives.info_nce import InfoNCE
+from fedsyn.objectives.pairs.info_nce import InfoNCE
 from fedsyn.tasks.retrieval import RetrievalProblem
 
 OBJECTIVE = InfoNCE(1.0)

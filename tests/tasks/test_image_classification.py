@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 
-from fedsyn import tasks, teachers
+from fedsyn import encoders as teachers
+from fedsyn import tasks
 from fedsyn.config import AugmentConfig, MethodConfig, parse
 from fedsyn.core.cohort import Cohort
 from fedsyn.data import federated
@@ -15,7 +16,7 @@ from fedsyn.data.silos import Silo
 from fedsyn.errors import ConfigError
 from fedsyn.models.picture_classifier import PictureClassifier
 from fedsyn.models.resnet import ResNet
-from fedsyn.objectives.classification import cross_entropy
+from fedsyn.objectives.classes.cross_entropy import cross_entropy
 from fedsyn.tasks.image_classification import ImageClassificationProblem
 
 DRAW = torch.Generator().manual_seed(0)

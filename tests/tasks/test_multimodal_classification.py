@@ -13,7 +13,7 @@ from fedsyn.config import MethodConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.data import federated
 from fedsyn.errors import ConfigError, DataError
-from fedsyn.models.missing_aware import MissingAwareNet
+from fedsyn.methods.fedmac.network import MissingAwareNet
 
 METHOD = MethodConfig(batch=16, epochs=3, lr=1e-2)
 OVERLAY = ["partition.missing_image=0.2", "partition.missing_text=0.1", "partition.unpaired=0.1"]

@@ -15,9 +15,9 @@ from fedsyn.data import augment, federated
 from fedsyn.data.silos import NOTHING, Silo
 from fedsyn.errors import ConfigError
 from fedsyn.metrics import probes
-from fedsyn.objectives.alignment_uniformity import AlignmentUniformity
-from fedsyn.objectives.base import Batch
-from fedsyn.objectives.simclr import nt_xent
+from fedsyn.objectives.pairs.alignment_uniformity import AlignmentUniformity
+from fedsyn.objectives.pairs.base import Batch
+from fedsyn.objectives.views.simclr import nt_xent
 
 METHOD = MethodConfig(batch=8, epochs=2, lr=3e-3)
 

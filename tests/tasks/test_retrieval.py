@@ -7,7 +7,7 @@ from fedsyn import objectives
 from fedsyn.config import MethodConfig, ModelConfig, ObjectiveConfig
 from fedsyn.core.cohort import Cohort, Extra
 from fedsyn.models.retrieval import build
-from fedsyn.objectives.base import Sizes
+from fedsyn.objectives.pairs.base import Sizes
 from fedsyn.tasks.retrieval import RetrievalProblem
 
 NET = build(ModelConfig(hidden=(8,), dim=4), 3, 2, {})

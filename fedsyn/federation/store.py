@@ -1,0 +1,145 @@
+"""What clients keep between rounds: a row each, in memory or, beyond a budget, in a file.
+
+A row appears when its client first takes part. In the file every client has two places: a round
+writes to the one that the last checkpoint does not refer to, so that a crash at any moment leaves
+the checkpoint's rows as they were.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedsyn.core.payload import Payload
+from fedsyn.federation.rowfile import RowFile
+
+FILE = "clients.safetensors"
+NOWHERE = -1  # the place of a client without a row
+
+
+class ClientRows:
+    """Rows of up to ``clients`` clients, by client id.
+
+    Parameters
+    ----------
+    clients : int
+    folder : Path
+        Where the file is made, should the rows of all clients take more than ``budget`` bytes.
+    budget : int
+    device : torch.device
+        Where rows are handed out, and held while in memory.
+    ids : sequence of int, optional
+        The clients' ids, ascending; by default the numbers below ``clients``.
+    """
+
+    def __init__(
+        self,
+        clients: int,
+        folder: Path,
+        budget: int,
+        device: torch.device,
+        ids: Sequence[int] | None = None,
+    ) -> None:
+        self._folder, self._budget, self._device = folder, budget, device
+        self._ids = None if ids is None else torch.tensor(ids, dtype=torch.long)
+        self._place = torch.full((clients,), NOWHERE, dtype=torch.int8)
+        self._saved = self._place.clone()  # the places that the last checkpoint refers to
+        self._memory: Payload = {}  # [clients, ...]
+        self._file: RowFile | None = None
+
+    @property
+    def known(self) -> Tensor:
+        """Ids of the clients that have a row, ascending."""
+        rows = (self._place != NOWHERE).nonzero().squeeze(-1)
+        return rows if self._ids is None else self._ids[rows]
+
+    def has(self, ids: Sequence[int]) -> Tensor:
+        """Whether each of these clients has a row, bool ``[C]``."""
+        return self._place[self._rows(ids)] != NOWHERE
+
+    def take(self, ids: Sequence[int], names: Sequence[str] = ()) -> Payload:
+        """The rows of these clients, stacked; of these names, or of all.
+
+        Of neighbours in memory they are views: what is changed in place is changed here.
+        """
+        mine = self._rows(ids)
+        if self._file is not None:
+            file, places = self._file, self._place[mine].tolist()
+            names = names or list(file.kinds)
+            return {name: file.read(name, places, mine).to(self._device) for name in names}
+        at = self._positions(mine)
+        # By `data` they have a version counter of their own: autograd would else take what another
+        # thread does to its neighbours' rows for a change of these.
+        return {name: self._memory[name][at].data for name in names or self._memory}
+
+    def put(self, ids: Sequence[int], rows: Payload) -> None:
+        """Keep the rows of these clients."""
+        if not self._memory and self._file is None:
+            self._allocate(rows)
+        mine = self._rows(ids)
+        place = torch.zeros(len(mine), dtype=torch.int8)
+        if self._file is not None:
+            place = (self._saved[mine] == 0).to(torch.int8)
+            for name, value in rows.items():
+                self._file.write(name, place.tolist(), mine, value.cpu())
+        at = self._positions(mine)
+        for name, held in self._memory.items():
+            if isinstance(at, Tensor) or held[at].data_ptr() != rows[name].data_ptr():
+                held[at] = rows[name].to(self._device)
+        self._place[mine] = place
+
+    def _rows(self, ids: Sequence[int]) -> list[int]:
+        """The rows of these clients."""
+        if self._ids is None:
+            return list(ids)
+        return torch.searchsorted(self._ids, torch.tensor(ids, dtype=torch.long)).tolist()
+
+    def _positions(self, rows: list[int]) -> Tensor | slice:
+        """How these rows are taken from memory: by a slice if they are neighbours."""
+        if rows == list(range(rows[0], rows[0] + len(rows))):
+            return slice(rows[0], rows[0] + len(rows))
+        return torch.tensor(rows, dtype=torch.long, device=self._device)
+
+    def _allocate(self, rows: Payload) -> None:
+        clients = len(self._place)
+        size = sum(v[0].numel() * v.element_size() for v in rows.values())
+        if clients * size > self._budget:
+            kinds = {name: (v.dtype, (2, clients, *v.shape[1:])) for name, v in rows.items()}
+            self._file = RowFile.create(self._folder / FILE, kinds)
+            return
+        for name, value in rows.items():
+            shape = (clients, *value.shape[1:])
+            self._memory[name] = torch.zeros(shape, dtype=value.dtype, device=self._device)
+
+    # ---- Checkpoints -------------------------------------------------------------------------
+
+    def tensors(self) -> Payload:
+        """What a checkpoint holds: the rows that are in memory, and where those in the file are."""
+        if self._file is not None:
+            self._file.flush()
+        return {"place": self._place, **{f"rows/{k}": v for k, v in self._memory.items()}}
+
+    def saved(self) -> None:
+        """The checkpoint is in its place: the rows that it does not refer to may go."""
+        self._saved = self._place.clone()
+
+    def restore(self, tensors: Payload) -> None:
+        """Go on from what `tensors` gave.
+
+        Raises
+        ------
+        KeyError
+            If it is not that.
+        RunError
+            If the file is missing or damaged.
+        """
+        self._place = tensors["place"]
+        self._memory = {
+            name.removeprefix("rows/"): value.to(self._device)
+            for name, value in tensors.items()
+            if name.startswith("rows/")
+        }
+        if not self._memory and len(self.known):
+            self._file = RowFile(self._folder / FILE)
+        self.saved()

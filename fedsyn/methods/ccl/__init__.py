@@ -1,0 +1,1 @@
+"""CCL, collaborative contrastive learning."""

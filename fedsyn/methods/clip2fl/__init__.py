@@ -1,0 +1,1 @@
+"""CLIP2FL and CReFF: classifiers re-trained on federated features."""

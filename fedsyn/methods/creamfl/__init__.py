@@ -1,0 +1,1 @@
+"""CreamFL, contrastive representation ensemble."""

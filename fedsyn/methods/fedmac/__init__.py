@@ -1,0 +1,1 @@
+"""FedMAC, rows that lack a half."""

@@ -1,0 +1,1 @@
+"""Objectives of labelled rows: of logits, and of pairs whose halves may be missing."""

@@ -1,0 +1,1 @@
+"""Objectives of image–text pairs, without labels."""

@@ -1,0 +1,1 @@
+"""Objectives of two random views of each picture, without labels."""

@@ -1,0 +1,109 @@
+"""The same rounds over nodes as in one process: same weights, same metrics."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedsyn.deployment.server import serve
+from fedsyn.federation import records
+from fedsyn.federation.runner import run
+from fedsyn.methods import METHODS
+
+APART = ("bytes_up", "bytes_down", "seconds")  # of rows that may differ
+ALONE = [(client,) for client in range(10)]
+SHARDS = [(0, 1, 2), (3,), (4, 5, 6, 7, 8, 9)]
+FEDERATED = sorted(METHODS.keys() - {"local", "centralised"})
+
+
+def rows(out):
+    """What a run found, round by round."""
+    found = [json.loads(line) for line in (out / records.METRICS).read_text().splitlines()]
+    for row in found:
+        for name in ("bytes_up", "bytes_down"):
+            row.get("server", {}).pop(name, None)
+        for kind in ("metrics", "client_metrics"):
+            if kind in row:  # a server counts nobody's labels
+                row[kind] = {k: v for k, v in row[kind].items() if not k.endswith("_shot")}
+    return [{k: v for k, v in row.items() if k not in APART} for row in found]
+
+
+def same_weights(one, other):
+    """Bit by bit."""
+    one, other = (load_file(out / records.MODEL) for out in (one, other))
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def both(make, table, tmp_path, nodes, *overrides):
+    """The directories of a run in this process and over nodes."""
+    config = make("engine.stack=1", f"flower.nodes={len(nodes)}", *overrides)
+    here, there = tmp_path / "here", tmp_path / "there"
+    run(config, here)
+    serve(config, there, table(*nodes, engine=config.engine))
+    return here, there
+
+
+@pytest.mark.parametrize("synthesis", ["on", "off"])
+@pytest.mark.parametrize("method", FEDERATED)
+def test_clients_trained_alone_give_the_very_same_run(make, table, tmp_path, method, synthesis):
+    overrides = f"method={method}", f"synthesis.enabled={str(synthesis == 'on').lower()}"
+    here, there = both(make, table, tmp_path, ALONE, *overrides)
+    assert rows(here) == rows(there)
+    assert same_weights(here, there)
+
+
+VARIANTS = {
+    "sampled": ["run.fraction=0.4"],
+    "chosen by gains": ["run.fraction=0.4", "run.selection=flash", "run.rounds=5"],
+    "chosen by gains, without the gate": [
+        "run.fraction=0.4", "run.selection=flash", "run.rounds=5", "synthesis.gate=false",
+    ],
+    "sampled, without the gate": ["run.fraction=0.4", "synthesis.gate=false"],
+    "gaussian": ["synthesis.generator=gaussian"],
+    "half precision": ["synthesis.upload=float16"],
+    "clipped": ["synthesis.generator=wgan", "run.fraction=0.5"],
+    "private spaces": ["synthesis.space=private", "run.fraction=0.5"],
+    "frozen encoder": ["synthesis.encoder=frozen"],
+    "some rounds": ["synthesis.first_round=2", "synthesis.last_round=2"],
+    "fedftg": ["synthesis.server=fedftg", "run.fraction=0.5"],
+    "completed": [
+        "synthesis.share=clients", "synthesis.complete=true", "synthesis.shared=40",
+        "synthesis.shared_batch=6", "partition.single_modality=0.4",
+    ],
+    "a bank": ["objective=ucch"],
+    "parameters": ["objective=cirh", "model.bits=8"],
+    "by contribution": ["method.weighting=contribution", "run.fraction=0.5"],
+    "answers": ["task=vqa", "data.questions=0"],
+    "answers and representations": [
+        "task=vqa", "data.questions=0", "method=creamfl", "run.fraction=0.5",
+        "model.variants=[[6], [5, 4]]",
+    ],
+    "seldom evaluated": ["run.evaluate_every=2", "run.criterion=alignment_uniformity"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_so_do_all_kinds_of_synthesis(make, table, tmp_path, variant):
+    here, there = both(make, table, tmp_path, ALONE, *VARIANTS[variant])
+    assert rows(here) == rows(there)
+    assert same_weights(here, there)
+
+
+@pytest.mark.parametrize("method", FEDERATED)
+def test_a_node_of_several_clients_gives_the_same_metrics(make, table, tmp_path, method):
+    here, there = both(make, table, tmp_path, SHARDS, f"method={method}", "engine.stack=4")
+    for one, other in zip(rows(here), rows(there), strict=True):
+        assert other["metrics"] == pytest.approx(one["metrics"], abs=1e-5)
+        assert other["losses"] == pytest.approx(one["losses"], abs=1e-4)
+
+
+def test_a_shard_sends_one_payload_however_many_clients_it_has(make, table, tmp_path):
+    config = make("synthesis.enabled=false", "run.rounds=1", "flower.nodes=1")
+    up = {}
+    for name, nodes in {"one": [tuple(range(10))], "all": ALONE}.items():
+        serve(config, tmp_path / name, table(*nodes, engine=config.engine))
+        (row,) = map(json.loads, (tmp_path / name / records.METRICS).read_text().splitlines())
+        up[name] = row["bytes_up"]
+    # A sum in float64 against ten rows in float32, and a few words.
+    assert up["one"] < up["all"] / 4
