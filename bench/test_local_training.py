@@ -7,7 +7,7 @@ one epoch of five batches by InfoNCE and Adam. One core.
 import numpy as np
 import pytest
 import torch
-from fedsyn.objectives.info_nce import InfoNCE
+from fedsyn.objectives.info_nce import InfoNCELoss
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
@@ -43,7 +43,7 @@ class Case:
 def kernel(case):
     with ops.backend("cpu"):
         config = MethodConfig(epochs=1)
-        own = InfoNCE(1 / SCALE)
+        own = InfoNCELoss(1 / SCALE)
         problem = RetrievalProblem(features=case.features, net=NET, objective=own, criterion=own)
         return problem.train(case.start, case.cohort, config)[0]
 

@@ -12,15 +12,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedsyn.config import Config
-    from fedsyn.config import load as load_config
+    from fedsyn.federation.config import Config
+    from fedsyn.federation.config import load as load_config
     from fedsyn.federation.runner import run
 
 __all__ = ["Config", "load_config", "run"]
 
 _HOMES = {
-    "Config": ("fedsyn.config", "Config"),
-    "load_config": ("fedsyn.config", "load"),
+    "Config": ("fedsyn.federation.config", "Config"),
+    "load_config": ("fedsyn.federation.config", "load"),
     "run": ("fedsyn.federation.runner", "run"),
 }
 

@@ -13,22 +13,22 @@ import torch
 from torch import Tensor
 
 
-def key(seed: int, purpose: str, round: int = 0, client: int = 0) -> int:
+def key(seed: int, purpose: str, round_number: int = 0, client: int = 0) -> int:
     """A 64-bit key of the entity; distinct entities get independent keys (BLAKE2b)."""
-    text = f"{seed}/{purpose}/{round}/{client}".encode()
+    text = f"{seed}/{purpose}/{round_number}/{client}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
-def generator(seed: int, purpose: str, round: int = 0, client: int = 0) -> torch.Generator:
+def generator(seed: int, purpose: str, round_number: int = 0, client: int = 0) -> torch.Generator:
     """A CPU generator of the entity's stream; draws are moved to the device where they are used."""
-    return torch.Generator().manual_seed(key(seed, purpose, round, client))
+    return torch.Generator().manual_seed(key(seed, purpose, round_number, client))
 
 
 def numpy_generator(
-    seed: int, purpose: str, round: int = 0, client: int = 0
+    seed: int, purpose: str, round_number: int = 0, client: int = 0
 ) -> np.random.Generator:
     """The same entity's stream for NumPy code (partitions, splits)."""
-    return np.random.default_rng(key(seed, purpose, round, client))
+    return np.random.default_rng(key(seed, purpose, round_number, client))
 
 
 def normal(streams: Sequence[torch.Generator], *shape: int) -> Tensor:

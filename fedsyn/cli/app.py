@@ -30,7 +30,6 @@ from fedsyn.cli.terminal import (
     show_run,
     stderr,
 )
-from fedsyn.config import METHOD_TASKS
 from fedsyn.errors import ConfigError, FedsynError
 
 app = typer.Typer(
@@ -104,11 +103,12 @@ def compare(
     """
     from fedsyn import report
     from fedsyn.federation import compare as engine
+    from fedsyn.methods import METHODS
     from fedsyn.report import tables
 
     names = _names(methods)
     # The task of a comparison, if it is not given, is that of the first method that has its own.
-    own = [f"method={name}" for name in names if name in METHOD_TASKS][:1]
+    own = [f"method={name}" for name in names if METHODS.find(name).tasks][:1]
     config = load([*(settings or []), *own], None)
     out = out or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
     plan = engine.plan(
@@ -194,9 +194,11 @@ def partition(
     """Show who would have what under a configuration, without training."""
     from fedsyn import report
     from fedsyn.data import federated
+    from fedsyn.federation.config import data_settings
     from fedsyn.report import plots, tables
 
-    found = federated.who_has_what(federated.load(load(settings, None)))
+    config = load(settings, None)
+    found = federated.who_has_what(federated.load(data_settings(config)))
     parsed = report.parse_partition(found)
     if plot is not None and (figure := plots.who_has_what(parsed)):
         plot.write_bytes(plots.png(figure))

@@ -51,11 +51,11 @@ def init(
     ] = None,
 ) -> None:
     """Write the folder of a federation: app, configurations, scripts for keys, services, README."""
-    from fedsyn import config as configuration
     from fedsyn.deployment.flower import project
+    from fedsyn.federation import config as configuration
 
     config = load(settings, None)
-    given = config.partition.clients if "clients" in config.partition.model_fields_set else SILOS
+    given = config.partition.clients if config.gives("partition", "clients") else SILOS
     silos = silos or given
     nodes = nodes or silos
     whole = configuration.with_overrides(

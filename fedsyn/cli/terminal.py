@@ -14,11 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from fedsyn import config as configuration
-from fedsyn.config import Config
-from fedsyn.metrics.headline import SCORES
-
 if TYPE_CHECKING:
+    from fedsyn.federation.config import Config
     from fedsyn.report.tables import Grid
 
 stdout = Console()
@@ -41,8 +38,10 @@ def say(message: str) -> None:
     stderr.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
-def load(settings: list[str] | None, resumed: Path | None) -> Config:
+def load(settings: list[str] | None, resumed: Path | None) -> "Config":
     """The configuration of a command line; of the resumed run where it names no file."""
+    from fedsyn.federation import config as configuration
+
     words = list(settings or [])
     path: Path | None = None
     if words and "=" not in words[0]:
@@ -86,9 +85,9 @@ def show_run(
 class RunProgress:
     """A run's progress bar: round, phase, time left, the last value of the task's headline."""
 
-    def __init__(self, bars: Any, config: Config) -> None:
+    def __init__(self, bars: Any, config: "Config") -> None:
         self._bars, self._rounds = bars, config.run.rounds
-        self._task, self._score = config.task.name, ""
+        self._metrics, self._score = config.plugins.task.metrics, ""
         self._interrupted = False
         self._bar = bars.add_task("data", total=self._rounds)
 
@@ -112,19 +111,19 @@ class RunProgress:
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def phase(self, round: int, name: str) -> None:
+    def phase(self, round_number: int, name: str) -> None:
         """A phase of a round begins."""
         if self._interrupted:
             raise KeyboardInterrupt
-        where = f"round {round}/{self._rounds}" if round else "loading"
+        where = f"round {round_number}/{self._rounds}" if round_number else "loading"
         self._bars.update(self._bar, description=f"{where}  {name:<9}{self._score}")
 
     def row(self, row: dict[str, Any]) -> None:
         """A round is done."""
-        metrics, scores = row.get("metrics", {}), SCORES[self._task]
-        name = scores.headline(metrics)
+        metrics = row.get("metrics", {})
+        name = self._metrics.headline(metrics)
         if metrics.get(name) is not None:  # read from a file, it is None where it is no number
-            self._score = f"  {scores.labels[name]} {metrics[name]:.4f}"
+            self._score = f"  {self._metrics.labels[name]} {metrics[name]:.4f}"
         self._bars.update(self._bar, completed=row["round"])
 
 

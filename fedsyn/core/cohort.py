@@ -24,7 +24,7 @@ class Cohort:
     ids: tuple[int, ...]
     rows: tuple[np.ndarray, ...]  # rows of each client's training pairs
     seed: int
-    round: int
+    round_number: int
     extra: Extra | None = None
 
     @property
@@ -34,7 +34,9 @@ class Cohort:
 
     def streams(self, purpose: str) -> list[torch.Generator]:
         """One generator a client for this round and purpose."""
-        return [streams.generator(self.seed, purpose, self.round, client) for client in self.ids]
+        return [
+            streams.generator(self.seed, purpose, self.round_number, client) for client in self.ids
+        ]
 
     def take(self, positions: Sequence[int]) -> "Cohort":
         """The clients at these positions."""

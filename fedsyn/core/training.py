@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -9,6 +10,36 @@ from torch import Tensor
 from fedsyn.core.batches import Batches
 from fedsyn.core.graphs import Step
 from fedsyn.core.optim import Optimizer, State, rows
+from fedsyn.settings.sections import (
+    Count,
+    Field,
+    NonNegative,
+    Positive,
+    Repeated,
+    Section,
+    Share,
+)
+
+
+class Training(Section):
+    """How clients train locally."""
+
+    epochs: Annotated[Count, Repeated()] = Field(
+        2, description="passes over a client's rows in a round"
+    )
+    batch: Annotated[int, Field(ge=2)] = Field(64, description="rows of a step")
+    optimizer: Literal["adam", "sgd", "rmsprop"] = Field("adam", description="rule of a step")
+    lr: Positive = Field(1e-3, description="rate of a step")
+    momentum: Share = Field(0.0, description="momentum of sgd")
+    weight_decay: NonNegative = Field(0.0, description="decay of weights in a step")
+
+    @property
+    def rule(self) -> Optimizer:
+        """The optimiser that these keys describe."""
+        return Optimizer(
+            self.optimizer, self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+
 
 # loss(params [c, P], clients [c], index [c, B], valid [c, B], step []) -> [c]
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -7,14 +7,34 @@ whatever is configured and whatever a picture is, so that streams do not depend 
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
 
 from fedsyn import streams
-from fedsyn.config import AugmentConfig
 from fedsyn.data.features import LUMA
+from fedsyn.settings.sections import Field, Fraction, Section
+
+
+class AugmentConfig(Section):
+    """Random views of pictures."""
+
+    crop: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.4, description="least share of the area that is kept"
+    )
+    flip: Fraction = Field(
+        0.0, description="share mirrored left to right; a mirrored letter is another letter"
+    )
+    brightness: Fraction = Field(0.4, description="strength of changes of brightness")
+    contrast: Fraction = Field(0.4, description="strength of changes of contrast")
+    saturation: Fraction = Field(
+        0.4, description="strength of changes of saturation, of coloured pictures"
+    )
+    grey: Fraction = Field(0.2, description="share of coloured pictures that lose their colours")
+    blur: Fraction = Field(0.0, description="share that is blurred")
+
 
 # The uniform numbers that a view takes.
 NUMBERS = (

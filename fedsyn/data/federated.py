@@ -1,8 +1,8 @@
 """From a configuration to a federation: pairs, silos, features.
 
 In one process `load` does it all. Where the rows are spread over nodes, the same steps are taken
-apart: every node and the server describe what they hold (`describe`, `describe_files`,
-`describe_test`), the statistics travel as `fedsyn.data.preprocessing` has them (`frequencies`,
+apart: every node and the server describe what they hold (`local_data`, `files_of_silos`,
+`test_file`), the statistics travel as `fedsyn.data.preprocessing` has them (`frequencies`,
 `derive_idf`, `moments`, `derive`), and each makes the features of its own rows (`finish`).
 """
 
@@ -16,31 +16,31 @@ import torch
 from torch import Tensor
 
 from fedsyn import streams
-from fedsyn.config import Config
 from fedsyn.data import preprocessing
-from fedsyn.data.described import Described, agree, describe, describe_files, describe_test
+from fedsyn.data.local import LocalData, agree, files_of_silos, local_data, test_file
 from fedsyn.data.mapped import MappedTensor
 from fedsyn.data.pairs import Pairs
 from fedsyn.data.preprocessing import Payload, add, derive_idf, transform_image, transform_text
+from fedsyn.data.settings import DataSettings
 from fedsyn.data.silos import NOTHING, Silo
 
 __all__ = [
-    "Described",
     "FederatedData",
+    "LocalData",
     "Silo",
     "add",
     "agree",
     "counts",
     "derive",
     "derive_idf",
-    "describe",
-    "describe_files",
-    "describe_test",
+    "files_of_silos",
     "finish",
     "frequencies",
     "load",
+    "local_data",
     "moments",
     "preprocessing_like",
+    "test_file",
     "transform_image",
     "transform_text",
 ]
@@ -98,13 +98,22 @@ class FederatedData:
         return present
 
 
-def load(config: Config, folder: Path | None = None) -> FederatedData:
+def load(
+    settings: DataSettings, folder: Path | None = None, pairs: Pairs | None = None
+) -> FederatedData:
     """Read the pairs, divide them over the clients and compute features together.
 
-    Features of more than ``engine.memory`` go to a file in ``folder``, where one is given.
+    Features of more than ``settings.memory`` go to a file in ``folder``, where one is given.
 
-    Under ``method.name = "centralised"`` the clients are divided in the same way, but the
-    statistics are of the pooled rows and no bytes are counted: there is no federation.
+    Where pooled rows are needed, the clients are divided in the same way, but the statistics are of
+    all rows in one place and no bytes are counted: there is no federation.
+
+    Parameters
+    ----------
+    settings : DataSettings
+    folder : Path, optional
+    pairs : Pairs, optional
+        In the place of those that ``[data]`` names.
 
     Raises
     ------
@@ -113,17 +122,18 @@ def load(config: Config, folder: Path | None = None) -> FederatedData:
     ConfigError
         If the configuration contradicts itself.
     """
-    described = describe(config)
-    image_rows, text_rows = _statistics_rows(described)
-    pooled = config.method.name == "centralised"
+    held = local_data(settings, pairs=pairs)
+    image_rows, text_rows = _statistics_rows(held)
+    pooled = settings.needs.pooled
     if pooled:
         image_rows, text_rows = [np.concatenate(image_rows)], [np.concatenate(text_rows)]
+    standardize = settings.data.standardize
     fits = (
-        preprocessing.fit(described.image, image_rows, config.data.standardize),
-        preprocessing.fit(described.text, text_rows, config.data.standardize),
+        preprocessing.fit(held.image, image_rows, standardize),
+        preprocessing.fit(held.text, text_rows, standardize),
     )
     return finish(
-        described,
+        held,
         fits[0].preprocessing | fits[1].preprocessing,
         bytes_up=0 if pooled else sum(one.bytes_up for one in fits),
         bytes_down=0 if pooled else sum(one.bytes_down for one in fits),
@@ -131,31 +141,31 @@ def load(config: Config, folder: Path | None = None) -> FederatedData:
     )
 
 
-def frequencies(described: Described) -> Payload:
+def frequencies(held: LocalData) -> Payload:
     """What a node sends first, added up over its clients: see `preprocessing.frequencies`.
 
     A server, which holds no client, learns from its own zeros what a node's must look like.
     """
-    return preprocessing.frequencies(described.text, _statistics_rows(described)[1])
+    return preprocessing.frequencies(held.text, _statistics_rows(held)[1])
 
 
-def moments(described: Described, idf: Payload) -> Payload:
+def moments(held: LocalData, idf: Payload) -> Payload:
     """What a node sends next, after the server's ``idf``: see `preprocessing.moments`.
 
     A server, which holds no client, learns from its own zeros what a node's must look like.
     """
-    image_rows, text_rows = _statistics_rows(described)
-    return preprocessing.moments(described.image, image_rows, {}) | preprocessing.moments(
-        described.text, text_rows, idf
+    image_rows, text_rows = _statistics_rows(held)
+    return preprocessing.moments(held.image, image_rows, {}) | preprocessing.moments(
+        held.text, text_rows, idf
     )
 
 
-def derive(described: Described, total: Payload, idf: Payload) -> Payload:
+def derive(held: LocalData, total: Payload, idf: Payload) -> Payload:
     """The server's preprocessing, from the nodes' `moments` and `frequencies` added up.
 
     Parameters
     ----------
-    described : the server's test pairs, whose form is that of all.
+    held : the server's test pairs, whose form is that of all.
     total : sum of the nodes' `moments`.
     idf : what `derive_idf` made of the sum of their `frequencies`.
 
@@ -164,18 +174,18 @@ def derive(described: Described, total: Payload, idf: Payload) -> Payload:
     DataError
         If no client has a training image, or none a text.
     """
-    standardize = described.config.data.standardize
-    image = preprocessing.derive(described.image, total, standardize)
-    return image | idf | preprocessing.derive(described.text, total, standardize)
+    standardize = held.settings.data.standardize
+    image = preprocessing.derive(held.image, total, standardize)
+    return image | idf | preprocessing.derive(held.text, total, standardize)
 
 
-def preprocessing_like(described: Described) -> Payload:
+def preprocessing_like(held: LocalData) -> Payload:
     """What a server's answer must look like to somebody who holds this: tensors without values."""
-    return preprocessing.like(described.image) | preprocessing.like(described.text)
+    return preprocessing.like(held.image) | preprocessing.like(held.text)
 
 
 def finish(
-    described: Described,
+    held: LocalData,
     derived: Payload,
     bytes_up: int = 0,
     bytes_down: int = 0,
@@ -183,44 +193,44 @@ def finish(
 ) -> FederatedData:
     """Make the features of all rows that are held.
 
-    Features of more than ``engine.memory`` go to a file in ``folder``, where one is given.
+    Features of more than ``settings.memory`` go to a file in ``folder``, where one is given.
 
     Parameters
     ----------
-    described : Described
+    held : LocalData
     derived : the preprocessing.
     bytes_up, bytes_down : what it has cost, over all clients.
     """
-    pairs, image, text = described.pairs, described.image, described.text
+    pairs, image, text = held.pairs, held.image, held.text
     image_dim = len(derived["image.scale"])
     shape = (len(pairs), image_dim + len(derived["text.scale"]))
     mapped = None
-    if folder is not None and math.prod(shape) * 4 > described.config.engine.memory << 20:
+    if folder is not None and math.prod(shape) * 4 > held.settings.memory << 20:
         mapped = MappedTensor(folder, shape)
     features = torch.empty(shape) if mapped is None else mapped.tensor
     let_go = (lambda: None) if mapped is None else mapped.release
     preprocessing.project("image", image.descriptors, derived, features[:, :image_dim], let_go)
     preprocessing.project("text", text.descriptors, derived, features[:, image_dim:], let_go)
-    own = described.config.data
-    _add_noise(described, "image", own.image_noise, features[:, :image_dim])
-    _add_noise(described, "text", own.text_noise, features[:, image_dim:])
+    own = held.settings.data
+    _add_noise(held, "image", own.image_noise, features[:, :image_dim])
+    _add_noise(held, "text", own.text_noise, features[:, image_dim:])
     return FederatedData(
         pairs=pairs,
         features=features,
         image_dim=image_dim,
         label=None if pairs.label is None else torch.from_numpy(pairs.label),
-        silos=described.silos,
-        test=described.test,
+        silos=held.silos,
+        test=held.test,
         preprocessing=derived,
         bytes_up=bytes_up,
         bytes_down=bytes_down,
         mapped=mapped,
-        public=described.public,
+        public=held.public,
         picture=pairs.picture,
     )
 
 
-def _add_noise(described: Described, name: str, deviation: float, features: Tensor) -> None:
+def _add_noise(held: LocalData, name: str, deviation: float, features: Tensor) -> None:
     """Add Gaussian noise to features ``[N, d]`` of a modality, in place.
 
     It belongs to the rows of a client, to the test rows and to the public ones: the same wherever
@@ -228,10 +238,10 @@ def _add_noise(described: Described, name: str, deviation: float, features: Tens
     """
     if not deviation:
         return
-    seed = described.config.data.split_seed
-    groups = [(f"noise.{name}", client, one.training) for client, one in enumerate(described.silos)]
-    groups += [(f"noise.{name}.test", 0, described.test)]
-    groups += [(f"noise.{name}.public", 0, described.public)]
+    seed = held.settings.data.split_seed
+    groups = [(f"noise.{name}", client, one.training) for client, one in enumerate(held.silos)]
+    groups += [(f"noise.{name}.test", 0, held.test)]
+    groups += [(f"noise.{name}.public", 0, held.public)]
     for purpose, client, rows in groups:
         stream = streams.generator(seed, purpose, client=client)
         noise = torch.randn(len(rows), features.shape[1], generator=stream)
@@ -275,8 +285,8 @@ def who_has_what(data: FederatedData) -> dict[str, Any]:
     }
 
 
-def _statistics_rows(described: Described) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _statistics_rows(held: LocalData) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """For each client held, the rows whose pictures, and whose texts, enter the statistics."""
-    silos = [described.silos[client] for client in described.clients]
+    silos = [held.silos[client] for client in held.clients]
     images = [np.concatenate([one.pairs, one.images]) for one in silos]
     return images, [np.concatenate([one.pairs, one.texts]) for one in silos]

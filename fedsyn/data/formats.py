@@ -45,7 +45,7 @@ def arrays(path: Path) -> dict[str, Stored]:
     if not path.exists():
         raise DataError(f"data file {str(path)!r} does not exist")
     if path.is_dir():
-        return {name: _held(array) for name, array in official(path).items()}
+        return {name: held(array) for name, array in official(path).items()}
     opener = FORMATS.get(path.suffix.lower())
     if opener is None:
         raise DataError(
@@ -59,7 +59,8 @@ def arrays(path: Path) -> dict[str, Stored]:
         }
 
 
-def _held(array: np.ndarray) -> Stored:
+def held(array: np.ndarray) -> Stored:
+    """An array that is in memory."""
     column = _is_column(array.dtype.kind, array.shape)
     return Stored(str(array.dtype), array.shape, column, lambda: array)
 

@@ -11,8 +11,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from fedsyn.config import PartitionConfig
 from fedsyn.data.pairs import Pairs
+from fedsyn.data.settings import PartitionConfig
 from fedsyn.errors import DataError
 from fedsyn.streams import key, numpy_generator
 
@@ -214,18 +214,18 @@ def _draw(
     rows: np.ndarray, groups: _Groups, config: PartitionConfig, seed: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """The first draw that gives everyone `min_size` rows, or the best draw, topped up."""
-    best: tuple[int, list[np.ndarray], np.ndarray] | None = None
+    most, best = -1, ([np.empty(0, dtype=int)], np.empty(0))
     for draw in range(DRAWS):
-        stream = numpy_generator(seed, "partition", round=draw)
+        stream = numpy_generator(seed, "partition", round_number=draw)
         shares = _shares(groups.number, config, stream)
         parts = _divide(rows, groups.train, shares, stream)
         smallest = min(map(len, parts))
-        if best is None or smallest > best[0]:
-            best = (smallest, parts, shares)
+        if smallest > most:
+            most, best = smallest, (parts, shares)
         if smallest >= config.min_size:
             break
-    assert best is not None
-    return _top_up(best[1], config.min_size), best[2]
+    parts, shares = best
+    return _top_up(parts, config.min_size), shares
 
 
 def _shares(groups: int, config: PartitionConfig, stream: np.random.Generator) -> np.ndarray:

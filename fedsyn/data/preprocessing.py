@@ -100,10 +100,9 @@ def fit(modality: Modality, clients: Sequence[np.ndarray], standardize: bool) ->
     idf = derive_idf(counted)
     total = add(moments(modality, [rows], idf) for rows in clients)
     derived = idf | derive(modality, total, standardize)
-    # All payloads of an exchange are of one size; that of its pictures a client knows.
+    # All payloads of an exchange are of one size.
     up = payload_bytes(counted) + payload_bytes(total)
-    down = payload_bytes({key: value for key, value in derived.items() if key != "image.size"})
-    return Fit(derived, len(clients) * up, len(clients) * down)
+    return Fit(derived, len(clients) * up, len(clients) * payload_bytes(derived))
 
 
 def transform_image(images: np.ndarray, preprocessing: Mapping[str, Tensor]) -> Tensor:

@@ -5,14 +5,15 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fedsyn.config import DataConfig
-from fedsyn.data.formats import Stored, arrays
+from fedsyn.data.formats import Stored, arrays, held
 from fedsyn.data.mapped import release
 from fedsyn.data.pairs import Pairs
 from fedsyn.data.pictures import decode
+from fedsyn.data.settings import DataConfig
 from fedsyn.errors import DataError
 
 CHUNK = 1 << 20  # values checked at a time
@@ -42,7 +43,27 @@ def read(config: DataConfig, sides: Sequence[str] = ("train", "test")) -> Pairs:
         If a file, array or value is missing or not what it must be; one sentence.
     """
     path = Path(config.path).expanduser()
-    file = _File(path, arrays(path))
+    return _pairs(_File(repr(str(path)), path.stem, path.parent, arrays(path)), config, sides)
+
+
+def pairs_of(data: Pairs | Mapping[str, Any], config: DataConfig) -> Pairs:
+    """Pairs in memory: as they are, or arrays by the names that ``[data]`` gives them.
+
+    Arrays are what files may hold: features, pixels or names of picture files, strings, labels.
+
+    Raises
+    ------
+    DataError
+        As `read`.
+    """
+    if isinstance(data, Pairs):
+        return data
+    stored = {name: held(np.asarray(array)) for name, array in data.items()}
+    file = _File("the arrays that were passed", "arrays", Path(), stored)
+    return _pairs(file, config, ("train", "test"))
+
+
+def _pairs(file: "_File", config: DataConfig, sides: Sequence[str]) -> Pairs:
     image = file.required(config.image, "image")
     text = file.required(config.text, "text")
     label = file.optional(config.label, "label", DEFAULTS.label)
@@ -60,7 +81,7 @@ def read(config: DataConfig, sides: Sequence[str] = ("train", "test")) -> Pairs:
         columns = {name: column[first] for name, column in columns.items()}
     coded, names = (None, ()) if label is None else file.labels(config.label, label)
     return Pairs(
-        name=path.stem,
+        name=file.stem,
         image=file.images(config, image),
         text=file.texts(config.text, text),
         label=coded,
@@ -86,13 +107,15 @@ def _one_pair_a_picture(image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray
 
 @dataclass(frozen=True)
 class _File:
-    """A file's arrays, and what makes each of them a part of pairs."""
+    """A file's arrays, or such in memory, and what makes each of them a part of pairs."""
 
-    path: Path
+    name: str  # in messages
+    stem: str
+    folder: Path  # of the pictures that it names
     stored: Mapping[str, Stored]
 
     def __str__(self) -> str:
-        return repr(str(self.path))
+        return self.name
 
     def required(self, name: str, role: str) -> np.ndarray:
         if name in self.stored:
@@ -134,7 +157,7 @@ class _File:
         if array.dtype.kind == "U":
             if array.ndim != 1:
                 raise self._shape(name, array, "expected one picture file a pair")
-            folder = Path(config.images).expanduser() if config.images else self.path.parent
+            folder = Path(config.images).expanduser() if config.images else self.folder
             return decode([folder / str(file) for file in array], config.size)
         if array.ndim == 2:
             return self._features(name, array)

@@ -1,76 +1,104 @@
 """The form of everything that travels, from a round of one client whose pairs are noise.
 
-So what either side is sent can be checked against what the method, as configured, sends.
+So what either side is sent can be checked against what the run, as configured, sends. What a
+plug-in marks as repeated (`fedsyn.settings.sections.Repeated`) is done once: that changes numbers,
+not forms.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from fedsyn import streams
-from fedsyn.config import with_overrides
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
-from fedsyn.federation.client import Task, answer, initial_model
+from fedsyn.core.wire import Intake, Upload, form_of, send
+from fedsyn.federation.client import METHOD, Assignment, Plan, answer, initial_model, named
 from fedsyn.federation.federation import Federation
-from fedsyn.synthesis import generators
+from fedsyn.federation.received import REPORT, Report
+from fedsyn.settings.sections import shortest
 
 PAIRS = 256  # enough for as many prototypes as there can be
 
 
 @dataclass(frozen=True)
-class Forms:
-    """Tensors like those that travel; what they hold means nothing."""
+class Schema:
+    """Tensors like those that travel; what they hold means nothing.
 
-    model: Payload  # [1, P] what every client receives, of most methods ...
-    more: Payload  # [1, ...] ... and what some methods send beside it, at its largest
-    rows: Payload  # [1, ...] what a client sends
-    sums: Callable[[int], Payload]  # what the server hears of that many clients
-    introduction: Payload  # [1, ...] what a client's synthesis sends once ...
-    upload: Payload  # [1, ...] ... and in every round
-    library: Payload  # [1, ...] both, as the server keeps them
+    Attributes
+    ----------
+    model : dict of str to Tensor
+        What every client receives in every round, by ``part/name``: the model, of most methods.
+    more : dict of str to Tensor
+        What clients receive beside it in some rounds, at its largest.
+    uploads : mapping of str to Upload
+        What a client sends, by part.
+    losses : mapping of str to tuple of str
+        Names of losses, by part.
+    """
+
+    plan: Plan
+    model: Payload
+    more: Payload
+    uploads: Mapping[str, Upload]
+    losses: Mapping[str, tuple[str, ...]]
+
+    def parts(self, round_number: int) -> tuple[str, ...]:
+        """What clients send uploads of in a round."""
+        return (METHOD, *(name for name, _, _ in self.plan.taking_part(round_number)))
+
+    def message(
+        self, round_number: int, clients: int, new: Mapping[str, int], together: bool
+    ) -> Payload:
+        """The form of what so many clients send in a round, by ``part/kind/name``.
+
+        Parameters
+        ----------
+        round_number, clients : int
+        new : mapping of str to int
+            By part, how many of them the server has no upload of.
+        together : bool
+            Whether their sums are added up.
+        """
+        form: Payload = {}
+        for part in self.parts(round_number):
+            exposed = self.plan.exposed if part == METHOD else ()
+            one = send(self.uploads[part], torch.tensor([True]), exposed)
+            form |= named(part, form_of(one, clients, new[part], together))
+        count = torch.zeros(clients, dtype=torch.long)
+        names = [name for part in self.parts(round_number) for name in self.losses[part]]
+        losses = {name: torch.zeros(clients) for name in names}
+        return form | named(REPORT, Report(count, count, losses).sent())
 
 
-def rehearse(fed: Federation) -> Forms:
+def schema(fed: Federation) -> Schema:
     """Run one round of one client."""
-    given = fed.config.method
-    few = {
-        "epochs": 1,
-        "creff": given.creff.model_dump() | {"repeats": 1, "steps": 1, "classifier_epochs": 1},
-        "feddm": given.feddm.model_dump() | {"steps": 1},
-    }
-    still = {"steps": min(1, fed.config.synthesis.steps), "critic_warmup": 0}
-    config = with_overrides(fed.config, method=few, synthesis=still)
-    method, net = fed.method, fed.problem.net
-    stream = streams.generator(0, "rehearsal")
-    round = max(config.synthesis.first_round, 1)
-    cohort = Cohort((0,), (np.arange(PAIRS),), config.run.seed, round)
+    plan = _brief(fed.plan)
+    stream = streams.generator(0, "schema")
+    cohort = Cohort((0,), (np.arange(PAIRS),), plan.seed, 1)
     problem = fed.problem.noise(PAIRS, stream)
-    state = method.init(problem, initial_model(net, config.run.seed), len(fed.silos))
-    task = Task(cohort, problem, method.down(state, (0,)), torch.tensor([False]), {})
-    reply = answer(config, method, task)
-
-    @cache
-    def sums(clients: int) -> Payload:
-        many = {name: v.expand(clients, *v.shape[1:]) for name, v in reply.payload.items()}
-        sizes = torch.full((clients,), PAIRS)
-        return method.hear({}, tuple(range(clients)), many, sizes, config.method)
-
-    state = method.server(problem, state, sums(1), config.method, stream)
-    more = method.down(state, (0,))
-    model = {"model": more.pop("model")} if method.sends_model else {}
-    own = config.synthesis
-    on = config.trains_generators
-    introduction = generators.introduction(reply.kept, own) if on else {}
-    upload = generators.upload(reply.kept, own) | _trained(reply.kept) if on else {}
-    names = introduction.keys() | upload.keys()
-    library = {name: reply.kept[name] for name in sorted(names)}
-    return Forms(model, more, reply.payload, sums, introduction, upload, library)
+    state = plan.method.init(problem, initial_model(problem.net, plan.seed), len(fed.silos))
+    received = {METHOD: plan.method.broadcast(state, (0,))}
+    found = answer(plan, Assignment(cohort, problem, received, torch.tensor([False]), {}))
+    intake = Intake({})
+    intake.take((0,), send(found.uploads[METHOD], torch.tensor([True]), plan.exposed))
+    state = plan.method.server(problem, state, intake.uploads(), plan.config, stream)
+    down = plan.method.broadcast(state, (0,))
+    model = {"model": down.pop("model")} if plan.method.broadcasts_model else {}
+    more = named(METHOD, down)
+    for extension, own in plan.extensions:
+        if extension.largest is not None:
+            more |= named(extension.name, extension.largest(problem, own))
+    losses = {part: tuple(mine) for part, mine in found.losses.items()}
+    return Schema(fed.plan, named(METHOD, model), more, found.uploads, losses)
 
 
-def _trained(kept: Payload) -> Payload:
-    """How often a client's generator has been trained, which the server has to know."""
-    return {"trained": kept["trained"]}
+def _brief(plan: Plan) -> Plan:
+    """The same, as short as can be, where every extension takes part."""
+    extensions = tuple(
+        (replace(extension, takes_part=lambda config, round_number: True), shortest(own))
+        for extension, own in plan.extensions
+    )
+    return replace(plan, config=shortest(plan.config), extensions=extensions)

@@ -6,24 +6,32 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
-from fedsyn.config import Config
+from fedsyn.core.payload import Payload, nbytes
 from fedsyn.data import federated
-from fedsyn.data.federated import Described
-from fedsyn.deployment.remote import Nodes, Post
+from fedsyn.data.federated import LocalData
+from fedsyn.deployment.exchange import Exchange, Transport
+from fedsyn.deployment.members import Members
+from fedsyn.deployment.messages import IDF, MOMENTS, Answered, Facts, Request
+from fedsyn.deployment.remote import HEARD, RemoteFleet
+from fedsyn.deployment.schema import schema
+from fedsyn.deployment.validation import check
 from fedsyn.errors import ConfigError, RunError
 from fedsyn.federation import records, runner
+from fedsyn.federation.config import Config, data_settings
 from fedsyn.federation.devices import available, cpu_threads, settings
 from fedsyn.federation.federation import Federation, federation
-from fedsyn.methods import METHODS
 from fedsyn.profiling import stopwatch
 
 NAME = "flower.json"  # what the nodes know a run by
-BOUNDS = ("local", "centralised")
+SIZES = ("pairs", "holdout", "images_only", "texts_only")
 
 
-def serve(config: Config, out: Path, post: Post, *, resume: bool = False) -> dict[str, Any]:
+def serve(
+    config: Config, out: Path, transport: Transport, *, resume: bool = False
+) -> dict[str, Any]:
     """Run a federation over nodes and leave the run directory ``out``.
 
     It is that of `fedsyn.federation.runner.run`, with a checkpoint after every round, and with
@@ -46,25 +54,14 @@ def serve(config: Config, out: Path, post: Post, *, resume: bool = False) -> dic
         records.write_json(out / NAME, {"run": run})
     (device, *_) = available(config.engine.devices)
     with settings(config, cpu_threads(config)):
-        before = runner.resumed(config, out, device) if resume else None
         own = _own(config)
-        known = load_file(out / records.PREPROCESSING) if resume else None
-        nodes = Nodes(config, run, own, post, known)
-        status = _Status(out, config, nodes)
-        status.write("waiting", before.round if before else 0)
+        exchange = Exchange(transport, config.flower.timeout)
+        common: Facts = {"run": run, "config": config.model_dump(mode="json")}
+        members = Members(exchange, own, common)
+        status = _Status(out, config, members, exchange)
+        status.write("waiting", 0)
         try:
-            started = time.perf_counter()
-            nodes.gather()
-            status.write("running", before.round if before else 0)
-            up, down = (0, 0) if resume else nodes.prepare()
-            data = federated.finish(own, nodes.preprocessing, up, down)
-            fed = federation(config, data, device)
-            nodes.enter(fed)
-            done = runner.begin(fed, out) if before is None else before
-            rows = runner.prepare(fed, out, done, _who_has_what(fed, nodes))
-            watch = stopwatch(device)
-            runner.train(fed, done, rows, nodes, out, watch, status, checkpoint_seconds=0.0)
-            summary = runner.finish(fed, done, rows, out, time.perf_counter() - started)
+            summary = _served(config, out, own, members, exchange, common, status, device, resume)
         except BaseException as error:
             status.write("failed", error=f"{error}" or type(error).__name__)
             raise
@@ -72,19 +69,89 @@ def serve(config: Config, out: Path, post: Post, *, resume: bool = False) -> dic
     return summary
 
 
+def _served(
+    config: Config,
+    out: Path,
+    own: LocalData,
+    members: Members,
+    exchange: Exchange,
+    common: Facts,
+    status: "_Status",
+    device: torch.device,
+    resume: bool,
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    if resume:
+        done_before = runner.check_resumable(config, out)
+        status.write("waiting", done_before)
+    members.gather(config.flower.nodes, config.flower.wait)
+    status.write("running")
+    if resume:
+        preprocessing, up, down = load_file(out / records.PREPROCESSING), 0, 0
+    else:
+        preprocessing, up, down = _preprocessing(own, members, exchange, common)
+    data = federated.finish(own, preprocessing, up, down)
+    fed = federation(config, data, device)
+    heard = torch.zeros(len(fed.silos), dtype=torch.long)
+    fleet = RemoteFleet(fed, schema(fed), members, exchange, common, preprocessing, heard, out)
+    if resume:
+        done, kept = runner.resumed(fed, out)
+        fleet.heard = kept[HEARD]
+    else:
+        done = runner.begin(fed, out)
+    rows = runner.prepare(fed, out, done, fleet, _who_has_what(fed, members))
+    watch = stopwatch(device)
+    runner.train(fed, done, rows, fleet, out, watch, status, checkpoint_seconds=0.0)
+    return runner.finish(fed, done, rows, out, time.perf_counter() - started)
+
+
 def _check(config: Config) -> None:
     """Refuse what only one machine that has all pairs can do."""
-    if METHODS[config.method.name].pooled or config.method.name == "local":
-        raise ConfigError(f"method.name = {config.method.name!r} is a bound, not a federation")
-    if config.synthesis_mode == "oracle":
-        raise ConfigError("synthesis.oracle = true needs everybody's pairs, which no server has")
+    method = config.plugins.method
+    if not method.deployable:
+        raise ConfigError(f"method.name = {method.name!r} is a bound, not a federation")
+    for extension, _ in config.active:
+        if extension.pooled:
+            raise ConfigError(
+                f"{extension.name}, as configured, needs everybody's pairs, which no server has"
+            )
 
 
-def _own(config: Config) -> Described:
+def _own(config: Config) -> LocalData:
     """The server's test pairs."""
+    asked = data_settings(config)
     if config.flower.test:
-        return federated.describe_test(config, Path(config.flower.test))
-    return federated.describe(config, clients=())
+        return federated.test_file(asked, Path(config.flower.test))
+    return federated.local_data(asked, clients=())
+
+
+def _preprocessing(
+    own: LocalData, members: Members, exchange: Exchange, common: Facts
+) -> tuple[Payload, int, int]:
+    """The preprocessing from the sums of all nodes, and what it costs: bytes up and down.
+
+    Raises
+    ------
+    RunError
+        If a node does not send its sums: what it holds would have no part in them.
+    """
+    taking_part = members.in_order()
+    counted = [member.frequencies for member in taking_part if member.frequencies]
+    idf = federated.derive_idf(federated.add(counted)) if counted else {}
+    request = Request(**common).message(**{IDF: idf})
+    clients = {member.node: member.said.clients for member in taking_part}
+    answers = exchange.ask("moments", dict.fromkeys(clients, request), Answered, clients)
+    expected, sums = federated.moments(own, idf), []
+    for node, _, sent in answers:
+        with exchange.believing(node, clients[node]):
+            sums.append(check("the moments", sent.group(MOMENTS), expected))
+    if len(sums) < len(taking_part):
+        raise RunError(f"the preprocessing is not complete: {exchange.missing[-1].why}")
+    derived = federated.derive(own, federated.add(sums), idf)
+    up = nbytes(expected) + nbytes(federated.frequencies(own))
+    for member in taking_part:  # who is sent it in the first round
+        member.accounted = True
+    return derived, len(taking_part) * up, len(taking_part) * nbytes(derived)
 
 
 def _run_name(out: Path) -> str:
@@ -96,11 +163,11 @@ def _run_name(out: Path) -> str:
         raise RunError(f"{str(path)!r} does not name a run to resume: {error}") from None
 
 
-def _who_has_what(fed: Federation, nodes: Nodes) -> dict[str, Any]:
+def _who_has_what(fed: Federation, members: Members) -> dict[str, Any]:
     """The content of ``partition.json``, of the nodes that are there; labels stay with them."""
     silos = len(fed.silos)
     counted = {name: [0] * silos for name in SIZES}
-    for member in nodes.members.values():
+    for member in members.in_order():
         for name, numbers in counted.items():
             for client, number in zip(member.said.clients, getattr(member.said, name), strict=True):
                 numbers[client] = number
@@ -114,26 +181,23 @@ def _who_has_what(fed: Federation, nodes: Nodes) -> dict[str, Any]:
     }
 
 
-SIZES = ("pairs", "holdout", "images_only", "texts_only")
-
-
 class _Status:
     """Writes ``status.json`` as the run goes on."""
 
-    def __init__(self, out: Path, config: Config, nodes: Nodes) -> None:
-        self._out, self._config, self._nodes = out, config, nodes
+    def __init__(self, out: Path, config: Config, members: Members, exchange: Exchange) -> None:
+        self._out, self._config, self._members, self._exchange = out, config, members, exchange
         self._round = 0
 
-    def phase(self, round: int, name: str) -> None:
+    def phase(self, round_number: int, name: str) -> None:
         """Nothing to write."""
 
     def row(self, row: records.Row) -> None:
         """A round is done."""
         self.write("running", row["round"])
 
-    def write(self, state: str, round: int | None = None, error: str | None = None) -> None:
+    def write(self, state: str, round_number: int | None = None, error: str | None = None) -> None:
         """Write it anew."""
-        self._round = self._round if round is None else round
+        self._round = self._round if round_number is None else round_number
         records.write_json(
             self._out / records.STATUS,
             {
@@ -142,9 +206,11 @@ class _Status:
                 "rounds": self._config.run.rounds,
                 "nodes": [
                     {"node": str(one.node), "clients": list(one.said.clients)}
-                    for one in self._nodes.in_order()
+                    for one in self._members.in_order()
                 ],
-                "missing": [{"round": one.round, **one.plain()} for one in self._nodes.missing],
+                "missing": [
+                    {"round": one.round_number, **one.plain()} for one in self._exchange.missing
+                ],
                 "error": error,
             },
         )

@@ -14,10 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedsyn.config import Config
+from fedsyn.data.settings import DataConfig
+from fedsyn.encoders.base import Teacher, TeacherConfig
 from fedsyn.errors import ConfigError
+from fedsyn.settings.plugins import FLAT
+from fedsyn.settings.sections import Field, Section
 
 BLOCK = 64  # pictures encoded at a time
+
+
+class OpenClipOptions(Section):
+    """Options of open_clip."""
+
+    architecture: str = Field("ViT-B-32", description="architecture, of open_clip")
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ def _blocks(pixels: np.ndarray) -> Iterable[list[Any]]:
         yield [Image.fromarray(picture).convert("RGB") for picture in block]
 
 
-def load_open_clip(config: Config) -> OpenClip:
+def load_open_clip(config: TeacherConfig, data: DataConfig, dim: int) -> OpenClip:
     """The weights in the file ``teacher.path`` of the model ``teacher.architecture``.
 
     Raises
@@ -93,18 +102,18 @@ def load_open_clip(config: Config) -> OpenClip:
         import open_clip
     except ImportError as error:
         raise _missing(config, error) from None
-    own = config.teacher
+    architecture = config.of(OpenClipOptions).architecture
     _check_there(config)
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
-            own.architecture, pretrained=own.path
+            architecture, pretrained=config.path
         )
-        return OpenClip(model.eval(), preprocess, open_clip.get_tokenizer(own.architecture))
+        return OpenClip(model.eval(), preprocess, open_clip.get_tokenizer(architecture))
     except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
         raise _unreadable(config, error) from None
 
 
-def load_transformers(config: Config) -> TransformersClip:
+def load_transformers(config: TeacherConfig, data: DataConfig, dim: int) -> TransformersClip:
     """The model and its processor in the folder ``teacher.path``.
 
     Raises
@@ -118,30 +127,32 @@ def load_transformers(config: Config) -> TransformersClip:
         raise _missing(config, error) from None
     _check_there(config)
     try:
-        model = CLIPModel.from_pretrained(config.teacher.path, local_files_only=True)
-        processor = CLIPProcessor.from_pretrained(config.teacher.path, local_files_only=True)
+        model = CLIPModel.from_pretrained(config.path, local_files_only=True)
+        processor = CLIPProcessor.from_pretrained(config.path, local_files_only=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise _unreadable(config, error) from None
     return TransformersClip(model.eval(), processor)
 
 
-def _check_there(config: Config) -> None:
+def _check_there(config: TeacherConfig) -> None:
     # (A name that is no file would be looked for on the network.)
-    if not config.teacher.path or not Path(config.teacher.path).exists():
+    if not config.path or not Path(config.path).exists():
         raise ConfigError(
-            f"teacher.path = {config.teacher.path!r} does not exist; expected the model of "
-            f"teacher.name = {config.teacher.name!r}"
+            f"teacher.path = {config.path!r} does not exist; expected the model of "
+            f"teacher.name = {config.name!r}"
         )
 
 
-def _missing(config: Config, error: ImportError) -> ConfigError:
+def _missing(config: TeacherConfig, error: ImportError) -> ConfigError:
     return ConfigError(
-        f"teacher.name = {config.teacher.name!r} needs the extra 'clip' (pip install "
+        f"teacher.name = {config.name!r} needs the extra 'clip' (pip install "
         f"'fedsyn[clip]'): {error}"
     )
 
 
-def _unreadable(config: Config, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"teacher.path = {config.teacher.path!r} cannot be loaded by {config.teacher.name}: {error}"
-    )
+def _unreadable(config: TeacherConfig, error: Exception) -> ConfigError:
+    return ConfigError(f"teacher.path = {config.path!r} cannot be loaded by {config.name}: {error}")
+
+
+OPEN_CLIP = Teacher(name="open_clip", options={FLAT: OpenClipOptions}, load=load_open_clip)
+TRANSFORMERS = Teacher(name="transformers", load=load_transformers)

@@ -11,11 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedsyn import config as configuration
-from fedsyn.config import Config, ModelConfig
 from fedsyn.data.preprocessing import transform_image, transform_text
+from fedsyn.data.settings import DataConfig
+from fedsyn.encoders.base import Teacher, TeacherConfig
 from fedsyn.errors import ConfigError
 from fedsyn.models.retrieval import RetrievalNet, build
+from fedsyn.models.settings import ModelConfig
+from fedsyn.settings.loading import read_tree, validated
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def network(config: ModelConfig, preprocessing: Mapping[str, Tensor]) -> Retriev
     return build(config, image, text, {})
 
 
-def load(config: Config) -> DualEncoder:
+def load(config: TeacherConfig, data: DataConfig, dim: int) -> DualEncoder:
     """The model that ``fedsyn run`` left in the directory ``teacher.path``.
 
     Its scale is the inverse temperature that it was trained at.
@@ -59,7 +61,7 @@ def load(config: Config) -> DualEncoder:
         If it is not the directory of a finished run of retrieval with one model, pictures and
         strings.
     """
-    folder = Path(config.teacher.path)
+    folder = Path(config.path)
     try:
         named = load_file(folder / "model.safetensors")
         preprocessing = load_file(folder / "preprocessing.safetensors")
@@ -67,14 +69,17 @@ def load(config: Config) -> DualEncoder:
         raise ConfigError(
             f"teacher.path = {str(folder)!r} is not the directory of a finished run: {error}"
         ) from None
-    run = configuration.load(folder / "config.toml")
+    run = read_tree(folder / "config.toml")
     if not {"image.size", "text.idf"} <= preprocessing.keys() or "image.0.weight" not in named:
         raise ConfigError(
             f"teacher.path = {str(folder)!r} is a run that has no single model of pictures and "
             "strings"
         )
-    net = network(run.model, preprocessing)
-    scale = 1 / run.objective.temperature
+    net = network(validated(ModelConfig, run.get("model", {})), preprocessing)
+    scale = 1 / float(run.get("objective", {}).get("temperature", 1.0))
     if "log_scale" in named:
         scale = math.exp(float(named["log_scale"]))
     return DualEncoder(net, net.layout.flatten(named), preprocessing, scale)
+
+
+RUN = Teacher(name="run", load=load)

@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 
 from fedsyn import ops, streams
-from fedsyn.config import Config, Face, ModelConfig
 from fedsyn.core.batches import epochs
 from fedsyn.data import cache
 from fedsyn.data.features import hashed_counts, hog
 from fedsyn.data.glyphs import glyphs
 from fedsyn.data.pairs import Pairs
 from fedsyn.data.preprocessing import Modality, fit, project
+from fedsyn.data.settings import DataConfig, Face
+from fedsyn.encoders.base import Teacher, TeacherConfig
 from fedsyn.encoders.dual_encoder import DualEncoder, network
 from fedsyn.errors import ConfigError
+from fedsyn.models.settings import ModelConfig
 
 # Part of the cache key: what an earlier version of this file trained is never taken for this.
 VERSION = hashlib.blake2b(Path(__file__).read_bytes(), digest_size=8).hexdigest()
@@ -33,27 +35,25 @@ TEMPERATURE = 0.07  # at which CLIP begins
 EPOCHS, BATCH, LR = 5, 256, 1e-3
 
 
-def load(config: Config) -> DualEncoder:
-    """The teacher of a run on glyphs, with embeddings of ``model.dim`` numbers.
+def load(config: TeacherConfig, data: DataConfig, dim: int) -> DualEncoder:
+    """The teacher of a run on glyphs, with embeddings of ``dim`` numbers.
 
     Raises
     ------
     ConfigError
         If the run's data are not glyphs, or are in all faces.
     """
-    run = config.data
-    faces = [face for face in get_args(Face) if face not in run.faces]
-    if run.path or not faces:
+    faces = [face for face in get_args(Face) if face not in data.faces]
+    if data.path or not faces:
         raise ConfigError(
-            f"teacher.name = 'glyphs' knows the embedded glyphs, in faces that data.faces leaves "
-            f"out; got data.path = {run.path!r} and data.faces = {', '.join(run.faces)}"
+            f"teacher.name = {GLYPHS.name!r} knows the embedded glyphs, in faces that data.faces "
+            f"leaves out; got data.path = {data.path!r} and data.faces = {', '.join(data.faces)}"
         )
-    pairs = glyphs(faces, run.test_fraction, run.split_seed)
-    assert pairs.split is not None
-    seen = pairs.take(np.flatnonzero(~pairs.split))
-    model, prompt = ModelConfig(dim=config.model.dim), config.teacher.prompt
+    pairs = glyphs(faces, data.test_fraction, data.split_seed)
+    seen = pairs if pairs.split is None else pairs.take(np.flatnonzero(~pairs.split))
+    model, prompt = ModelConfig(dim=dim), config.prompt
     name = cache.key("teacher", seen.image, version=VERSION, dim=model.dim, prompt=prompt)
-    found = cache.cached(cache.folder(run.cache), name, lambda: _train(seen, model, prompt))
+    found = cache.cached(cache.folder(data.cache), name, lambda: _train(seen, model, prompt))
     named = {name: torch.from_numpy(value) for name, value in found.items()}
     row = named.pop("model")
     return DualEncoder(network(model, named), row, named, 1 / TEMPERATURE)
@@ -89,3 +89,6 @@ def _some_words(name: str, stream: torch.Generator) -> str:
     kept = torch.rand(len(words), generator=stream) < KEPT
     kept[int(torch.randint(len(words), (), generator=stream))] = True
     return " ".join(word for word, keep in zip(words, kept.tolist(), strict=True) if keep)
+
+
+GLYPHS = Teacher(name="glyphs", load=load)

@@ -1,7 +1,7 @@
 """What a chunk of clients does in a round, stacked: plain data in, plain data out."""
 
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,58 +9,92 @@ import torch
 from torch import Tensor
 
 from fedsyn import streams
-from fedsyn.config import Config
-from fedsyn.core.cohort import Cohort, Extra
+from fedsyn.core.cohort import Cohort
+from fedsyn.core.extension import ClientResult, ClientView, Examples, Extension
 from fedsyn.core.graphs import recording
-from fedsyn.core.payload import Payload, nbytes
-from fedsyn.methods.base import Method, Problem
+from fedsyn.core.payload import Payload
+from fedsyn.core.wire import Upload
+from fedsyn.methods.base import Method, MethodConfig
 from fedsyn.profiling import phase
-from fedsyn.synthesis import generators
-from fedsyn.synthesis.completion import complete
-from fedsyn.tasks.base import Net
-from fedsyn.tasks.retrieval import RetrievalProblem
+from fedsyn.settings.sections import Section
+from fedsyn.tasks.base import Net, Problem
 
-METHOD = "method."  # before the names of what a client keeps for the method
+METHOD = "method"  # the part of the method, beside those of the extensions, which have their names
+LOCAL = "local"  # the loss of the method's training
 
 
 @dataclass(frozen=True)
-class Task:
-    """The clients, what they hold and what they receive."""
+class Plan:
+    """What clients do, whoever they are."""
+
+    method: Method[Any]
+    config: MethodConfig
+    extensions: tuple[tuple[Extension, Section], ...]
+    seed: int
+    graphs: bool = False
+
+    def taking_part(
+        self, round_number: int
+    ) -> tuple[tuple[str, Callable[..., ClientResult], Section], ...]:
+        """Name, client part and options of the extensions in which clients do theirs now."""
+        return tuple(
+            (extension.name, extension.client, own)
+            for extension, own in self.extensions
+            if extension.client is not None and extension.takes_part(own, round_number)
+        )
+
+    @property
+    def exposed(self) -> frozenset[str]:
+        """The method's sums that an extension reads client by client."""
+        return frozenset(name for extension, _ in self.extensions for name in extension.reads)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The clients of a chunk, what they hold and what they receive."""
 
     cohort: Cohort
     problem: Problem  # whose features hold at least the cohort's rows
-    payload: Payload  # [C, ...] of the method
-    known: Tensor  # [C] bool, the clients that kept something from an earlier round
-    kept: Payload  # [known, ...] what they kept
-    shared: Payload = field(default_factory=dict)  # ``pairs [S, D]``, or nothing, sent to all
-    images: tuple[np.ndarray, ...] = ()  # rows of each client to complete, images ...
-    texts: tuple[np.ndarray, ...] = ()  # ... and texts; none where nobody completes
+    received: Mapping[str, Payload]  # by part: of the method [C, ...], of extensions sent to all
+    known: Tensor  # [C] bool, the clients that have kept something from an earlier round
+    state: Payload  # [known, ...] what they have kept, by "part/name"
+    images: tuple[np.ndarray, ...] = ()  # rows of each client that lost a half, images ...
+    texts: tuple[np.ndarray, ...] = ()  # ... and texts; none where nobody looks at them
 
-    def to(self, device: torch.device) -> "Task":
+    def to(self, device: torch.device) -> "Assignment":
         """The same with all tensors on ``device``."""
-        payloads = (self.payload, self.kept, self.shared)
-        payload, kept, shared = (_moved(p, device) for p in payloads)
-        problem = self.problem.to(device)
-        return replace(self, problem=problem, payload=payload, kept=kept, shared=shared)
+        received = {part: _moved(payload, device) for part, payload in self.received.items()}
+        problem, state = self.problem.to(device), _moved(self.state, device)
+        return replace(self, problem=problem, received=received, state=state)
 
 
 @dataclass(frozen=True)
-class Reply:
+class Answer:
     """What they send, and what stays with them."""
 
-    payload: Payload  # [C, ...] of the method
-    kept: Payload  # [C, ...]; of it `generators.upload`, and once `introduction`, go to the server
-    losses: dict[str, Tensor]  # [C] by name
-    bytes_up: int
+    uploads: Mapping[str, Upload]  # by part
+    state: Payload  # [C, ...], by "part/name"
+    losses: Mapping[str, Mapping[str, Tensor]]  # [C], by part and by name
     sizes: Tensor  # [C] long, on the host: pairs that each has trained on
 
-    def to(self, device: torch.device) -> "Reply":
+    def to(self, device: torch.device) -> "Answer":
         """The same with all tensors on ``device``."""
-        payload, kept, losses = (_moved(p, device) for p in (self.payload, self.kept, self.losses))
-        return replace(self, payload=payload, kept=kept, losses=losses)
+        uploads = {
+            part: replace(
+                upload,
+                sums={
+                    name: replace(one, value=one.value.to(device))
+                    for name, one in upload.sums.items()
+                },
+                own=_moved(upload.own, device),
+            )
+            for part, upload in self.uploads.items()
+        }
+        losses = {part: _moved(mine, device) for part, mine in self.losses.items()}
+        return replace(self, uploads=uploads, state=_moved(self.state, device), losses=losses)
 
 
-def _moved(payload: Payload, device: torch.device) -> Payload:
+def _moved(payload: Mapping[str, Tensor], device: torch.device) -> Payload:
     return {name: value.to(device) for name, value in payload.items()}
 
 
@@ -69,112 +103,76 @@ def initial_model(net: Net, seed: int) -> Tensor:
     return net.init(streams.generator(seed, "model"))
 
 
-def answer(config: Config, method: Method[Any], task: Task) -> Reply:
+def answer(plan: Plan, work: Assignment) -> Answer:
     """One round of a chunk of clients."""
-    with recording(config.engine.graphs):
-        return _answer(config, method, task)
+    with recording(plan.graphs):
+        return _answer(plan, work)
 
 
-def _answer(config: Config, method: Method[Any], task: Task) -> Reply:
-    kept = _with_newcomers(config, method, task)
-    mine = {k.removeprefix(METHOD): v for k, v in kept.items() if k.startswith(METHOD)}
+def _answer(plan: Plan, work: Assignment) -> Answer:
+    kept = _with_newcomers(plan, work)
+    method, received = plan.method, work.received[METHOD]
     with phase("gather"):
-        problem, cohort = _with_shared(config, task)
+        examples = Examples(work.problem, work.cohort, work.images, work.texts)
+        for extension, own in plan.extensions:
+            if extension.examples is not None:
+                sent = work.received.get(extension.name, {})
+                examples = extension.examples(examples, sent, own)
     with phase("local"):
-        payload, mine, loss = method.client(problem, task.payload, mine, cohort, config.method)
-    kept |= {f"{METHOD}{name}": value for name, value in mine.items()}
-    losses, bytes_up, sizes = {"local": loss}, nbytes(payload), torch.tensor(cohort.sizes)
-    if not generates(config, task.cohort.round):
-        return Reply(payload, kept, losses, bytes_up, sizes)
-    encoder, pairs, own = _encoder(config, task, kept), _pairs(task.problem), config.synthesis
-    losses |= generators.train(kept, pairs.features, task.cohort, own, pairs.net, encoder)
-    beginners = int((kept["trained"] == 1).sum())
-    bytes_up += nbytes(generators.upload(kept, own))
-    bytes_up += beginners * nbytes(generators.introduction(kept, own)) // len(sizes)
-    return Reply(payload, kept, losses, bytes_up, sizes)
-
-
-def _encoder(config: Config, task: Task, kept: Payload) -> Tensor:
-    """The networks ``[C, P]`` through which clients look at generated pairs, as configured.
-
-    Private ones are trained here, unless the method has some that it trains itself.
-    """
-    received = task.payload["model"]
-    if "frozen" in kept:
-        first = kept["trained"] == 0
-        kept["frozen"][first] = received[first]
-        return kept["frozen"]
-    if not config.keeps_private_models:
-        return received
-    if f"{METHOD}private" in kept:
-        return kept[f"{METHOD}private"]
-    with phase("local"):
-        kept["private"], _ = task.problem.train(
-            kept["private"], task.cohort, config.method, "private"
+        update = method.client(
+            examples.problem, received, part_of(kept, METHOD), examples.cohort, plan.config
         )
-    return kept["private"]
+    kept |= named(METHOD, update.state)
+    uploads, losses = {METHOD: update.upload}, {METHOD: {LOCAL: update.losses}}
+    for name, client, own in plan.taking_part(work.cohort.round_number):
+        private = update.state[method.private] if method.private else None
+        view = ClientView(work.problem, work.cohort, received["model"], own, plan.config, private)
+        result = client(view, part_of(kept, name))
+        kept |= named(name, result.state)
+        uploads[name], losses[name] = result.upload, result.losses
+    return Answer(uploads, kept, losses, torch.tensor(examples.cohort.sizes))
 
 
-def _pairs(problem: Problem) -> RetrievalProblem:
-    """The problem of a run with synthesis, which is of pairs (`Config.synthesis_mode`)."""
-    assert isinstance(problem, RetrievalProblem)
-    return problem
+def part_of(payload: Mapping[str, Tensor], part: str) -> Payload:
+    """What belongs to a part, by its own names."""
+    prefix = f"{part}/"
+    return {k.removeprefix(prefix): v for k, v in payload.items() if k.startswith(prefix)}
 
 
-def generates(config: Config, round: int) -> bool:
-    """Whether clients train their generators in this round."""
-    first, last = config.synthesis.first_round, config.synthesis.last_round
-    return config.trains_generators and first <= round and (round <= last or not last)
+def named(part: str, payload: Mapping[str, Tensor]) -> Payload:
+    """What belongs to a part, by names that say so."""
+    return {f"{part}/{name}": value for name, value in payload.items()}
 
 
-def _with_shared(config: Config, task: Task) -> tuple[Problem, Cohort]:
-    """What clients train the method's model on: their pairs, and what they make of those sent.
-
-    Private networks and generators train on real pairs alone.
-    """
-    problem, cohort = task.problem, task.cohort
-    if not task.shared:
-        return problem, cohort
-    problem, shared = _pairs(problem), task.shared["pairs"]
-    held = [problem.features[torch.from_numpy(rows)] for rows in cohort.rows]
-    if task.images:
-        image_dim = problem.net.image.widths[0]
-        more = complete(problem.features, image_dim, cohort, task.images, task.texts, shared)
-        held = [torch.cat(both) for both in zip(held, more, strict=True)]
-    features = torch.cat([*held, shared])
-    bounds = np.cumsum([0, *map(len, held)])
-    rows = tuple(np.arange(begin, end) for begin, end in pairwise(bounds))
-    extra = Extra(
-        np.arange(bounds[-1], len(features)), min(config.synthesis.shared_batch, len(shared))
-    )
-    return replace(problem, features=features), replace(cohort, rows=rows, extra=extra)
-
-
-def _with_newcomers(config: Config, method: Method[Any], task: Task) -> Payload:
+def _with_newcomers(plan: Plan, work: Assignment) -> Payload:
     """What all clients of the chunk have kept; those who take part for the first time, begin."""
-    new = (~task.known).nonzero().squeeze(-1)
-    if not len(new) or (method.keep is None and not config.trains_generators):
-        return task.kept
-    features = task.problem.features
-    newcomers = replace(task.cohort.take(new.tolist()), round=0)
-    model = initial_model(task.problem.net, config.run.seed).to(features.device)
-    kept = {} if method.keep is None else method.keep(task.problem, model)
-    own = {f"{METHOD}{name}": value for name, value in kept.items()}
-    if config.keeps_private_models and f"{METHOD}private" not in own:
-        own["private"] = model
-    if config.trains_generators and config.synthesis.encoder == "frozen":
-        own["frozen"] = model
-    fresh = {name: value.expand(len(new), *value.shape).clone() for name, value in own.items()}
-    if config.trains_generators:
-        with phase("prototypes"):
-            code = _pairs(task.problem).net.code
-            fresh |= generators.init(features, newcomers, config.synthesis, code)
-    old = task.known.nonzero().squeeze(-1)
+    new = (~work.known).nonzero().squeeze(-1)
+    if not len(new):
+        return dict(work.state)
+    fresh = _begun(plan, work.problem, work.cohort.take(new.tolist()))
+    old = work.known.nonzero().squeeze(-1)
     whole = {}
     for name, value in fresh.items():
-        rows = value.new_empty(len(task.known), *value.shape[1:])
+        rows = value.new_empty(len(work.known), *value.shape[1:])
         rows[new.to(value.device)] = value
         if len(old):
-            rows[old.to(value.device)] = task.kept[name]
+            rows[old.to(value.device)] = work.state[name]
         whole[name] = rows
     return whole
+
+
+def _begun(plan: Plan, problem: Problem, newcomers: Cohort) -> Payload:
+    """What clients have kept before their first round ``[C, ...]``."""
+    method, number = plan.method, len(newcomers.ids)
+    model = initial_model(problem.net, plan.seed).to(problem.features.device)
+    own = {} if method.client_state is None else method.client_state(problem, model)
+    fresh = {
+        name: value.expand(number, *value.shape).clone()
+        for name, value in named(METHOD, own).items()
+    }
+    before = replace(newcomers, round_number=0)
+    for extension, config in plan.extensions:
+        if extension.client_state is not None:
+            state = extension.client_state(problem, model, before, config, bool(method.private))
+            fresh |= named(extension.name, state)
+    return fresh

@@ -16,13 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fedsyn import config as configuration
-from fedsyn.config import Config
 from fedsyn.errors import ConfigError, FedsynError, RunError
+from fedsyn.federation import config as configuration
 from fedsyn.federation import records
-from fedsyn.federation.federation import method_of
+from fedsyn.federation.config import Config
 from fedsyn.federation.runner import run
-from fedsyn.metrics.headline import SCORES
 
 MODES = ("off", "on", "oracle")
 RESULT = "comparison.json"
@@ -38,11 +36,8 @@ class Job:
     @property
     def setting(self) -> tuple[str, str, str]:
         """Method, objective, synthesis: what a row of the table stands for."""
-        return (
-            self.config.method.name,
-            self.config.objective.name,
-            self.config.synthesis_mode,
-        )
+        plugins = self.config.plugins
+        return plugins.method.name, plugins.objective.name, self.config.synthesis_mode
 
 
 def plan(
@@ -82,8 +77,9 @@ def plan(
                         run={"seed": seed},
                         engine={"threads": 1},
                     )
-                    method_of(config)
-                    name = f"{method}-{objective}-{config.synthesis_mode}-seed{seed}"
+                    plugins = config.plugins
+                    parts = (plugins.method.name, plugins.objective.name, config.synthesis_mode)
+                    name = "-".join((*parts, f"seed{seed}"))
                     jobs.setdefault(name, Job(config, out / "runs" / name))
     return list(jobs.values())
 
@@ -211,14 +207,14 @@ def _rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 def row_of(jobs: Sequence[Job]) -> dict[str, Any]:
     """One row: the finished runs of one setting over its seeds."""
     summaries = [json.loads((job.out / records.SUMMARY).read_text("utf-8")) for job in jobs]
-    task = jobs[0].config.task.name
+    task = jobs[0].config.plugins.task
     names = ("method", "objective", "synthesis")
-    row: dict[str, Any] = {"task": task, **dict(zip(names, jobs[0].setting, strict=True))}
+    row: dict[str, Any] = {"task": task.name, **dict(zip(names, jobs[0].setting, strict=True))}
     row["seeds"] = len(jobs)
     for at in ("selected", "best", "last"):
         chosen = [summary[at]["metrics"] for summary in summaries]
         prefix = "" if at == "selected" else f"{at}_"
-        for metric, name in SCORES[task].compared.items():
+        for metric, name in task.metrics.compared.items():
             values = [metrics.get(metric) for metrics in chosen]
             mean, std = spread(values)
             row |= {f"{prefix}{name}_mean": mean, f"{prefix}{name}_std": std}
@@ -226,7 +222,7 @@ def row_of(jobs: Sequence[Job]) -> dict[str, Any]:
                 row[f"{name}_runs"] = values
     row["seconds_mean"] = statistics.fmean(summary["seconds"] for summary in summaries)
     row["bytes_up_mean"] = statistics.fmean(summary["bytes_up"] for summary in summaries)
-    row["curve"] = curve(jobs, SCORES[task].headlines[0])
+    row["curve"] = curve(jobs, task.metrics.headlines[0])
     return row
 
 

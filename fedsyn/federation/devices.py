@@ -15,17 +15,17 @@ import torch
 import torch.multiprocessing
 
 from fedsyn import ops
-from fedsyn.config import Config
 from fedsyn.errors import ConfigError
-from fedsyn.federation.client import Reply, Task, answer
-from fedsyn.federation.federation import method_of
+from fedsyn.federation.client import Answer, Assignment, Plan, answer
+from fedsyn.federation.config import Config
+from fedsyn.federation.federation import plan_of
 from fedsyn.profiling import account, announce, phase, stopwatch
 
 HOST = torch.device("cpu")
 WAITING = 2  # chunks that a worker has been given: one in work, one next
 
-# A reply, and the seconds of each phase behind it.
-Answer = tuple[Reply, dict[str, float]]
+# An answer, and the seconds of each phase behind it.
+Timed = tuple[Answer, dict[str, float]]
 
 
 class Devices(Protocol):
@@ -33,14 +33,14 @@ class Devices(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where tasks are to lie."""
+        """Where assignments are to lie."""
 
     @property
     def workers(self) -> int:
-        """How many tasks are in work at a time."""
+        """How many assignments are in work at a time."""
 
-    def answers(self, tasks: Iterable[Task]) -> Iterator[Reply]:
-        """The replies, in the order of the tasks, which are taken as they can be worked on."""
+    def answers(self, work: Iterable[Assignment]) -> Iterator[Answer]:
+        """The answers, in the order of the assignments, taken as they can be worked on."""
 
 
 class Inline:
@@ -48,13 +48,13 @@ class Inline:
 
     workers = 1
 
-    def __init__(self, config: Config, device: torch.device) -> None:
-        self._config, self.device = config, device
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        self._plan, self.device = plan, device
 
-    def answers(self, tasks: Iterable[Task]) -> Iterator[Reply]:
+    def answers(self, work: Iterable[Assignment]) -> Iterator[Answer]:
         """Each when it is asked for."""
-        for task in tasks:
-            yield answer(self._config, method_of(self._config), task)
+        for one in work:
+            yield answer(self._plan, one)
 
 
 class Pools:
@@ -65,26 +65,26 @@ class Pools:
         pools: Sequence[Executor],
         workers: int,  # of all pools together
         device: torch.device,
-        work: Callable[[Task], Answer],
+        work: Callable[[Assignment], Timed],
     ) -> None:
         self._pools, self.workers, self._work, self.device = pools, workers, work, device
 
-    def answers(self, tasks: Iterable[Task]) -> Iterator[Reply]:
-        """Workers have a task in work and one that waits; replies wait for their turn."""
-        given: deque[Future[Answer]] = deque()
-        for turn, task in enumerate(tasks):
+    def answers(self, work: Iterable[Assignment]) -> Iterator[Answer]:
+        """Workers have an assignment in work and one that waits; answers wait for their turn."""
+        given: deque[Future[Timed]] = deque()
+        for turn, one in enumerate(work):
             if len(given) == WAITING * self.workers:
                 yield self._received(given.popleft())
             pool = self._pools[turn % len(self._pools)]
-            given.append(pool.submit(self._work, task))
+            given.append(pool.submit(self._work, one))
         while given:
             yield self._received(given.popleft())
 
-    def _received(self, future: Future[Answer]) -> Reply:
+    def _received(self, future: Future[Timed]) -> Answer:
         announce("clients")
-        reply, seconds = future.result()
+        found, seconds = future.result()
         account({name: value / self.workers for name, value in seconds.items()})
-        return reply
+        return found
 
 
 @contextmanager
@@ -106,9 +106,11 @@ def devices(
         yield from _closing(pools, Pools(pools, len(found), HOST, _work_there))
     elif found[0].type == "cpu" and threads > 1 and not inline:
         pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-        yield from _closing([pool], Pools([pool], threads, HOST, partial(_work_here, config)))
+        yield from _closing(
+            [pool], Pools([pool], threads, HOST, partial(_work_here, plan_of(config)))
+        )
     else:
-        yield Inline(config, found[0])
+        yield Inline(plan_of(config), found[0])
 
 
 def _closing(pools: Sequence[Executor], there: Devices) -> Iterator[Devices]:
@@ -162,35 +164,37 @@ def cpu_threads(config: Config) -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _work_here(config: Config, task: Task) -> Answer:
+def _work_here(plan: Plan, work: Assignment) -> Timed:
     watch = stopwatch(HOST)
     with watch.running(), ops.threads(1):
-        reply = answer(config, method_of(config), task)
-    return reply, watch.lap()
+        found = answer(plan, work)
+    return found, watch.lap()
 
 
 # ---- In a device's process -----------------------------------------------------------------------
 
-_there: tuple[Config, torch.device, int] | None = None
+_there: tuple[Config, Plan, torch.device, int] | None = None
 
 
 def _begin(config: Config, device: str, threads: int) -> None:
     global _there
-    _there = config, torch.device(device), threads
+    # (The plan is made here: functions of a configuration's plug-ins need not travel.)
+    _there = config, plan_of(config), torch.device(device), threads
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent sees to it
 
 
-def _work_there(task: Task) -> Answer:
-    assert _there is not None
-    config, device, threads = _there
+def _work_there(work: Assignment) -> Timed:
+    if _there is None:
+        raise RuntimeError("a device's process was given work before it began")
+    config, plan, device, threads = _there
     watch = stopwatch(device)
     with watch.running(), settings(config, threads):
         with phase("gather"):
-            task = task.to(device)
-        reply = answer(config, method_of(config), task)
+            work = work.to(device)
+        found = answer(plan, work)
         with phase("upload"):
-            reply = reply.to(HOST)
-    return reply, watch.lap()
+            found = found.to(HOST)
+    return found, watch.lap()
 
 
 def available(names: Sequence[str]) -> list[torch.device]:

@@ -1,12 +1,12 @@
 """Judging models: a task's metrics on test rows, and its loss on held-out rows."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedsyn.core.judgement import Judgement
 from fedsyn.federation.client import initial_model
 from fedsyn.federation.federation import Federation
 from fedsyn.metrics.retrieval import mean_over_clients
@@ -30,12 +30,12 @@ def evaluate(fed: Federation, models: Tensor) -> tuple[dict[str, float], dict[st
     Parameters
     ----------
     models : Tensor [M, P]
-        One model, judged on the rows of the panel's clients; or one a client, each judged on its
+        One model, judged on the rows of the validators; or one a client, each judged on its
         own. Of several, both results are means over the models.
     """
     problem, test, one = fed.problem, fed.data.test, len(models) == 1
     rows, references = torch.from_numpy(test), problem.probed.numpy()
-    clients = fed.panel if one else range(len(models))
+    clients = fed.validators if one else range(len(models))
     own = [np.searchsorted(test, fed.silos[client].test) for client in clients]
     everyone, each = [], []
     for position, model in enumerate(models):
@@ -45,29 +45,6 @@ def evaluate(fed: Federation, models: Tensor) -> tuple[dict[str, float], dict[st
         mine = own if one else [own[position]]
         each.extend(problem.score_clients(found, rows, mine))
     return mean_over_clients(everyone), mean_over_clients(each)
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What clients think of models: the criterion on the held-out rows of each."""
-
-    ids: tuple[int, ...]
-    losses: tuple[tuple[float, ...], ...]  # [models, clients], means over a client's pairs
-    pairs: tuple[int, ...]  # [clients] pairs judged
-    bytes_up: int = 0
-    bytes_down: int = 0
-
-    def mean(self, model: int, ids: Iterable[int]) -> float:
-        """Over the pairs of these clients, of those who were asked; NaN where there are none."""
-        asked, total, pairs = set(ids), 0.0, 0
-        for client, loss, count in zip(self.ids, self.losses[model], self.pairs, strict=True):
-            if client in asked:
-                total, pairs = total + loss * count, pairs + count
-        return total / pairs if pairs else float("nan")
-
-    def of(self, models: Sequence[int]) -> "Judgement":
-        """Of these models alone."""
-        return replace(self, losses=tuple(self.losses[model] for model in models))
 
 
 def held_out_losses(
@@ -84,7 +61,7 @@ def held_out_losses(
         Whether the initial model is judged as well, first.
     """
     if initial:
-        start = initial_model(fed.problem.net, fed.config.run.seed).to(models[0])
+        start = initial_model(fed.problem.net, fed.plan.seed).to(models[0])
         models = [start[None], *models]
     losses: list[list[float]] = [[] for _ in models]
     pairs: list[int] = []
@@ -93,7 +70,7 @@ def held_out_losses(
         problem, rows = fed.near([fed.silos[client].holdout for client in part])
         for model, found in zip(models, losses, strict=True):
             mine = model.expand(len(part), -1) if len(model) == 1 else model[list(part)]
-            values, counts = problem.held_out(mine, rows, fed.config.method.batch)
+            values, counts = problem.held_out(mine, rows, fed.plan.config.batch)
             found.extend(values.tolist())
         pairs.extend(counts.tolist())
     return Judgement(tuple(ids), tuple(map(tuple, losses)), tuple(pairs))

@@ -1,21 +1,20 @@
 """What stays the same in every round of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 
-from fedsyn import streams, tasks
-from fedsyn.config import Config
 from fedsyn.data.federated import FederatedData, Silo
-from fedsyn.errors import ConfigError
-from fedsyn.methods import METHODS
-from fedsyn.methods.base import Method, Problem
+from fedsyn.encoders.lesson import Lesson
+from fedsyn.federation.client import Plan
+from fedsyn.federation.config import Config
+from fedsyn.federation.selection.base import sampled
 from fedsyn.methods.contribution import normalised
 from fedsyn.profiling import phase
+from fedsyn.tasks.base import Problem, TaskSettings
 
 STACK_CPU, STACK_GPU = 8, 128  # of engine.stack = 0; measured on the former, not on the latter
 
@@ -26,7 +25,7 @@ class Federation:
 
     config: Config
     data: FederatedData
-    method: Method[Any]
+    plan: Plan
     problem: Problem  # its features wherever they are held, see `near`
     silos: tuple[Silo, ...]  # one where the method pools all clients
     device: torch.device  # of the server
@@ -38,17 +37,15 @@ class Federation:
         return self.config.engine.stack or automatic
 
     @property
-    def panel(self) -> tuple[int, ...]:
+    def validators(self) -> tuple[int, ...]:
         """The clients that judge models: the same in every round, as many as one samples."""
         run = self.config.run
         return sampled(len(self.silos), run.fraction, run.seed, 0)
 
     def rows(self, client: int) -> np.ndarray:
         """The rows that a client trains on, ascending."""
-        silo = self.silos[client]
-        if self.method.rows is not None:
-            return self.method.rows(self.problem, silo)
-        return self.problem.rows(silo)
+        silo, rows = self.silos[client], self.plan.method.rows
+        return self.problem.rows(silo) if rows is None else rows(self.problem, silo)
 
     def near(
         self, rows: Sequence[np.ndarray], device: torch.device | None = None
@@ -82,64 +79,46 @@ def federation(
     Raises
     ------
     ConfigError
-        If the method cannot learn the task.
+        If the task, the method and their options do not go together.
     """
-    method = method_of(config)
+    chosen, plan = config.plugins, plan_of(config)
     stay = on_host or data.mapped is not None
-    problem = tasks.build(config, data, data.features if stay else data.features.to(device))
-    silos = (_pool(data.silos),) if method.pooled else data.silos
-    return Federation(config, data, method, problem, silos, device)
+    features = data.features if stay else data.features.to(device)
+    problem = chosen.task.build(_task_settings(config), data, features)
+    if plan.method.prepare is not None:
+        problem = plan.method.prepare(problem, plan.config)
+    silos = (_pool(data.silos),) if chosen.needs.pooled else data.silos
+    return Federation(config, data, plan, problem, silos, device)
 
 
-def method_of(config: Config) -> Method[Any]:
-    """The method as configured.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot learn the task, or its clients cannot be chosen as the run asks for.
-    """
-    method = METHODS[config.method.name]
+def plan_of(config: Config) -> Plan:
+    """What clients do, as configured."""
+    method = config.plugins.method
     if config.method.weighting == "contribution":
-        if not method.sends_model:
-            raise ConfigError(
-                "method.weighting = 'contribution' compares clients by the model that they "
-                f"receive; those of method.name = {config.method.name!r} receive none"
-            )
         method = normalised(method)
-    if method.tasks is not None and config.task.name not in method.tasks:
-        raise ConfigError(
-            f"method.name = {config.method.name!r} cannot learn task.name = {config.task.name!r}; "
-            f"expected one of {', '.join(map(repr, method.tasks))}"
-        )
-    if config.run.selection == "flash" and not method.sends_model:
-        raise ConfigError(
-            "run.selection = 'flash' rests on clients' held-out rows; clients of "
-            f"method.name = {config.method.name!r} receive no model to judge by them"
-        )
-    return method
+    return Plan(method, config.method, config.active, config.run.seed, config.engine.graphs)
 
 
-def sampled(clients: int, fraction: float, seed: int, round: int) -> tuple[int, ...]:
-    """The clients of a round, ascending: a share ``fraction`` of all, at least one."""
-    draw = streams.numpy_generator(seed, "sampling", round).permutation(clients)
-    return tuple(sorted(draw[: share_of(clients, fraction)].tolist()))
-
-
-def share_of(clients: int, fraction: float) -> int:
-    """How many clients a share of all is, at least one."""
-    return max(1, round_half_up(fraction * clients))
-
-
-def round_half_up(value: float) -> int:
-    """Round to the nearest integer, halves up."""
-    return int(value + 0.5)
+def _task_settings(config: Config) -> TaskSettings:
+    chosen = config.plugins
+    lesson = None
+    if chosen.needs.teacher:
+        lesson = Lesson(chosen.teacher, config.teacher, config.data, config.model.dim)
+    return TaskSettings(
+        config.model,
+        config.objective,
+        chosen.objective,
+        chosen.criterion,
+        config.method,
+        config.run.seed,
+        config.run.ranking == "top",
+        lesson,
+    )
 
 
 def _pool(silos: tuple[Silo, ...]) -> Silo:
     """All clients' rows as one client's."""
-    fields: Mapping[str, np.ndarray] = {
-        name: np.sort(np.concatenate([getattr(silo, name) for silo in silos]))
-        for name in ("pairs", "holdout", "images", "texts", "test")
-    }
-    return Silo(**fields)
+    names = ("pairs", "holdout", "images", "texts", "test")
+    return Silo(
+        **{name: np.sort(np.concatenate([getattr(silo, name) for silo in silos])) for name in names}
+    )

@@ -26,7 +26,7 @@ def gallery(
     """
     order = streams.numpy_generator(seed, "gallery").permutation(len(rows))
     if pairs.label is not None:
-        order = order[np.argsort(~_labelled(pairs, rows[order]), kind="stable")]
+        order = order[np.argsort(~_labelled(pairs.label[rows[order]]), kind="stable")]
     chosen = order[: 2 * queries]
     found = []
     for place, query in enumerate(chosen.tolist()):
@@ -62,11 +62,8 @@ def _png(pixels: np.ndarray) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _labelled(pairs: Pairs, rows: np.ndarray) -> np.ndarray:
-    assert pairs.label is not None
-    label = pairs.label[rows]
-    known: np.ndarray = label >= 0 if label.ndim == 1 else label.any(axis=1)
-    return known
+def _labelled(label: np.ndarray) -> np.ndarray:
+    return np.asarray(label >= 0 if label.ndim == 1 else label.any(axis=1))
 
 
 def _label_name(pairs: Pairs, row: int) -> str:

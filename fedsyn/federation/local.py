@@ -1,128 +1,188 @@
 """The clients of this process: chunks, stacked, one after another or on devices.
 
-Memory is bounded by the chunks: replies are added up as they come, and what clients keep lies where
-`fedsyn.federation.store.ClientRows` puts it.
+Memory is bounded by the chunks: uploads are added up as they come, and what clients keep lies where
+`fedsyn.federation.store.ClientStore` puts it. The server gets what clients send, and nothing else.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fedsyn.config import MethodConfig
 from fedsyn.core.cohort import Cohort, chunks
+from fedsyn.core.judgement import Judgement
 from fedsyn.core.payload import Payload, nbytes
-from fedsyn.federation.client import Task
+from fedsyn.core.wire import send
+from fedsyn.federation.checkpoint import State
+from fedsyn.federation.client import METHOD, Answer, Assignment
 from fedsyn.federation.devices import Devices
-from fedsyn.federation.evaluation import Judgement, held_out_losses
+from fedsyn.federation.evaluation import held_out_losses
 from fedsyn.federation.federation import Federation
-from fedsyn.federation.rounds import Heard
-from fedsyn.federation.state import State
-from fedsyn.federation.store import ClientRows
+from fedsyn.federation.fleet import Answers
+from fedsyn.federation.received import REPORT, Message, Reception, Report
+from fedsyn.federation.records import uploads_of
+from fedsyn.federation.store import ClientStore
 from fedsyn.profiling import phase
 
-Hear = Callable[[Payload, tuple[int, ...], Payload, Tensor, MethodConfig], Payload]
+# What these clients receive: of the method [C, ...], of extensions what all are sent alike.
+Broadcast = Callable[[tuple[int, ...]], Mapping[str, Payload]]
+# What is done with what these clients have sent.
+Take = Callable[[tuple[int, ...], Message], None]
 
 
 @dataclass(frozen=True)
-class Here:
-    """The fleet of a simulation: what a client keeps is all in ``state.clients``."""
+class LocalFleet:
+    """The fleet of a simulation."""
 
     fed: Federation
     devices: Devices
+    clients: ClientStore  # what clients keep
+    out: Path | None = None  # the run's directory, for what is recorded there
     late = False
 
-    def train(self, state: State, ids: Sequence[int], judge: bool) -> Heard:
+    def train(self, state: State, ids: Sequence[int], judge: bool) -> Answers:
         """One round of these clients; nobody is missing."""
-        fed, server = self.fed, state.server
-        heard = train(
-            fed, state.clients, self.devices, ids, state.round + 1,
-            down=lambda part: fed.method.down(server, part), shared=state.shared,
-            hear=fed.method.hear,
-        )  # fmt: skip
-        judgement = self.judge([server["model"]], fed.panel) if judge else None
-        return replace(heard, judgement=judgement)
+        fed, number = self.fed, state.round_number + 1
+        broadcast = broadcasting(fed, state)
+        reception = Reception(state.received, uploads_of(fed.config, self.out, number))
+        heard = {part: memory.heard.clone() for part, memory in state.received.items()}
+
+        def new(part: str, ids: Sequence[int]) -> Tensor:
+            return ~heard[part][list(ids)]
+
+        train(fed, self.clients, self.devices, ids, number, broadcast, new, reception.take)
+        reception.close()
+        validators = fed.validators
+        judgement = self.judge([state.server["model"]], validators) if judge else None
+        one = broadcast(tuple(ids[:1])) if ids else {}
+        return Answers(
+            tuple(ids),
+            reception.uploads(),
+            reception.report,
+            bytes_up=reception.bytes,
+            bytes_down=len(ids) * sum(map(nbytes, one.values())),
+            judgement=judgement,
+        )
 
     def judge(
         self, models: Sequence[Tensor], ids: Sequence[int], initial: bool = False
     ) -> Judgement:
         """Models on the held-out pairs of these clients."""
-        # The first is the aggregated one, which is sent anyway; one number a model comes back.
-        sent = sum(nbytes({"model": model}) for model in models[1:])
         judgement = held_out_losses(self.fed, models, ids, initial)
-        back = len(judgement.losses) * models[0].element_size()
-        return replace(judgement, bytes_down=len(ids) * sent, bytes_up=len(ids) * back)
+        sent = sum(nbytes({"model": model[:1]}) for model in models)
+        return replace(
+            judgement, bytes_down=len(ids) * sent, bytes_up=len(ids) * verdict_bytes(judgement)
+        )
+
+    def tensors(self) -> Payload:
+        """What clients keep."""
+        return self.clients.tensors()
+
+    def saved(self) -> None:
+        """Rows that the checkpoint does not refer to may go."""
+        self.clients.saved()
+
+
+def verdict_bytes(judgement: Judgement) -> int:
+    """What a client's verdict weighs: a number a model, and the number of rows, 8 bytes each."""
+    return 8 * (len(judgement.losses) + 1)
+
+
+def broadcasting(fed: Federation, state: State) -> Broadcast:
+    """What clients receive in the round after ``state``."""
+    common = {
+        extension.name: extension.broadcast(state.extensions.get(extension.name, {}))
+        for extension, _ in fed.plan.extensions
+        if extension.broadcast is not None
+    }
+    return lambda ids: {METHOD: fed.plan.method.broadcast(state.server, ids), **common}
 
 
 def train(
     fed: Federation,
-    clients: ClientRows,
+    clients: ClientStore,
     devices: Devices,
     ids: Sequence[int],
-    round: int,
-    down: Callable[[tuple[int, ...]], Payload],
-    shared: Payload,
-    hear: Hear,
-) -> Heard:
-    """One round of these clients: ``down`` is what they receive, ``hear`` takes in what they send.
+    round_number: int,
+    broadcast: Broadcast,
+    new: Callable[[str, Sequence[int]], Tensor],
+    take: Take,
+) -> None:
+    """One round of these clients, in client order.
 
-    What they keep is put into ``clients``.
+    Parameters
+    ----------
+    fed, clients, devices
+        What they keep is put into ``clients``.
+    ids : sequence of int
+    round_number : int
+    broadcast : callable
+        What they receive.
+    new : ``(part, ids) -> bool [C]``
+        Clients of whom the server has nothing yet of a part.
+    take : callable
+        Told of what each chunk of them has sent.
     """
-    config = fed.config
-    cohort = Cohort(tuple(ids), tuple(fed.rows(c) for c in ids), config.run.seed, round)
-    heard: Payload = {}
-    losses: dict[str, list[Tensor]] = {}
-    sizes: list[Tensor] = []
-    models: list[Tensor] = []
-    up = place = 0
-    tasks = _tasks(fed, clients, cohort, devices, down, shared)
-    for reply in devices.answers(tasks):
-        part = cohort.ids[place : place + len(reply.sizes)]
+    plan = fed.plan
+    cohort = Cohort(tuple(ids), tuple(fed.rows(c) for c in ids), plan.seed, round_number)
+    place = 0
+    for answer in devices.answers(_assignments(fed, clients, cohort, devices, broadcast)):
+        part = cohort.ids[place : place + len(answer.sizes)]
+        pairs = torch.tensor(cohort.sizes[place : place + len(part)])
         place += len(part)
-        up += reply.bytes_up
-        sizes.append(reply.sizes)
-        if config.synthesis.server == "fedftg" and config.trains_generators:
-            models.append(reply.payload["model"].to(fed.device))
-        if reply.kept:
+        if answer.state:
             with phase("upload"):
-                clients.put(part, reply.kept)
+                clients.put(part, answer.state)
         with phase("aggregate"):
-            heard = hear(heard, part, reply.payload, reply.sizes, config.method)
-        for name, value in reply.losses.items():
-            losses.setdefault(name, []).append(value)
-    return Heard(
-        cohort.ids,
-        heard,
-        pairs=torch.tensor(cohort.sizes),
-        sizes=torch.cat(sizes),
-        losses={name: torch.cat(values) for name, values in losses.items()},
-        models=tuple(models),
-        bytes_up=up,
-        bytes_down=len(ids) * (nbytes(down(cohort.ids[:1])) + nbytes(shared)),
-    )
+            take(part, _message(fed, answer, pairs, part, new))
 
 
-def _tasks(
+def _message(
     fed: Federation,
-    clients: ClientRows,
+    answer: Answer,
+    pairs: Tensor,
+    ids: Sequence[int],
+    new: Callable[[str, Sequence[int]], Tensor],
+) -> Message:
+    """What a chunk of clients sends."""
+    sent = {
+        part: send(upload, new(part, ids), fed.plan.exposed if part == METHOD else ())
+        for part, upload in answer.uploads.items()
+    }
+    losses = {name: value for mine in answer.losses.values() for name, value in mine.items()}
+    return {**sent, REPORT: Report(pairs, answer.sizes, losses).sent()}
+
+
+def _assignments(
+    fed: Federation,
+    clients: ClientStore,
     cohort: Cohort,
     devices: Devices,
-    down: Callable[[tuple[int, ...]], Payload],
-    shared: Payload,
-) -> Iterator[Task]:
+    broadcast: Broadcast,
+) -> Iterator[Assignment]:
     """The chunks of a cohort, each made when it can be worked on."""
-    completing = fed.config.synthesis.complete and bool(shared)
     for chunk in chunks(cohort, fed.stack, devices.workers):
         silos, count = [fed.silos[client] for client in chunk.ids], len(chunk.ids)
+        received = broadcast(chunk.ids)
+        completing = any(
+            extension.completes(own) and received.get(extension.name)
+            for extension, own in fed.plan.extensions
+        )
         halves = [*(s.images for s in silos), *(s.texts for s in silos)] if completing else []
         problem, places = fed.near([*chunk.rows, *halves], devices.device)
         with phase("gather"):
             known = clients.has(chunk.ids)
             old = [client for client, is_known in zip(chunk.ids, known, strict=True) if is_known]
             kept = clients.take(old) if old else {}
-            payload = down(chunk.ids)
-            sent = {name: value.to(devices.device) for name, value in shared.items()}
+            common = {
+                part: {name: value.to(devices.device) for name, value in payload.items()}
+                for part, payload in received.items()
+                if part != METHOD
+            }
         here = replace(chunk, rows=places[:count])
         images, texts = places[count : 2 * count], places[2 * count :]
-        yield Task(here, problem, payload, known, kept, sent, images, texts)
+        yield Assignment(
+            here, problem, {METHOD: received[METHOD], **common}, known, kept, images, texts
+        )

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedsyn.errors import RunError
-from fedsyn.metrics.headline import SCORES
+from fedsyn.federation.config import Config
+from fedsyn.metrics.table import MetricTable
 
 Row = dict[str, Any]
 
@@ -24,6 +25,8 @@ PARTITION = "partition.json"
 GALLERY = "gallery.json"
 TRACE = "trace.json"
 STATUS = "status.json"  # of a run over nodes: how it is going
+CLIENTS = "clients.safetensors"  # beside a checkpoint: what clients keep, beyond the memory
+UPLOADS = "uploads"  # of each round, where they are recorded
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
 
 
@@ -112,7 +115,7 @@ def held_out_loss(row: Row) -> float:
     return math.inf if value is None or math.isnan(value) else value
 
 
-def chosen_rounds(rows: Sequence[Row], task: str) -> dict[str, Row]:
+def chosen_rounds(rows: Sequence[Row], table: MetricTable) -> dict[str, Row]:
     """The evaluated rounds that a summary reports.
 
     ``last``; ``best`` by the task's headline on the test rows, which only a benchmark can know;
@@ -122,10 +125,17 @@ def chosen_rounds(rows: Sequence[Row], task: str) -> dict[str, Row]:
     judged = [row for row in rows if "metrics" in row]
 
     def score(row: Row) -> float:
-        value = row["metrics"].get(SCORES[task].headline(row["metrics"]))
+        value = row["metrics"].get(table.headline(row["metrics"]))
         return -math.inf if value is None or math.isnan(value) else value
 
     selected = min(judged, key=held_out_loss)
     if math.isinf(held_out_loss(selected)):
         selected = judged[-1]
     return {"last": judged[-1], "best": max(judged, key=score), "selected": selected}
+
+
+def uploads_of(config: Config, out: Path | None, round_number: int) -> Path | None:
+    """Where a round's uploads are recorded; nowhere unless ``run.record_uploads`` is set."""
+    if out is None or not config.run.record_uploads:
+        return None
+    return out / UPLOADS / f"round-{round_number}.safetensors"

@@ -1,230 +1,204 @@
 """A round of a federation as its server sees it, wherever the clients are.
 
-`listen` asks the sampled clients for their round, `conclude` does what the server does with the
+`listen` asks the chosen clients for their round, `conclude` does what the server does with the
 answers. Both stand on a `Fleet`: the clients of this process (`fedsyn.federation.local`) or those
 on other machines (`fedsyn.deployment`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedsyn import streams
-from fedsyn.config import Config
-from fedsyn.core.payload import Payload
-from fedsyn.federation import selection
-from fedsyn.federation.client import initial_model
-from fedsyn.federation.evaluation import Judgement, evaluate
-from fedsyn.federation.federation import Federation, sampled, share_of
-from fedsyn.federation.state import State
-from fedsyn.federation.store import ClientRows
+from fedsyn.core.extension import Pool, Record, ServerView
+from fedsyn.core.judgement import Judgement
+from fedsyn.core.payload import nbytes
+from fedsyn.federation.checkpoint import State
+from fedsyn.federation.client import LOCAL, METHOD, initial_model
+from fedsyn.federation.evaluation import evaluate
+from fedsyn.federation.federation import Federation
+from fedsyn.federation.fleet import Answers, Fleet, Row
+from fedsyn.federation.received import Memory, PartMemory
+from fedsyn.federation.selection.base import Heard, share_of
+from fedsyn.federation.store import ClientStore
 from fedsyn.profiling import phase
-from fedsyn.synthesis.fedftg import distil
-from fedsyn.synthesis.server import Library, Pool, fine_tune, synthesise
-from fedsyn.tasks.retrieval import RetrievalProblem
-
-Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What the clients of a round have answered."""
-
-    ids: tuple[int, ...]  # who has, ascending
-    payload: Payload  # what `Method.hear` made of it
-    pairs: Tensor  # [C] long, training pairs that each holds
-    sizes: Tensor  # [C] long, pairs that each trained on
-    losses: dict[str, Tensor]  # [C] by name
-    asked: tuple[int, ...] = ()  # who was to answer, ascending
-    models: tuple[Tensor, ...] = ()  # [.., P] each, in client order, where FedFTG looks at them
-    bytes_up: int = 0
-    bytes_down: int = 0
-    judgement: Judgement | None = None  # of the model that the round began with, where asked for
-    missing: tuple[Row, ...] = ()  # who was asked and has not answered, and why
-
-
-class Fleet(Protocol):
-    """The clients of a federation."""
-
-    @property
-    def late(self) -> bool:
-        """Whether asking is dear: a model that need not be judged at once is, in `train`."""
-
-    def train(self, state: State, ids: Sequence[int], judge: bool) -> Heard:
-        """Let these clients do the round after ``state.round``.
-
-        What the server's synthesis needs of them is put into ``state.clients``. With ``judge`` the
-        panel's clients also judge the model that the round begins with.
-        """
-
-    def judge(
-        self, models: Sequence[Tensor], ids: Sequence[int], initial: bool = False
-    ) -> Judgement:
-        """Let these clients judge models, each ``[1, P]`` or one a client, on held-out pairs.
-
-        With ``initial`` the first that is judged is the initial model, which everybody can make.
-        """
-
-
-def begin(fed: Federation, clients: ClientRows) -> State:
+def begin(fed: Federation, received: Memory) -> State:
     """The state before the first round."""
     run, number = fed.config.run, len(fed.silos)
     model = initial_model(fed.problem.net, run.seed).to(fed.device)
-    learnt = selection.begin(number, run.flash.prior) if run.selection == "flash" else {}
-    return State(fed.method.init(fed.problem, model, number), clients, selection=learnt)
+    server = fed.plan.method.init(fed.problem, model, number)
+    learnt = fed.config.plugins.selection.begin(number, run)
+    return State(server, received, selection=learnt)
 
 
-def listen(fed: Federation, state: State, fleet: Fleet, judge: bool = False) -> Heard:
+def memory(fed: Federation, folder: Path) -> Memory:
+    """What the server is to remember of uploads, in memory or in files of a folder."""
+    number, budget = len(fed.silos), fed.config.engine.memory << 20
+    nobody = torch.zeros(number, dtype=torch.bool)
+    parts = {METHOD: PartMemory(nobody)}
+    for extension, _ in fed.plan.extensions:
+        path = folder / f"uploads-{extension.name}.safetensors"
+        store = ClientStore(number, path, budget, fed.device)
+        parts[extension.name] = PartMemory(nobody.clone(), library=store)
+    return parts
+
+
+def listen(fed: Federation, state: State, fleet: Fleet, judge: bool = False) -> Answers:
     """What the clients of the next round answer; they ``judge`` the model before it."""
-    ids = _chosen(fed, state, state.round + 1)
+    ids = chosen(fed, state)
     return replace(fleet.train(state, ids, judge), asked=ids)
 
 
-def _chosen(fed: Federation, state: State, round: int) -> tuple[int, ...]:
-    """The clients of a round, ascending."""
+def chosen(fed: Federation, state: State) -> tuple[int, ...]:
+    """The clients of the next round, ascending."""
     run, clients = fed.config.run, len(fed.silos)
-    if run.selection == "random":
-        return sampled(clients, run.fraction, run.seed, round)
-    stream = streams.generator(run.seed, "selection", round)
     number = share_of(clients, run.fraction)
-    return selection.choose(state.selection, number, round, run.flash.exploration, stream)
+    choose = fed.config.plugins.selection.choose
+    return choose(state.selection, clients, number, state.round_number + 1, run)
 
 
-def conclude(fed: Federation, state: State, fleet: Fleet, heard: Heard) -> Row:
-    """Aggregate, synthesise, evaluate.
+@dataclass
+class _Costs:
+    """What a round's exchanges weigh, as they are made."""
+
+    up: int = 0
+    down: int = 0
+
+    def add(self, what: Answers | Judgement) -> None:
+        """Count an exchange."""
+        self.up, self.down = self.up + what.bytes_up, self.down + what.bytes_down
+
+
+@dataclass
+class _Judges:
+    """Lets a round's clients, and the validators, judge models."""
+
+    fed: Federation
+    fleet: Fleet
+    ids: Sequence[int]
+    costs: _Costs
+
+    def __call__(self, models: Sequence[Tensor], initial: bool = False) -> Judgement:
+        """By all of them, so that the model that stays need not be sent again."""
+        everyone = sorted({*self.ids, *self.fed.validators})
+        judgement = self.fleet.judge(models, everyone, initial)
+        self.costs.add(judgement)
+        return judgement
+
+
+def conclude(fed: Federation, state: State, fleet: Fleet, answers: Answers) -> Row:
+    """Aggregate, let the extensions do their part, evaluate.
 
     Changes ``state``; returns the round's record without its times. Its loss on held-out pairs is
     missing where the fleet is to be asked with the next round, whose clients do not depend on it.
     """
-    config, round = fed.config, state.round + 1
-    up, down = heard.bytes_up, heard.bytes_down
+    config, number = fed.config, state.round_number + 1
+    costs = _Costs()
+    costs.add(answers)
     with phase("aggregate"):
-        generator = streams.generator(config.run.seed, "aggregate", round)
-        state.server = fed.method.server(
-            fed.problem, state.server, heard.payload, config.method, generator
+        generator = streams.generator(config.run.seed, "aggregate", number)
+        state.server = fed.plan.method.server(
+            fed.problem, state.server, answers.uploads[METHOD], fed.plan.config, generator
         )
-    server: Row = {}
+    record: Record = {}
     judgement: Judgement | None = None
     # (A diverged model embeds nothing; the caller looks for it and says so.)
-    if config.synthesis_mode != "off" and bool(state.server["model"].isfinite().all()):
-        server, judgement = _server_step(fed, state, fleet, heard, round)
-        down, up = down + server.pop("bytes_down"), up + server.pop("bytes_up")
-    state.round = round
-    row: Row = {"round": round, "clients": list(heard.ids), "bytes_up": up, "bytes_down": down}
-    # (Completed pairs are trained on by the method alone.)
-    weights = dict.fromkeys(heard.losses, heard.pairs) | {"local": heard.sizes}
-    row["losses"] = {name: _mean(value, weights[name]) for name, value in heard.losses.items()}
-    if heard.missing:
-        row["missing"] = list(heard.missing)
-    if server:
-        row["server"] = server
+    if bool(state.server["model"].isfinite().all()):
+        judges = _Judges(fed, fleet, answers.ids, costs)
+        record, judgement = _extended(fed, state, answers, judges, number)
+    state.round_number = number
+    row: Row = {"round": number, "clients": list(answers.ids)}
+    row["losses"] = _losses(answers)
+    if answers.missing:
+        row["missing"] = list(answers.missing)
+    if record:
+        row["server"] = record
     with phase("evaluate"):
         model = state.server["model"]
-        can_wait = config.run.selection == "random" and round < config.run.rounds
-        now = fed.method.sends_model and not (fleet.late and can_wait)
+        learn = config.plugins.selection.learn
+        can_wait = learn is None and number < config.run.rounds
+        now = fed.plan.method.broadcasts_model and not (fleet.late and can_wait)
         if judgement is None and now:
-            judgement = fleet.judge([model], fed.panel)
-            if config.run.selection == "flash":  # which rests on what they say
-                row["bytes_up"] += judgement.bytes_up
-                row["bytes_down"] += judgement.bytes_down
-        row["losses"]["holdout"] = None if judgement is None else judgement.mean(-1, fed.panel)
-        if round % config.run.evaluate_every == 0 or round == config.run.rounds:
+            judgement = fleet.judge([model], fed.validators)
+            if can_wait:  # whoever does the next round is sent the model anyway
+                others = set(fed.validators) - set(chosen(fed, state))
+                judgement = replace(judgement, bytes_down=len(others) * nbytes({"": model[:1]}))
+            costs.add(judgement)
+        row["losses"]["holdout"] = None if judgement is None else judgement.mean(-1, fed.validators)
+        if number % config.run.evaluate_every == 0 or number == config.run.rounds:
             row["metrics"], row["client_metrics"] = evaluate(fed, model)
-    if config.run.selection == "flash":
-        state.selection = selection.learn(
-            state.selection, round, heard.asked, heard.ids, heard.losses["local"], heard.sizes,
-            row["losses"]["holdout"],
+    if learn is not None:
+        told = Heard(
+            number, answers.asked, answers.ids, answers.report.losses[LOCAL],
+            answers.report.sizes, row["losses"]["holdout"],
         )  # fmt: skip
-    return row
+        state.selection = learn(state.selection, told)
+    return row | {"bytes_up": costs.up, "bytes_down": costs.down}
 
 
-def _server_step(
-    fed: Federation, state: State, fleet: Fleet, heard: Heard, round: int
-) -> tuple[Row, Judgement | None]:
-    """Fine-tune the aggregated model on synthetic (oracle: real) pairs, if the gate agrees.
+def _extended(
+    fed: Federation, state: State, answers: Answers, judges: _Judges, number: int
+) -> tuple[Record, Judgement | None]:
+    """Let each extension's server part look at its uploads and at the model, one after another.
 
-    A judgement's last model is the one that stays.
+    What they say of the round, and what clients think of the model that it ends with, where they
+    were asked for it.
     """
-    config, problem = fed.config, fed.problem
-    assert isinstance(problem, RetrievalProblem)  # (`Config.synthesis_mode`)
-    model = state.server["model"]
-    report: Row = {"bytes_up": 0, "bytes_down": 0}
-    pool = Pool(0, lambda at: model.new_zeros(0, 0))
-    if config.synthesis_mode == "oracle":
-        rows = np.concatenate([silo.pairs for silo in fed.silos])
-        pool = Pool(len(rows), lambda at: _real(fed, rows[at.numpy()]))
-    elif config.synthesis.server == "filter" or config.shares_pairs:
-        library = Library(_heard_from(state), state.clients.take)
-        pool = synthesise(
-            problem.net, model, library, config.synthesis, config.run.seed, round, fed.stack
+    record: Record = {}
+    judgement: Judgement | None = None
+    for extension, config in fed.plan.extensions:
+        if extension.server is None:
+            continue
+        model = state.server["model"]
+        view = ServerView(
+            problem=fed.problem,
+            model=model,
+            uploads=answers.uploads[extension.name],
+            method=answers.uploads[METHOD],
+            state=state.extensions.get(extension.name, {}),
+            config=config,
+            seed=fed.config.run.seed,
+            round_number=number,
+            stack=fed.stack,
+            judge=judges,
+            pooled=_pooled(fed) if extension.pooled else None,
         )
-        report |= {"candidates": pool.candidates, "kept": pool.size}
-    if config.shares_pairs:
-        state.shared = _shared(config, pool, round)
-    with phase("fine-tune"):
-        if heard.models:
-            tuned, loss = distil(
-                problem.net, problem.objective, model, torch.cat(heard.models),
-                Library(heard.ids, state.clients.take), config.synthesis, config.run.seed, round,
-            )  # fmt: skip
-        else:
-            generator = streams.generator(config.run.seed, "fine-tune", round)
-            tuned, loss = fine_tune(
-                problem.net, problem.objective, model, pool, config.synthesis, generator
+        result = extension.server(view)
+        state.server["model"], state.extensions[extension.name] = result.model, result.state
+        if result.judgement is not None or result.model is not model:
+            judgement = result.judgement
+        if both := record.keys() & result.record.keys():
+            raise ValueError(
+                f"extension {extension.name!r} records {sorted(both)[0]!r}, as another does"
             )
-    report["loss"] = loss
-    accepted, judgement = True, None
-    if config.synthesis.gate and tuned is not model:
-        with phase("gate"):
-            accepted, judged, judgement = _gate(fed, fleet, model, tuned, heard.ids)
-        report |= judged
-    report["accepted"] = accepted
-    state.server["model"] = tuned if accepted else model
-    return report, judgement
+        record |= result.record
+    return record, judgement
 
 
-def _gate(
-    fed: Federation, fleet: Fleet, model: Tensor, tuned: Tensor, ids: tuple[int, ...]
-) -> tuple[bool, Row, Judgement]:
-    """Whether the round's clients accept a fine-tuning, without labels, and what they say.
+def _pooled(fed: Federation) -> Pool:
+    """All clients' training pairs, fetched as they are asked for."""
+    rows = np.concatenate([silo.pairs for silo in fed.silos])
 
-    They compare both models by ``run.criterion`` on their held-out pairs, and refuse one that takes
-    back more than the share ``synthesis.tolerance`` of what was gained since the initial model.
-    The panel is asked with them, so that the model that stays need not be sent again.
-    """
-    judgement = fleet.judge([model, tuned], sorted({*ids, *fed.panel}), initial=True)
-    first, before, after = (judgement.mean(which, ids) for which in range(3))
-    accepted = not after - before > fed.config.synthesis.tolerance * max(first - before, 0.0)
-    report = {"holdout_start": first, "holdout_before": before, "holdout_after": after}
-    report |= {"bytes_up": judgement.bytes_up, "bytes_down": judgement.bytes_down}
-    return accepted, report, judgement.of([0, 2] if accepted else [0, 1])
+    def take(at: Tensor) -> Tensor:
+        problem, (places,) = fed.near([rows[at.numpy()]])
+        return problem.features[torch.from_numpy(places).to(fed.device)]
+
+    return Pool(len(rows), take)
 
 
-def _shared(config: Config, pool: Pool, round: int) -> Payload:
-    """Some of the pairs kept, for the clients of the next round."""
-    if not pool.size:
-        return {}
-    draw = torch.randperm(pool.size, generator=streams.generator(config.run.seed, "shared", round))
-    return {"pairs": pool.take(draw[: config.synthesis.shared])}
-
-
-def _heard_from(state: State) -> tuple[int, ...]:
-    """The clients whose generators have been trained."""
-    known = state.clients.known
-    if not len(known):
-        return ()
-    trained = state.clients.take(known.tolist(), ("trained",))["trained"].cpu()
-    return tuple(known[trained > 0].tolist())
-
-
-def _real(fed: Federation, rows: np.ndarray) -> Tensor:
-    """Features of these rows."""
-    problem, (places,) = fed.near([rows])
-    return problem.features[torch.from_numpy(places).to(fed.device)]
+def _losses(answers: Answers) -> dict[str, float | None]:
+    """Mean losses, by the pairs that each client holds; the method's by those it trained on."""
+    report = answers.report
+    return {
+        name: _mean(value, report.sizes if name == LOCAL else report.pairs)
+        for name, value in report.losses.items()
+    }
 
 
 def _mean(values: Tensor, weights: Tensor) -> float:

@@ -19,7 +19,13 @@ from fedsyn.errors import RunError
 # A tensor's dtype and shape, the rows' axes first.
 Kind = tuple[torch.dtype, tuple[int, ...]]
 
-_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
+_DTYPES = {
+    torch.float16: "F16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.bool: "BOOL",
+}
 _ALIGN = 64
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,18 +13,25 @@ import torch
 from torch import Tensor
 
 import fedsyn
-from fedsyn import config as configuration
 from fedsyn import ops
-from fedsyn.config import Config
+from fedsyn.core.judgement import Judgement
+from fedsyn.core.payload import Payload
 from fedsyn.data import federated
+from fedsyn.data.pairs import Pairs
+from fedsyn.data.readers import pairs_of
 from fedsyn.errors import DataError, RunError
-from fedsyn.federation import local, records, rounds, state
+from fedsyn.federation import checkpoint, records, rounds
+from fedsyn.federation.checkpoint import State
+from fedsyn.federation.config import Config, data_settings, dump, with_plugins
 from fedsyn.federation.devices import available, cpu_threads, devices, settings
 from fedsyn.federation.evaluation import outputs
 from fedsyn.federation.federation import Federation, federation
+from fedsyn.federation.fleet import Fleet
 from fedsyn.federation.gallery import gallery
-from fedsyn.federation.store import ClientRows
+from fedsyn.federation.local import LocalFleet
+from fedsyn.federation.store import ClientStore
 from fedsyn.profiling import Stopwatch, phase, stopwatch
+from fedsyn.tasks.retrieval import RetrievalProblem
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +39,7 @@ logger = logging.getLogger(__name__)
 class Observer(Protocol):
     """Who watches a run: the command line's progress display, or nobody."""
 
-    def phase(self, round: int, name: str) -> None:
+    def phase(self, round_number: int, name: str) -> None:
         """A phase of a round begins."""
 
     def row(self, row: records.Row) -> None:
@@ -42,7 +49,7 @@ class Observer(Protocol):
 class Silent:
     """Watches nothing."""
 
-    def phase(self, round: int, name: str) -> None:
+    def phase(self, round_number: int, name: str) -> None:
         """Ignore."""
 
     def row(self, row: records.Row) -> None:
@@ -51,18 +58,20 @@ class Silent:
 
 def run(
     config: Config,
-    out: Path,
+    out: Path | str,
     *,
     resume: bool = False,
     observer: Observer | None = None,
     profile: bool = False,
+    data: Pairs | Mapping[str, Any] | None = None,
+    **plugins: Any,
 ) -> dict[str, Any]:
     """Train as configured and leave the run directory ``out``.
 
     Parameters
     ----------
     config : Config
-    out : Path
+    out : Path or str
         Made if absent. A run that is resumed continues from its last checkpoint to the same
         ``metrics.jsonl`` that an uninterrupted run writes, apart from times; ``run.rounds`` and
         ``[engine]`` may differ from the first part's.
@@ -71,6 +80,11 @@ def run(
     profile : bool
         Whether ``torch.profiler`` traces the second round of this call, or the only one, and leaves
         ``trace.json`` (for Perfetto or chrome://tracing). Clients are then computed in one thread.
+    data : Pairs or mapping of str to array, optional
+        Pairs in memory, in the place of those that ``[data]`` names: arrays by the names that
+        ``[data]`` gives them. A run on such pairs is resumed with the same pairs.
+    **plugins
+        Plug-ins as objects, by family: ``method=...``, ``objective=...``, ``extensions=(...)``.
 
     Returns
     -------
@@ -83,9 +97,11 @@ def run(
         If the data, the configuration or the directory does not allow the run; nothing is written
         then.
     """
+    config, out = with_plugins(config, **plugins), Path(out)
+    pairs = None if data is None else pairs_of(data, config.data)
     found = available(config.engine.devices)
     with settings(config, cpu_threads(config)):
-        return _run(config, out, found, resume, observer or Silent(), profile)
+        return _run(config, out, found, resume, observer or Silent(), profile, pairs)
 
 
 def _run(
@@ -95,59 +111,84 @@ def _run(
     resume: bool,
     observer: Observer,
     profile: bool,
+    pairs: Pairs | None,
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    before = resumed(config, out, found[0]) if resume else None
+    if resume:
+        check_resumable(config, out)  # before the data are read
     observer.phase(0, "data")
-    data = federated.load(config, _existing(out))
+    data = federated.load(data_settings(config), _existing(out), pairs)
     fed = federation(config, data, found[0], on_host=len(found) > 1)
     _check(fed)
-    done = begin(fed, out) if before is None else before
-    if before is None:
-        records.create(out)
-    rows = prepare(fed, out, done, federated.who_has_what(data))
-    watch = stopwatch(
-        found[0], profiled=profile, entered=lambda name: observer.phase(done.round + 1, name)
+    folder = (out / records.CHECKPOINT).parent
+    clients = ClientStore(
+        len(fed.silos), folder / records.CLIENTS, config.engine.memory << 20, fed.device
     )
-    traced = min(done.round + 2, config.run.rounds) if profile else None
+    done, kept = resumed(fed, out) if resume else (begin(fed, out), {})
+    if resume:
+        clients.restore(kept)
+    else:
+        records.create(out)
+    watch = stopwatch(
+        found[0],
+        profiled=profile,
+        entered=lambda name: observer.phase(done.round_number + 1, name),
+    )
+    traced = min(done.round_number + 2, config.run.rounds) if profile else None
     with devices(config, found, inline=profile) as everywhere:
-        train(fed, done, rows, local.Here(fed, everywhere), out, watch, observer, traced)
+        fleet = LocalFleet(fed, everywhere, clients, out)
+        rows = prepare(fed, out, done, fleet, federated.who_has_what(data))
+        train(fed, done, rows, fleet, out, watch, observer, traced)
     return finish(fed, done, rows, out, time.perf_counter() - started)
 
 
-def resumed(config: Config, out: Path, device: torch.device) -> state.State:
-    """The state that the run in ``out`` is to go on from."""
-    clients = ClientRows(0, out / records.CHECKPOINT.parent, 0, device)
-    return state.load(out / records.CHECKPOINT, digest(config), clients, device)
+def check_resumable(config: Config, out: Path) -> int:
+    """The rounds that the run in ``out`` has done; raises `RunError` if it cannot go on."""
+    return checkpoint.check(out / records.CHECKPOINT, digest(config))
 
 
-def begin(fed: Federation, out: Path) -> state.State:
+def resumed(fed: Federation, out: Path) -> tuple[State, Payload]:
+    """The state that the run in ``out`` is to go on from, and what its fleet has kept."""
+    path = out / records.CHECKPOINT
+    received = rounds.memory(fed, path.parent)
+    return checkpoint.load(path, digest(fed.config), received, fed.device)
+
+
+def begin(fed: Federation, out: Path) -> State:
     """The state before the first round of a run in ``out``, where nothing is written yet."""
-    budget = fed.config.engine.memory << 20
-    clients = ClientRows(len(fed.silos), (out / records.CHECKPOINT).parent, budget, fed.device)
-    return rounds.begin(fed, clients)
+    return rounds.begin(fed, rounds.memory(fed, (out / records.CHECKPOINT).parent))
 
 
 def prepare(
-    fed: Federation, out: Path, done: state.State, partition: records.Row
+    fed: Federation, out: Path, done: State, fleet: Fleet, partition: records.Row
 ) -> list[records.Row]:
     """The files of a run that begins with, or goes on from, ``done``; the rows so far."""
-    config, checkpoint = fed.config, out / records.CHECKPOINT
-    rows = records.keep_rows(out, done.round)
+    rows = records.keep_rows(out, done.round_number)
     if not (out / records.PARTITION).exists():
         records.write_json(out / records.PARTITION, partition)
         records.write_tensors(out / records.PREPROCESSING, fed.data.preprocessing)
-    records.write_text(out / records.CONFIG, configuration.dump(config))
-    state.prepare(done, checkpoint, digest(config))
-    state.commit(done, checkpoint)
+    records.write_text(out / records.CONFIG, dump(fed.config))
+    _save(fed, out, done, fleet)
+    _commit(out, done, fleet)
     return rows
+
+
+def _save(fed: Federation, out: Path, done: State, fleet: Fleet) -> None:
+    groups = {**done.groups(), "fleet": fleet.tensors()}
+    checkpoint.save(out / records.CHECKPOINT, digest(fed.config), done.round_number, groups)
+
+
+def _commit(out: Path, done: State, fleet: Fleet) -> None:
+    checkpoint.commit(out / records.CHECKPOINT)
+    done.saved()
+    fleet.saved()
 
 
 def train(
     fed: Federation,
-    done: state.State,
+    done: State,
     rows: list[records.Row],
-    fleet: rounds.Fleet,
+    fleet: Fleet,
     out: Path,
     watch: Stopwatch,
     observer: Observer,
@@ -158,58 +199,66 @@ def train(
 
     Changes ``done`` and ``rows``. The round ``traced`` leaves ``trace.json``.
     """
-    config, checkpoint = fed.config, out / records.CHECKPOINT
+    config, judged = fed.config, fed.plan.method.broadcasts_model
     between = config.engine.checkpoint_seconds if checkpoint_seconds is None else checkpoint_seconds
     saved = time.perf_counter()
-    while done.round < config.run.rounds:
-        tracing = _trace(out) if done.round + 1 == traced else nullcontext()
+    while done.round_number < config.run.rounds:
+        tracing = _trace(out) if done.round_number + 1 == traced else nullcontext()
         with watch.running(), tracing:
-            late = fleet.late and fed.method.sends_model
+            late = fleet.late and judged
             unjudged = late and bool(rows) and rows[-1]["losses"]["holdout"] is None
-            heard = rounds.listen(fed, done, fleet, judge=unjudged)
-            if heard.judgement is not None:
-                rows[-1]["losses"]["holdout"] = heard.judgement.mean(-1, fed.panel)
+            answers = rounds.listen(fed, done, fleet, judge=unjudged)
+            if answers.judgement is not None:
+                _judged(fed, rows[-1], answers.judgement)
                 records.write_rows(out, rows)
-                _select(done, rows, config)
-            row = rounds.conclude(fed, done, fleet, heard)
+                _select(fed, done, rows)
+            row = rounds.conclude(fed, done, fleet, answers)
             _refuse_diverged(config, done)
             rows.append(row)
-            if row["losses"]["holdout"] is not None or not fed.method.sends_model:
-                _select(done, rows, config)
+            if row["losses"]["holdout"] is not None or not judged:
+                _select(fed, done, rows)
             due = time.perf_counter() - saved >= between
-            kept = due or done.round == config.run.rounds
+            kept = due or done.round_number == config.run.rounds
             if kept:
                 with phase("checkpoint"):
-                    state.prepare(done, checkpoint, digest(config))
+                    _save(fed, out, done, fleet)
         row["seconds"] = watch.lap()
         # A checkpoint never counts a round that metrics.jsonl does not have.
         records.append_row(out, row)
         if kept:
-            state.commit(done, checkpoint)
+            _commit(out, done, fleet)
             saved = time.perf_counter()
         observer.row(row)
 
 
-def _select(done: state.State, rows: list[records.Row], config: Config) -> None:
+def _judged(fed: Federation, row: records.Row, judgement: Judgement) -> None:
+    """Enter into a round's row what clients think of its model, and what it has cost to ask."""
+    row["losses"]["holdout"] = judgement.mean(-1, fed.validators)
+    row["bytes_up"] += judgement.bytes_up
+    row["bytes_down"] += judgement.bytes_down
+
+
+def _select(fed: Federation, done: State, rows: list[records.Row]) -> None:
     """Keep the model of the last row, if it is the best so far of those that clients judged."""
-    last = rows[-1]
-    if "metrics" in last and records.chosen_rounds(rows, config.task.name)["selected"] is last:
+    last, table = rows[-1], fed.config.plugins.task.metrics
+    if "metrics" in last and records.chosen_rounds(rows, table)["selected"] is last:
         done.selected = {"model": done.server["model"].clone()}
 
 
 def digest(config: Config) -> str:
     """Identifies everything in the configuration that changes what a round computes."""
     tree = config.model_dump(mode="json")
-    del tree["engine"], tree["flower"], tree["run"]["rounds"], tree["data"]["cache"]
+    del tree["engine"], tree["flower"], tree["data"]["cache"]
+    del tree["run"]["rounds"], tree["run"]["record_uploads"]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-def _refuse_diverged(config: Config, done: state.State) -> None:
+def _refuse_diverged(config: Config, done: State) -> None:
     if not done.server["model"].isfinite().all():
         raise RunError(
-            f"the model has diverged in round {done.round} (not finite); "
-            f"method.lr = {config.method.lr:g} or "
-            f"synthesis.server_lr = {config.synthesis.server_lr:g} may be too high"
+            f"the model has diverged in round {done.round_number} (not finite); "
+            f"method.lr = {config.method.lr:g}, or the rate of what changes the model after it, "
+            "may be too high"
         )
 
 
@@ -239,34 +288,35 @@ def _check(fed: Federation) -> None:
         )
     empty = [client for client, size in enumerate(sizes) if size < 2]
     if empty:
-        completing = fed.config.shares_pairs and fed.config.synthesis.complete
+        completing = any(one.completes(own) for one, own in fed.plan.extensions)
         until = " until they can complete pairs" if completing else ""
         logger.warning("clients %s have fewer than two pairs and sit out training%s", empty, until)
 
 
 def finish(
     fed: Federation,
-    done: state.State,
+    done: State,
     rows: list[records.Row],
     out: Path,
     seconds: float,
 ) -> dict[str, Any]:
     """The files that a run ends with; what ``summary.json`` holds."""
     config, models = fed.config, done.selected["model"]
+    plugins = config.plugins
     records.write_tensors(out / records.MODEL, named_parameters(fed, models))
-    if config.task.name == "retrieval":
+    if isinstance(fed.problem, RetrievalProblem):
         image, text = (u.cpu() for u in outputs(fed, models[0], fed.data.test))
         shown = gallery(fed.data.pairs, fed.data.test, image, text, config.run.seed)
         records.write_json(out / records.GALLERY, shown)
-    chosen = records.chosen_rounds(rows, config.task.name)
+    chosen = records.chosen_rounds(rows, plugins.task.metrics)
     summary = {
-        "task": config.task.name,
-        "method": config.method.name,
-        "objective": config.objective.name,
+        "task": plugins.task.name,
+        "method": plugins.method.name,
+        "objective": plugins.objective.name,
         "synthesis": config.synthesis_mode,
         "data": config.data.path or config.data.name,
         "clients": len(fed.silos),
-        "rounds": done.round,
+        "rounds": done.round_number,
         "seed": config.run.seed,
         "metrics": chosen["selected"]["metrics"],
         **{

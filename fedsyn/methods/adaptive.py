@@ -11,35 +11,46 @@ m starts at 0 and v at τ², and there is no correction of their bias, as in the
 plain (``weighting = "uniform"``).
 """
 
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from fedsyn.config import MethodConfig
-from fedsyn.core.aggregate import WEIGHT
 from fedsyn.core.payload import Payload
-from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method, Problem
+from fedsyn.core.wire import Uploads
+from fedsyn.methods.base import MethodConfig, Problem
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.settings.sections import Field, Positive, Section, Share
+
+
+class AdaptiveOptions(Section):
+    """Options of FedAdam and FedYogi."""
+
+    lr: Positive = Field(1e-2, description="rate of the server's step")
+    betas: tuple[Share, Share] = Field(
+        (0.9, 0.99), description="decay rates β₁ and β₂ of the moments"
+    )
+    tau: Positive = Field(1e-3, description="τ, added to the root of the second moment")
 
 
 def server(
     problem: Problem,
     state: Payload,
-    heard: Payload,
+    uploads: Uploads,
     config: MethodConfig,
     generator: torch.Generator,
     *,
     yogi: bool,
 ) -> Payload:
     """A step of the adaptive optimiser, with the mean change as its gradient."""
-    if not heard[WEIGHT]:
+    if not uploads.weight("model"):
         return state
-    own, model = config.adaptive, state["model"]
+    own, model = config.of(AdaptiveOptions), state["model"]
     beta1, beta2 = own.betas
     first = state.get("first", torch.zeros_like(model))
     second = state.get("second", torch.full_like(model, own.tau**2))
-    change = (fedavg.average(heard).to(model.device) - model.double()).to(model)
+    change = (uploads.mean("model").to(model.device) - model.double()).to(model)
     square = change.square()
     first = beta1 * first + (1 - beta1) * change
     pull: Tensor = square * (second - square).sign() if yogi else second - square
@@ -49,6 +60,11 @@ def server(
 
 
 FEDADAM, FEDYOGI = (
-    Method(fedavg.init, fedavg.down, fedavg.client, fedavg.hear, partial(server, yogi=yogi))
-    for yogi in (False, True)
+    replace(
+        FEDAVG,
+        name=name,
+        options={"adaptive": AdaptiveOptions},
+        server=partial(server, yogi=yogi),
+    )
+    for name, yogi in (("fedadam", False), ("fedyogi", True))
 )

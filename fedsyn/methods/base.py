@@ -1,70 +1,127 @@
-"""The shape of a federated method."""
+"""What a federated method is: what goes down, what clients do and send, what the server does."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedsyn.config import MethodConfig
-from fedsyn.core.aggregate import add_sums
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
+from fedsyn.core.training import Training
+from fedsyn.core.wire import Sum, Upload, Uploads
+from fedsyn.data.settings import Needs
 from fedsyn.data.silos import Silo
-from fedsyn.tasks.base import Problem
+from fedsyn.settings.plugins import Plugin, Tree
+from fedsyn.settings.sections import Field
+from fedsyn.tasks.base import Problem, Task
 
-__all__ = ["Method", "Problem"]
+__all__ = ["Method", "MethodConfig", "Problem", "Update"]
 
 P = TypeVar("P", bound=Problem)
 
 
+class MethodConfig(Training):
+    """The federated algorithm and the clients' local training."""
+
+    name: str = Field("", description="the federated algorithm")
+    weighting: Literal["size", "uniform", "contribution"] = Field(
+        "size", description="by what clients count in means"
+    )
+
+    def weights(self, cohort: Cohort) -> Tensor:
+        """By how much each client counts in means, float64 ``[C]``.
+
+        Who has nothing to train on has no say.
+        """
+        sizes = torch.tensor(cohort.sizes)
+        return sizes.double() if self.weighting == "size" else (sizes > 0).double()
+
+    def weighted(self, cohort: Cohort, **values: Tensor) -> dict[str, Sum]:
+        """Tensors ``[C, ...]`` of a cohort as sums, in which clients count by ``weighting``."""
+        weights = self.weights(cohort)
+        return {name: Sum(value, weights) for name, value in values.items()}
+
+
+def present(cohort: Cohort, **values: Tensor) -> dict[str, Sum]:
+    """Tensors ``[C, ...]`` as sums over the clients that have something to train on."""
+    there = (torch.tensor(cohort.sizes) > 0).double()
+    return {name: Sum(value, there, weighted=False) for name, value in values.items()}
+
+
 @dataclass(frozen=True)
-class Method(Generic[P]):
-    """A federated algorithm over stacked payloads.
+class Update:
+    """What the clients of a chunk have done: what they send, what they keep, losses ``[C]``."""
+
+    upload: Upload
+    state: Payload
+    losses: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Method(Plugin, Generic[P]):
+    """A federated algorithm over stacked payloads, as a plug-in; a variant is ``replace(...)``.
 
     Attributes
     ----------
     init : ``(problem, model [P], clients) -> server state``
         The server's state before the first round; ``state["model"] [M, P]`` are the models that
         are evaluated: one, or one a client where there is no federation.
-    down : ``(state, ids) -> payload [C, ...]``
+    broadcast : ``(state, ids) -> payload [C, ...]``
         What the clients ``ids`` receive.
-    client : ``(problem, payload, kept, cohort, config) -> (payload, kept, losses [C])``
+    client : ``(problem, received, state, cohort, config) -> Update``
         What clients do, stacked: from what they receive and what they have kept to what they send
-        and keep. Kept under ``private``, a model ``[C, P]`` that is never averaged also serves the
-        generators as encoder.
-    hear : ``(heard, ids, payload, sizes [C], config) -> heard``
-        What the server keeps of the replies of the next few clients, in client order; ``heard`` is
-        empty at first.
-    server : ``(problem, state, heard, config, generator) -> state``
+        and keep.
+    server : ``(problem, state, uploads, config, generator) -> state``
         What the server does when it has heard from all; the generator is the round's. Of the
         problem's rows it looks at the public ones alone.
-    keep : ``(problem, model [P]) -> payload``
+    client_state : ``(problem, model [P]) -> payload``
         What a client has kept before its first round, without the client axis; ``None`` where
         clients keep nothing.
-    merge : ``(heard, heard) -> heard``
-        Both, of which the second's clients come after the first's: nodes of several clients each
-        send what they have heard.
-    pooled : bool
-        All clients' rows are one client's (the centralised bound).
-    tasks : names of the tasks that it can learn; all where ``None``.
+    tasks : tuple of Task
+        Those that it can learn, its own first; all where empty.
+    needs : Needs
+        Beside those of the task.
+    with_task : mapping of str to tree
+        What it sets differently from its own ``defaults`` in a task, by that task's name.
+    prepare : ``(problem, config) -> problem``
+        The problem as the method needs it: with another network, say.
+    check : ``(config) -> None``
+        Refuses options that do not go together, by `fedsyn.errors.ConfigError`.
     rows : ``(problem, silo) -> rows``
         The rows that a client trains on, where they are not the task's.
-    sends_model : bool
-        Whether ``down`` has the model that is evaluated, so that clients judge it on held-out
-        rows; where not, the last round's is the one that a run selects.
+    sends : tuple of str
+        Names of the sums that clients send.
+    private : str
+        What of a client's state is a model ``[C, P]`` that is never averaged, which generators may
+        look through; empty where there is none.
+    broadcasts_model : bool
+        Whether what is broadcast has the model that is evaluated, so that clients judge it on
+        held-out rows; where not, the last round's is the one that a run selects.
+    extensible : bool
+        Whether its server has one model of the clients' pairs, which extensions may change.
+    deployable : bool
+        Whether it is a federation that nodes can take part in, and not a bound.
     """
 
     init: Callable[[P, Tensor, int], Payload]
-    down: Callable[[Payload, tuple[int, ...]], Payload]
-    client: Callable[[P, Payload, Payload, Cohort, MethodConfig], tuple[Payload, Payload, Tensor]]
-    hear: Callable[[Payload, tuple[int, ...], Payload, Tensor, MethodConfig], Payload]
-    server: Callable[[P, Payload, Payload, MethodConfig, torch.Generator], Payload]
-    keep: Callable[[P, Tensor], Payload] | None = None
-    merge: Callable[[Payload, Payload], Payload] = add_sums
-    pooled: bool = False
-    tasks: tuple[str, ...] | None = None
+    broadcast: Callable[[Payload, tuple[int, ...]], Payload]
+    client: Callable[[P, Payload, Payload, Cohort, MethodConfig], Update]
+    server: Callable[[P, Payload, Uploads, MethodConfig, torch.Generator], Payload]
+    client_state: Callable[[P, Tensor], Payload] | None = None
+    tasks: tuple[Task, ...] = ()
+    needs: Needs = field(default_factory=Needs)
+    with_task: Mapping[str, Tree] = field(default_factory=dict)
+    prepare: Callable[[P, MethodConfig], P] | None = None
+    check: Callable[[MethodConfig], None] | None = None
     rows: Callable[[P, Silo], np.ndarray] | None = None
-    sends_model: bool = True
+    sends: tuple[str, ...] = ("model",)
+    private: str = ""
+    broadcasts_model: bool = True
+    extensible: bool = True
+    deployable: bool = True
+
+
+AnyMethod = Method[Any]

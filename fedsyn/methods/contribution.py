@@ -9,7 +9,8 @@ server: w_k ∝ n_k / Σ_j exp(−‖z_k − z_j‖² / s²)       over clients 
     distance of two of them
 
 so that of many clients with the same data each counts for less. Weights are known when all clients
-have been heard: until then their models are kept, not their sum.
+have been heard: until then their models are kept, not their sum. So all that a client sends is its
+own here.
 """
 
 from dataclasses import replace
@@ -17,52 +18,58 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedsyn.config import MethodConfig
 from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
-from fedsyn.core.payload import Payload, concatenate
-from fedsyn.methods.base import Method
+from fedsyn.core.payload import Payload
+from fedsyn.core.wire import Upload, Uploads, add_up
+from fedsyn.methods.base import Method, MethodConfig, Update
 from fedsyn.objectives.similarity import masked_mean
 from fedsyn.tasks.pairs import PairProblem
 
-TASKS = ("retrieval", "vqa")  # those that have representations of both modalities
-OURS = ("latent", "ids", "sizes")
+# Behind the names of a method's sums, in those of their weights: by whether a client's contribution
+# says what they count.
+WEIGHTED, FIXED = ".weighted", ".fixed"
 
 
 def normalised(method: Method[PairProblem]) -> Method[PairProblem]:
     """The method with contributions in the place of ``weighting``."""
 
     def client(
-        problem: PairProblem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
-    ) -> tuple[Payload, Payload, Tensor]:
-        sent, kept, losses = method.client(problem, payload, kept, cohort, config)
-        return sent | {"latent": latents(problem, payload["model"], cohort)}, kept, losses
+        problem: PairProblem,
+        received: Payload,
+        state: Payload,
+        cohort: Cohort,
+        config: MethodConfig,
+    ) -> Update:
+        by_size = config.changed(weighting="size")
+        update = method.client(problem, received, state, cohort, by_size)
+        own = dict(update.upload.own)
+        own["latent"] = latents(problem, received["model"], cohort)
+        own["sizes"] = torch.tensor(cohort.sizes)
+        for name, one in update.upload.sums.items():
+            kind = WEIGHTED if one.weighted else FIXED
+            own |= {name: one.value, f"{name}{kind}": one.weight}
+        return replace(update, upload=Upload(own=own))
 
     def server(
         problem: PairProblem,
         state: Payload,
-        heard: Payload,
+        uploads: Uploads,
         config: MethodConfig,
         generator: torch.Generator,
     ) -> Payload:
-        weights = contributions(heard["latent"], heard["sizes"])
-        sent = {name: value for name, value in heard.items() if name not in OURS}
-        by_size = config.model_copy(update={"weighting": "size"})
-        sums = method.hear({}, tuple(heard["ids"].tolist()), sent, weights, by_size)
-        return method.server(problem, state, sums, config, generator)
+        own = dict(uploads.own)
+        density = densities(own.pop("latent"), own.pop("sizes"))
+        sums, weights = {}, {}
+        for kind, divisor in ((WEIGHTED, density), (FIXED, torch.ones_like(density))):
+            for name in [name for name in own if f"{name}{kind}" in own]:
+                value, weight = own.pop(name), own.pop(f"{name}{kind}")
+                sums[name], weights[name] = add_up(None, value, weight / divisor)
+        return method.server(
+            problem, state, Uploads(uploads.ids, sums, weights, own), config, generator
+        )
 
-    tasks = tuple(name for name in TASKS if method.tasks is None or name in method.tasks)
-    return replace(method, client=client, hear=_hear, server=server, merge=_merge, tasks=tasks)
-
-
-def _hear(
-    heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
-) -> Payload:
-    return _merge(heard, payload | {"ids": torch.tensor(ids), "sizes": sizes})
-
-
-def _merge(heard: Payload, more: Payload) -> Payload:
-    return concatenate([heard, more]) if heard else more
+    return replace(method, client=client, server=server)
 
 
 def latents(problem: PairProblem, models: Tensor, cohort: Cohort) -> Tensor:
@@ -73,14 +80,17 @@ def latents(problem: PairProblem, models: Tensor, cohort: Cohort) -> Tensor:
     return torch.stack([masked_mean(column, valid) for column in both.unbind(-1)], -1)
 
 
-def contributions(latent: Tensor, sizes: Tensor) -> Tensor:
-    """w_k ``[C]`` in float64 of clients with representations ``[C, 2 d]`` and so many rows."""
+def densities(latent: Tensor, sizes: Tensor) -> Tensor:
+    """Σ_j exp(−‖z_k − z_j‖² / s²) ``[C]`` in float64 of clients with representations ``[C, 2 d]``.
+
+    1 of a client without rows.
+    """
     known = sizes > 0
-    z, weights = latent[known].double(), sizes.double()
+    z, density = latent[known.to(latent.device)].double(), torch.ones(len(sizes)).double()
     distances = torch.cdist(z, z)
     others = distances[~torch.eye(len(z), dtype=torch.bool, device=z.device)]
     scale = others.median() if len(others) else distances.new_zeros(())
     if scale > 0:
-        density = (-((distances / scale) ** 2)).exp().sum(-1)
-        weights[known.to(weights.device)] /= density.to(weights.device)
-    return weights
+        near = (-((distances / scale) ** 2)).exp().sum(-1)
+        density[known.to(density.device)] = near.to(density.device)
+    return density

@@ -13,17 +13,35 @@ Our reading, where the paper is silent: a block that halves the resolution has F
 size of G, and D is the mean over the batch. Gradients are not clipped.
 """
 
+from dataclasses import replace
+from typing import Annotated
+
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
-from fedsyn.config import MethodConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
-from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method
+from fedsyn.core.wire import Upload
+from fedsyn.methods.base import MethodConfig, Update
+from fedsyn.methods.fedavg import FEDAVG
 from fedsyn.objectives.similarity import masked_mean
-from fedsyn.tasks.image_classification import Batch, ImageClassificationProblem
+from fedsyn.settings.sections import Field, NonNegative, Section
+from fedsyn.tasks.image_classification import (
+    IMAGE_CLASSIFICATION,
+    ImageClassificationProblem,
+    PictureBatch,
+)
+
+
+class FedAlignOptions(Section):
+    """Options of FedAlign."""
+
+    mu: NonNegative = Field(0.45, description="weight μ of the distance of Lipschitz constants")
+    share: Annotated[float, Field(gt=0.0, lt=1.0, multiple_of=0.125)] = Field(
+        0.25, description="share of the last block's channels, in whole groups of its normalisation"
+    )
+
 
 ITERATIONS = 10  # of the power iteration, as published
 LEAST = 1e-12  # of D, as a divisor
@@ -31,15 +49,15 @@ LEAST = 1e-12  # of D, as a divisor
 
 def client(
     problem: ImageClassificationProblem,
-    payload: Payload,
-    kept: Payload,
+    received: Payload,
+    state: Payload,
     cohort: Cohort,
     config: MethodConfig,
-) -> tuple[Payload, Payload, Tensor]:
+) -> Update:
     """Local training that aligns the last block with what its first channels make of its input."""
-    net, own = problem.net, config.fedalign
+    net, own = problem.net, config.of(FedAlignOptions)
 
-    def penalty(clients: Tensor, batch: Batch) -> Tensor:
+    def penalty(clients: Tensor, batch: PictureBatch) -> Tensor:
         encoder = batch.params[:, : net.encoder.layout.size]
         with torch.no_grad():
             maps = net.encoder.body(encoder, batch.pixels)
@@ -50,8 +68,8 @@ def client(
         loss = problem.objective(batch.logits, batch.label, batch.valid)
         return own.mu * (loss / apart.clamp(min=LEAST)).detach() * apart
 
-    model, losses = problem.train(payload["model"], cohort, config, penalty=penalty)
-    return {"model": model}, kept, losses
+    model, losses = problem.train(received["model"], cohort, config, penalty=penalty)
+    return Update(Upload(config.weighted(cohort, model=model)), state, losses)
 
 
 def lipschitz(before: Tensor, after: Tensor) -> Tensor:
@@ -69,6 +87,10 @@ def lipschitz(before: Tensor, after: Tensor) -> Tensor:
     return constant
 
 
-METHOD = Method(
-    fedavg.init, fedavg.down, client, fedavg.hear, fedavg.server, tasks=("image_classification",)
+FEDALIGN = replace(
+    FEDAVG,
+    name="fedalign",
+    options={"fedalign": FedAlignOptions},
+    client=client,
+    tasks=(IMAGE_CLASSIFICATION,),
 )

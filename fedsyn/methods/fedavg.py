@@ -7,14 +7,15 @@ every round:
     w ← Σ_k n_k w_k / Σ_k n_k        (or the plain mean: weighting = "uniform")
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from fedsyn.config import MethodConfig
-from fedsyn.core.aggregate import WEIGHT, add_weighted, mean
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
-from fedsyn.methods.base import Method, Problem
+from fedsyn.core.wire import Upload, Uploads
+from fedsyn.methods.base import Method, MethodConfig, Problem, Update
 
 
 def init(problem: Problem, model: Tensor, clients: int) -> Payload:
@@ -22,43 +23,32 @@ def init(problem: Problem, model: Tensor, clients: int) -> Payload:
     return {"model": model[None]}
 
 
-def down(state: Payload, ids: tuple[int, ...]) -> Payload:
+def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
     """The global model, to each client."""
     return {"model": state["model"].expand(len(ids), -1)}
 
 
 def client(
-    problem: Problem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
-) -> tuple[Payload, Payload, Tensor]:
+    problem: Problem, received: Payload, state: Payload, cohort: Cohort, config: MethodConfig
+) -> Update:
     """Local training from the received model."""
-    model, losses = problem.train(payload["model"], cohort, config)
-    return {"model": model}, kept, losses
-
-
-def hear(
-    heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
-) -> Payload:
-    """Sums over the clients' models; clients with nothing to train on have no say."""
-    weights = sizes.double() if config.weighting == "size" else (sizes > 0).double()
-    return add_weighted(heard, payload, weights)
+    model, losses = problem.train(received["model"], cohort, config)
+    return Update(Upload(config.weighted(cohort, model=model)), state, losses)
 
 
 def server(
     problem: Problem,
     state: Payload,
-    heard: Payload,
+    uploads: Uploads,
     config: MethodConfig,
     generator: torch.Generator,
 ) -> Payload:
     """The mean of the clients' models."""
-    if not heard[WEIGHT]:
+    if not uploads.weight("model"):
         return state
-    return {"model": average(heard).to(state["model"])[None]}
+    return {"model": uploads.mean("model").to(state["model"])[None]}
 
 
-def average(heard: Payload) -> Tensor:
-    """The mean of the clients' models ``[P]``, in float64."""
-    return mean({name: heard[name] for name in ("model", WEIGHT)})["model"]
-
-
-METHOD = Method(init, down, client, hear, server)
+FEDAVG: Method[Any] = Method(
+    name="fedavg", init=init, broadcast=broadcast, client=client, server=server
+)

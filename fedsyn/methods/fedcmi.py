@@ -31,53 +31,82 @@ Chosen otherwise than published:
 * Classes without rows on a client have temperature 1 and no part in r.
 """
 
+from dataclasses import replace
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from fedsyn.config import FedCMIConfig, MethodConfig
-from fedsyn.core.aggregate import WEIGHT, add_weighted, mean
 from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.core.training import Correction
-from fedsyn.methods import fedavg, fedprox
-from fedsyn.methods.base import Method
+from fedsyn.core.wire import Sum, Upload, Uploads
+from fedsyn.methods.base import MethodConfig, Update
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.methods.fedprox import pull
 from fedsyn.metrics.classification import discrepancy, true_class
 from fedsyn.models.fusion import MODALITIES
-from fedsyn.objectives.classes.halves import Batch
+from fedsyn.objectives.classes.halves import HalvesBatch
 from fedsyn.objectives.similarity import masked_mean
+from fedsyn.settings.sections import Field, NonNegative, Positive, Section, Whole
 from fedsyn.tasks.base import Penalty
-from fedsyn.tasks.multimodal_classification import MultimodalProblem
+from fedsyn.tasks.multimodal_classification import MULTIMODAL_CLASSIFICATION, MultimodalProblem
+
+
+class FedCMIOptions(Section):
+    """Options of FedCMI; what is 0 is left out."""
+
+    modality: Positive = Field(2.0, description="weight of each modality's classifier")
+    infiltration: NonNegative = Field(1.0, description="weight α of the infiltration")
+    projector: Literal["cross", "own"] = Field(
+        "cross", description="projector of the weak modality that learns from the dominant one"
+    )
+    slope: NonNegative = Field(2.0, description="slope of the temperatures")
+    mu: NonNegative = Field(0.0, description="weight μ of the proximal term")
+    warmup: Whole = Field(1, description="rounds without infiltration")
+
 
 LEAST = 1e-6  # probability that ratios are made of
 
 
 def client(
     problem: MultimodalProblem,
-    payload: Payload,
-    kept: Payload,
+    received: Payload,
+    state: Payload,
     cohort: Cohort,
     config: MethodConfig,
-) -> tuple[Payload, Payload, Tensor]:
+) -> Update:
     """Local training under infiltration; sent are the modules, and which modalities are held."""
-    received, own = payload["model"], config.fedcmi
+    start, own = received["model"], config.of(FedCMIOptions)
     penalty: Penalty | None = None
-    if own.infiltration and cohort.round > own.warmup:
-        penalty = _infiltrating(problem, received, cohort, own)
-    pull: Correction | None = fedprox.pull(received, own.mu) if own.mu else None
-    model, losses = problem.train(received, cohort, config, penalty=penalty, correction=pull)
+    if own.infiltration and cohort.round_number > own.warmup:
+        penalty = _infiltrating(problem, start, cohort, own)
+    towards: Correction | None = pull(start, own.mu) if own.mu else None
+    model, losses = problem.train(start, cohort, config, penalty=penalty, correction=towards)
     index, valid = everything(cohort.rows, problem.features.device)
     held = (problem.present[index] & valid[..., None]).any(1)
-    return problem.net.sides(model) | {"held": held}, kept, losses
+    return Update(
+        Upload(_sums(problem.net.sides(model), held, config.weights(cohort))), state, losses
+    )
+
+
+def _sums(sides: dict[str, Tensor], held: Tensor, weights: Tensor) -> dict[str, Sum]:
+    """The modules of each side: a modality's counts where it is held ``[C, 2]``."""
+    shares = dict(zip(MODALITIES, held.cpu().unbind(-1), strict=True))
+    return {
+        side: Sum(value, weights * shares[side] if side in shares else weights)
+        for side, value in sides.items()
+    }
 
 
 def _infiltrating(
-    problem: MultimodalProblem, received: Tensor, cohort: Cohort, config: FedCMIConfig
+    problem: MultimodalProblem, received: Tensor, cohort: Cohort, config: FedCMIOptions
 ) -> Penalty:
     """α L_inf."""
     net, temperature = problem.net, temperatures(problem, received, cohort, config.slope)
 
-    def penalty(clients: Tensor, batch: Batch) -> Tensor:
+    def penalty(clients: Tensor, batch: HalvesBatch) -> Tensor:
         reading, target, rows = batch.reading, batch.target, batch.whole
         with torch.no_grad():
             known = net.read(received[clients], batch.features, batch.present)
@@ -126,22 +155,10 @@ def temperatures(
     return torch.where(there & (excess > 1), 1 / (1 + slope * excess.log()), 1)
 
 
-def hear(
-    heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
-) -> Payload:
-    """Sums over the modules of clients that hold their modality; over all of the fusion head."""
-    weights = sizes.double() if config.weighting == "size" else (sizes > 0).double()
-    shares = dict(zip(MODALITIES, payload["held"].cpu().unbind(-1), strict=True))
-    for side in (*MODALITIES, "fusion"):
-        own = weights * shares[side] if side in shares else weights
-        heard = add_weighted(heard, {side: payload[side]}, own, total=f"{side}.{WEIGHT}")
-    return heard
-
-
 def server(
     problem: MultimodalProblem,
     state: Payload,
-    heard: Payload,
+    uploads: Uploads,
     config: MethodConfig,
     generator: torch.Generator,
 ) -> Payload:
@@ -149,12 +166,26 @@ def server(
     model = state["model"]
     sides = problem.net.sides(model[0])
     for side in sides:
-        if heard[f"{side}.{WEIGHT}"]:
-            sums = {side: heard[side], WEIGHT: heard[f"{side}.{WEIGHT}"]}
-            sides[side] = mean(sums)[side].to(model)
+        if uploads.weight(side):
+            sides[side] = uploads.mean(side).to(model)
     return {"model": torch.cat(list(sides.values()))[None]}
 
 
-METHOD = Method(
-    fedavg.init, fedavg.down, client, hear, server, tasks=("multimodal_classification",)
+def prepare(problem: MultimodalProblem, config: MethodConfig) -> MultimodalProblem:
+    """With cross projectors, if they learn, and classifiers of each modality."""
+    own = config.of(FedCMIOptions)
+    net = replace(problem.net, cross=own.projector == "cross")
+    objective = replace(problem.objective, modality=own.modality)
+    return replace(problem, net=net, objective=objective)
+
+
+FEDCMI = replace(
+    FEDAVG,
+    name="fedcmi",
+    options={"fedcmi": FedCMIOptions},
+    client=client,
+    server=server,
+    tasks=(MULTIMODAL_CLASSIFICATION,),
+    prepare=prepare,
+    sends=(*MODALITIES, "fusion"),
 )

@@ -17,50 +17,70 @@ Our reading, where the paper is silent: a model that ends farther than ρ from w
 line between them.
 """
 
+from dataclasses import replace
+from typing import Annotated
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedsyn.config import FedDMConfig, MethodConfig
 from fedsyn.core import training
 from fedsyn.core.batches import epochs
 from fedsyn.core.cohort import Cohort
-from fedsyn.core.payload import Payload, append
-from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method
+from fedsyn.core.payload import Payload
+from fedsyn.core.wire import Upload, Uploads
+from fedsyn.methods.base import MethodConfig, Update
+from fedsyn.methods.fedavg import FEDAVG
 from fedsyn.models.picture_classifier import PictureClassifier
-from fedsyn.objectives.classes.cross_entropy import cross_entropy
-from fedsyn.tasks.base import optimizer
-from fedsyn.tasks.image_classification import ImageClassificationProblem, draw_of_each
+from fedsyn.objectives.classes.losses import cross_entropy
+from fedsyn.settings.sections import Count, Field, NonNegative, Positive, Repeated, Section
+from fedsyn.tasks.image_classification import (
+    IMAGE_CLASSIFICATION,
+    ImageClassificationProblem,
+    draw_of_each,
+)
+
+
+class FedDMOptions(Section):
+    """Options of FedDM."""
+
+    pictures: Count = Field(10, description="pictures of a class that a client sends")
+    steps: Annotated[Count, Repeated()] = Field(20, description="steps of the search for them")
+    lr: Positive = Field(1.0, description="rate of the search")
+    draw: Count = Field(32, description="most rows of a class in a step")
+    radius: NonNegative = Field(5.0, description="radius ρ of the ball around the model")
 
 
 def client(
     problem: ImageClassificationProblem,
-    payload: Payload,
-    kept: Payload,
+    received: Payload,
+    state: Payload,
     cohort: Cohort,
     config: MethodConfig,
-) -> tuple[Payload, Payload, Tensor]:
+) -> Update:
     """Pictures ``[C, L, M, D]`` of each class that a client has, and which it has ``[C, L]``."""
-    own, features, streams = config.feddm, problem.features, cohort.streams("pictures")
-    held = payload["model"].new_zeros(len(streams), problem.net.classes)
+    own, features = config.of(FedDMOptions), problem.features
+    streams = cohort.streams("pictures")
+    held = received["model"].new_zeros(len(streams), problem.net.classes)
     pictures = features.new_zeros(*held.shape, own.pictures, features.shape[1])
     losses = torch.zeros(len(streams), device=features.device)
-    for place, (model, stream) in enumerate(zip(payload["model"], streams, strict=True)):
+    for place, (model, stream) in enumerate(zip(received["model"], streams, strict=True)):
         classes = problem.by_class(cohort.rows[place])
         held[place] = torch.tensor([float(len(rows) > 0) for rows in classes])
         if held[place].any():
             mine = [rows for rows in classes if len(rows)]
             found, losses[place] = condense(problem, model, mine, own, stream)
             pictures[place, held[place] > 0] = found
-    return {"pictures": pictures, "held": held}, kept, losses
+    sizes = torch.tensor(cohort.sizes)
+    own_parts = {"pictures": pictures, "held": held, "sizes": sizes}
+    return Update(Upload(own=own_parts), state, losses)
 
 
 def condense(
     problem: ImageClassificationProblem,
     model: Tensor,  # [P], w
     classes: list[Tensor],  # rows of each
-    config: FedDMConfig,
+    config: FedDMOptions,
     stream: torch.Generator,
 ) -> tuple[Tensor, Tensor]:  # [classes, M, D], []
     """A client's S_k, and the mean over the steps of what was minimised."""
@@ -95,28 +115,22 @@ def means(net: PictureClassifier, model: Tensor, pixels: Tensor, valid: Tensor) 
     return both.sum(1) / valid.sum(1, keepdim=True)
 
 
-def hear(
-    heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
-) -> Payload:
-    """All pictures, and how many rows each client has."""
-    return append(heard, payload | {"sizes": sizes})
-
-
 def server(
     problem: ImageClassificationProblem,
     state: Payload,
-    heard: Payload,
+    uploads: Uploads,
     config: MethodConfig,
     generator: torch.Generator,
 ) -> Payload:
     """Training on all pictures, those of a client with a weight of n_k / n together."""
-    start, net = state["model"], problem.net
-    client, label = heard["held"].nonzero(as_tuple=True)
+    start, net, own = state["model"], problem.net, config.of(FedDMOptions)
+    sent = uploads.own
+    client, label = sent["held"].nonzero(as_tuple=True)
     if not len(client):
         return state
-    pictures = heard["pictures"][client, label].to(start)  # [sets, M, D]
-    count, each = len(client), config.feddm.pictures
-    share = heard["sizes"].double()[client] / torch.bincount(client)[client]
+    pictures = sent["pictures"][client, label].to(start)  # [sets, M, D]
+    count, each = len(client), own.pictures
+    share = sent["sizes"].double()[client] / torch.bincount(client)[client]
     weight = (share * count / share.sum()).to(start).repeat_interleave(each)
     label, pixels = label.to(start.device).repeat_interleave(each), pictures.flatten(0, 1)
 
@@ -124,11 +138,17 @@ def server(
         return cross_entropy(net(params, pixels[index]), label[index], valid, weight[index])
 
     plan = epochs([np.arange(len(label))], config.batch, config.epochs, [generator])
-    model, _ = training.train(start, loss, plan, optimizer(config))
-    length = (model - start).norm().clamp(min=config.feddm.radius)
-    return {"model": start + config.feddm.radius * (model - start) / length}
+    model, _ = training.train(start, loss, plan, config.rule)
+    length = (model - start).norm().clamp(min=own.radius)
+    return {"model": start + own.radius * (model - start) / length}
 
 
-METHOD = Method(
-    fedavg.init, fedavg.down, client, hear, server, merge=append, tasks=("image_classification",)
+FEDDM = replace(
+    FEDAVG,
+    name="feddm",
+    options={"feddm": FedDMOptions},
+    client=client,
+    server=server,
+    tasks=(IMAGE_CLASSIFICATION,),
+    sends=(),
 )

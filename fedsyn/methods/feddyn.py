@@ -13,15 +13,23 @@ paper minimises it exactly, where g_k is the gradient of F_k at w_k; here client
 their epochs. Its mean is plain, whatever ``weighting`` says.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from fedsyn.config import MethodConfig
-from fedsyn.core.aggregate import WEIGHT, add_weighted
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
-from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method, Problem
+from fedsyn.core.wire import Upload, Uploads
+from fedsyn.methods.base import MethodConfig, Problem, Update, present
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.settings.sections import Field, Positive, Section
+
+
+class FedDynOptions(Section):
+    """Options of FedDyn."""
+
+    alpha: Positive = Field(0.01, description="weight α of the regulariser")
 
 
 def init(problem: Problem, model: Tensor, clients: int) -> Payload:
@@ -33,47 +41,50 @@ def init(problem: Problem, model: Tensor, clients: int) -> Payload:
     }
 
 
-def keep(problem: Problem, model: Tensor) -> Payload:
+def client_state(problem: Problem, model: Tensor) -> Payload:
     """g_k."""
     return {"gradient": torch.zeros_like(model)}
 
 
 def client(
-    problem: Problem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
-) -> tuple[Payload, Payload, Tensor]:
+    problem: Problem, received: Payload, state: Payload, cohort: Cohort, config: MethodConfig
+) -> Update:
     """Local training under the client's regulariser, which is then brought up to date."""
-    received, gradient, alpha = payload["model"], kept["gradient"], config.feddyn.alpha
+    start, gradient = received["model"], state["gradient"]
+    alpha = config.of(FedDynOptions).alpha
 
     def regulariser(params: Tensor, clients: Tensor) -> Tensor:
-        return alpha * (params - received[clients]) - gradient[clients]
+        return alpha * (params - start[clients]) - gradient[clients]
 
-    model, losses = problem.train(received, cohort, config, correction=regulariser)
-    return {"model": model}, {"gradient": gradient - alpha * (model - received)}, losses
-
-
-def hear(
-    heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
-) -> Payload:
-    """Plain sums over the models of clients with something to train on."""
-    return add_weighted(heard, payload, (sizes > 0).double())
+    model, losses = problem.train(start, cohort, config, correction=regulariser)
+    kept = {"gradient": gradient - alpha * (model - start)}
+    return Update(Upload(present(cohort, model=model)), kept, losses)
 
 
 def server(
     problem: Problem,
     state: Payload,
-    heard: Payload,
+    uploads: Uploads,
     config: MethodConfig,
     generator: torch.Generator,
 ) -> Payload:
     """The mean of the models, moved on by h."""
-    present = float(heard[WEIGHT])
-    if not present:
+    clients = uploads.weight("model")
+    if not clients:
         return state
-    model, alpha = state["model"], config.feddyn.alpha
-    mean = fedavg.average(heard).to(model.device)
-    share = present / int(state["clients"])
+    model, alpha = state["model"], config.of(FedDynOptions).alpha
+    mean = uploads.mean("model").to(model.device)
+    share = clients / int(state["clients"])
     h = state["h"] - alpha * share * (mean - model.double())
     return state | {"model": (mean - h / alpha).to(model), "h": h.to(model)}
 
 
-METHOD = Method(init, fedavg.down, client, hear, server, keep)
+FEDDYN = replace(
+    FEDAVG,
+    name="feddyn",
+    options={"feddyn": FedDynOptions},
+    init=init,
+    client=client,
+    server=server,
+    client_state=client_state,
+)

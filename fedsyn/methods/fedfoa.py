@@ -10,46 +10,57 @@ In the loss it is of a batch's first views. Of fewer pictures than features Z ha
 that of Z / √n above √ε I, the Cholesky factor of Zᵀ Z / n + ε I. R̄ is known from round 2 on.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedsyn.config import MethodConfig
-from fedsyn.core.aggregate import WEIGHT, mean
 from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
-from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method
+from fedsyn.core.wire import Upload, Uploads
+from fedsyn.methods.base import MethodConfig, Update
+from fedsyn.methods.fedavg import FEDAVG
 from fedsyn.objectives.views.base import Seen
+from fedsyn.settings.sections import Field, NonNegative, Section
 from fedsyn.tasks.pictures import BLOCK
-from fedsyn.tasks.representation import RepresentationProblem
+from fedsyn.tasks.representation import REPRESENTATION, RepresentationProblem
+
+
+class FedFoAOptions(Section):
+    """Options of FedFoA."""
+
+    mu: NonNegative = Field(1.0, description="weight μ of the distance of correlations")
+
 
 EPSILON = 1e-3  # of a Gram matrix whose trace is 1
 
 
-def down(state: Payload, ids: tuple[int, ...]) -> Payload:
+def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
     """The model and, once it is known, R̄ ``[C, d, d]``."""
     return {name: value.expand(len(ids), *value.shape[1:]) for name, value in state.items()}
 
 
 def client(
     problem: RepresentationProblem,
-    payload: Payload,
-    kept: Payload,
+    received: Payload,
+    state: Payload,
     cohort: Cohort,
     config: MethodConfig,
-) -> tuple[Payload, Payload, Tensor]:
+) -> Update:
     """Local training towards all clients' correlations, and the client's own."""
+    mu = config.of(FedFoAOptions).mu
 
     def penalty(clients: Tensor, seen: Seen) -> Tensor:
         found = factor(gram(seen.features, seen.valid), seen.valid)
-        return config.fedfoa.mu * (found - payload["relation"][clients]).square().sum((-2, -1))
+        return mu * (found - received["relation"][clients]).square().sum((-2, -1))
 
     model, losses = problem.train(
-        payload["model"], cohort, config, penalty=penalty if "relation" in payload else None
+        received["model"], cohort, config, penalty=penalty if "relation" in received else None
     )
-    return {"model": model, "relation": relation(problem, model, cohort)}, kept, losses
+    found = relation(problem, model, cohort)
+    return Update(Upload(config.weighted(cohort, model=model, relation=found)), state, losses)
 
 
 def relation(problem: RepresentationProblem, models: Tensor, cohort: Cohort) -> Tensor:
@@ -80,14 +91,23 @@ def factor(products: Tensor, valid: Tensor) -> Tensor:  # [C, d, d], [C, n] -> [
 def server(
     problem: RepresentationProblem,
     state: Payload,
-    heard: Payload,
+    uploads: Uploads,
     config: MethodConfig,
     generator: torch.Generator,
 ) -> Payload:
     """The means of the clients' models and of their correlations."""
-    if not heard[WEIGHT]:
+    if not uploads.weight("model"):
         return state
-    return {name: value.to(state["model"])[None] for name, value in mean(heard).items()}
+    return {name: uploads.mean(name).to(state["model"])[None] for name in ("model", "relation")}
 
 
-METHOD = Method(fedavg.init, down, client, fedavg.hear, server, tasks=("representation",))
+FEDFOA = replace(
+    FEDAVG,
+    name="fedfoa",
+    options={"fedfoa": FedFoAOptions},
+    broadcast=broadcast,
+    client=client,
+    server=server,
+    tasks=(REPRESENTATION,),
+    sends=("model", "relation"),
+)

@@ -12,27 +12,29 @@ The paper has none for adaptive optimisers, whose steps are of one size; for the
 Learning rates are constant, and weight decay is not accounted for.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from fedsyn.config import MethodConfig
-from fedsyn.core.aggregate import WEIGHT, mean
 from fedsyn.core.batches import steps
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
-from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method, Problem
+from fedsyn.core.wire import Upload, Uploads
+from fedsyn.methods.base import MethodConfig, Problem, Update
+from fedsyn.methods.fedavg import FEDAVG
 
 
 def client(
-    problem: Problem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
-) -> tuple[Payload, Payload, Tensor]:
+    problem: Problem, received: Payload, state: Payload, cohort: Cohort, config: MethodConfig
+) -> Update:
     """Local training from the received model; what is sent is the mean step."""
-    sent, kept, losses = fedavg.client(problem, payload, kept, cohort, config)
-    norm = norms(steps(cohort.sizes, config.batch, config.epochs), config).to(sent["model"])
-    moved = payload["model"] - sent["model"]
+    model, losses = problem.train(received["model"], cohort, config)
+    norm = norms(steps(cohort.sizes, config.batch, config.epochs), config).to(model)
     # A client without steps has not moved, and counts as none.
-    return {"direction": moved / norm.clamp(min=1)[:, None], "norm": norm}, kept, losses
+    direction = (received["model"] - model) / norm.clamp(min=1)[:, None]
+    sums = config.weighted(cohort, direction=direction, norm=norm)
+    return Update(Upload(sums), state, losses)
 
 
 def norms(taken: Tensor, config: MethodConfig) -> Tensor:
@@ -45,16 +47,16 @@ def norms(taken: Tensor, config: MethodConfig) -> Tensor:
 def server(
     problem: Problem,
     state: Payload,
-    heard: Payload,
+    uploads: Uploads,
     config: MethodConfig,
     generator: torch.Generator,
 ) -> Payload:
     """The mean direction, times the mean number of steps."""
-    if not heard[WEIGHT]:
+    if not uploads.weight("direction"):
         return state
-    model, means = state["model"], mean(heard)
-    step = (means["norm"] * means["direction"]).to(model.device)
+    model = state["model"]
+    step = (uploads.mean("norm") * uploads.mean("direction")).to(model.device)
     return {"model": (model - step).to(model)}
 
 
-METHOD = Method(fedavg.init, fedavg.down, client, fedavg.hear, server)
+FEDNOVA = replace(FEDAVG, name="fednova", client=client, server=server, sends=("direction", "norm"))

@@ -8,24 +8,32 @@ paper's clients solve to a given inexactness and its server samples them by size
 mean; here they train as many epochs as everybody's, and ``weighting`` says what the mean is.
 """
 
+from dataclasses import replace
+
 from torch import Tensor
 
-from fedsyn.config import MethodConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.core.training import Correction
-from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method, Problem
+from fedsyn.core.wire import Upload
+from fedsyn.methods.base import MethodConfig, Problem, Update
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.settings.sections import Field, NonNegative, Section
+
+
+class FedProxOptions(Section):
+    """Options of FedProx."""
+
+    mu: NonNegative = Field(0.01, description="weight μ of the proximal term")
 
 
 def client(
-    problem: Problem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
-) -> tuple[Payload, Payload, Tensor]:
+    problem: Problem, received: Payload, state: Payload, cohort: Cohort, config: MethodConfig
+) -> Update:
     """Local training that is pulled towards the received model."""
-    received = payload["model"]
-    correction = pull(received, config.fedprox.mu)
-    model, losses = problem.train(received, cohort, config, correction=correction)
-    return {"model": model}, kept, losses
+    correction = pull(received["model"], config.of(FedProxOptions).mu)
+    model, losses = problem.train(received["model"], cohort, config, correction=correction)
+    return Update(Upload(config.weighted(cohort, model=model)), state, losses)
 
 
 def pull(received: Tensor, mu: float) -> Correction:
@@ -37,4 +45,4 @@ def pull(received: Tensor, mu: float) -> Correction:
     return correction
 
 
-METHOD = Method(fedavg.init, fedavg.down, client, fedavg.hear, fedavg.server)
+FEDPROX = replace(FEDAVG, name="fedprox", options={"fedprox": FedProxOptions}, client=client)

@@ -25,23 +25,33 @@ missing.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, one_hot
 
-from fedsyn.config import MethodConfig, MFCPLConfig
-from fedsyn.core.aggregate import add_weighted
 from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
-from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method
-from fedsyn.objectives.classes.cross_entropy import cross_entropy
-from fedsyn.objectives.classes.halves import Batch
+from fedsyn.core.wire import Sum, Upload, Uploads
+from fedsyn.methods.base import MethodConfig, Update
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.objectives.classes.halves import HalvesBatch
+from fedsyn.objectives.classes.losses import cross_entropy
 from fedsyn.objectives.similarity import masked_mean
+from fedsyn.settings.sections import Field, NonNegative, Positive, Section
 from fedsyn.tasks.base import Penalty
-from fedsyn.tasks.multimodal_classification import MultimodalProblem
+from fedsyn.tasks.multimodal_classification import MULTIMODAL_CLASSIFICATION, MultimodalProblem
+
+
+class MFCPLOptions(Section):
+    """Options of MFCPL."""
+
+    regularisation: NonNegative = Field(1.0, description="weight a₁ of CMPR")
+    contrast: NonNegative = Field(1.0, description="weight a₂ of CMPC")
+    alignment: NonNegative = Field(1.0, description="weight a₃ of CMA")
+    temperature: Positive = Field(0.5, description="temperature τ of CMPC")
 
 
 def init(problem: MultimodalProblem, model: Tensor, clients: int) -> Payload:
@@ -54,38 +64,40 @@ def init(problem: MultimodalProblem, model: Tensor, clients: int) -> Payload:
     }
 
 
-def down(state: Payload, ids: tuple[int, ...]) -> Payload:
+def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
     """The model and the prototypes, to each client."""
     return {name: value.expand(len(ids), *value.shape[1:]) for name, value in state.items()}
 
 
 def client(
     problem: MultimodalProblem,
-    payload: Payload,
-    kept: Payload,
+    received: Payload,
+    state: Payload,
     cohort: Cohort,
     config: MethodConfig,
-) -> tuple[Payload, Payload, Tensor]:
+) -> Update:
     """Local training by the prototypes, and what new ones are made of."""
-    penalty = regulariser(payload["prototypes"], payload["known"], config.mfcpl)
-    model, losses = problem.train(payload["model"], cohort, config, penalty=penalty)
+    penalty = regulariser(received["prototypes"], received["known"], config.of(MFCPLOptions))
+    model, losses = problem.train(received["model"], cohort, config, penalty=penalty)
     index, valid = everything(cohort.rows, problem.features.device)
     with torch.no_grad():
         batch = problem.batch(model, index, valid)
     classes = (one_hot(batch.target, problem.net.classes) * batch.whole[..., None]).to(model)
     sums = torch.stack([classes.mT @ own for own in batch.reading.own], 1)
-    return {"model": model, "sums": sums, "rows": classes.sum(1)}, kept, losses
+    everyone = torch.ones(len(sums), dtype=torch.float64)
+    made = {"sums": Sum(sums, everyone, False), "rows": Sum(classes.sum(1), everyone, False)}
+    upload = Upload(config.weighted(cohort, model=model) | made)
+    return Update(upload, state, losses)
 
 
-def regulariser(prototypes: Tensor, known: Tensor, config: MFCPLConfig) -> Penalty:
+def regulariser(prototypes: Tensor, known: Tensor, config: MFCPLOptions) -> Penalty:
     """The three terms, by prototypes ``[C, 2, K, d]`` of the classes ``known [C, K]``."""
 
-    def penalty(clients: Tensor, batch: Batch) -> Tensor:
+    def penalty(clients: Tensor, batch: HalvesBatch) -> Tensor:
         reading, target, has = batch.reading, batch.target, known[clients]
-        assert reading.cross is not None
         terms: list[Tensor] = []
         for one, other in ((0, 1), (1, 0)):
-            own, cross = reading.own[one], reading.cross[one]
+            own, cross = reading.own[one], reading.crossed()[one]
             mine, others = prototypes[clients, one], prototypes[clients, other]
             there = batch.labelled & batch.present[..., one] & has.gather(1, target)
             goal = others.take_along_dim(target[..., None], 1)
@@ -102,29 +114,36 @@ def regulariser(prototypes: Tensor, known: Tensor, config: MFCPLConfig) -> Penal
     return penalty
 
 
-def hear(
-    heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
-) -> Payload:
-    """Sums over the clients' models, and over what prototypes are made of."""
-    heard = fedavg.hear(heard, ids, {"model": payload["model"]}, sizes, config)
-    made = {name: payload[name] for name in ("sums", "rows")}
-    return add_weighted(heard, made, torch.ones(len(sizes)), total="clients")
-
-
 def server(
     problem: MultimodalProblem,
     state: Payload,
-    heard: Payload,
+    uploads: Uploads,
     config: MethodConfig,
     generator: torch.Generator,
 ) -> Payload:
     """The mean of the models, and the prototypes of the classes that anybody has."""
-    averaged = fedavg.server(problem, state, heard, config, generator)["model"]
-    rows, old = heard["rows"].to(averaged.device), state["prototypes"][0]
-    means = heard["sums"].to(averaged.device) / rows.clamp(min=1)[:, None]
+    averaged = FEDAVG.server(problem, state, uploads, config, generator)["model"]
+    rows, old = uploads.sums["rows"].to(averaged.device), state["prototypes"][0]
+    means = uploads.sums["sums"].to(averaged.device) / rows.clamp(min=1)[:, None]
     prototypes = torch.where((rows > 0)[:, None], means, old.double()).to(old)
     known = state["known"] | (rows > 0)
     return {"model": averaged, "prototypes": prototypes[None], "known": known}
 
 
-METHOD = Method(init, down, client, hear, server, tasks=("multimodal_classification",))
+def prepare(problem: MultimodalProblem, config: MethodConfig) -> MultimodalProblem:
+    """With cross projectors."""
+    return replace(problem, net=replace(problem.net, cross=True))
+
+
+MFCPL = replace(
+    FEDAVG,
+    name="mfcpl",
+    options={"mfcpl": MFCPLOptions},
+    init=init,
+    broadcast=broadcast,
+    client=client,
+    server=server,
+    tasks=(MULTIMODAL_CLASSIFICATION,),
+    prepare=prepare,
+    sends=("model", "sums", "rows"),
+)

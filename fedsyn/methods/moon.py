@@ -11,43 +11,63 @@ embeddings, and ℓ is the mean of theirs. sim is the cosine; embeddings are uni
 projection head is the network's own last layer.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from fedsyn.config import MethodConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
-from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method
-from fedsyn.objectives.pairs.base import Batch
+from fedsyn.core.wire import Upload
+from fedsyn.methods.base import MethodConfig, Update
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.objectives.pairs.base import PairBatch
 from fedsyn.objectives.similarity import contrast, masked_mean, present
-from fedsyn.tasks.retrieval import RetrievalProblem
+from fedsyn.settings.sections import Field, NonNegative, Positive, Section
+from fedsyn.tasks.retrieval import RETRIEVAL, RetrievalProblem
 
 
-def keep(problem: RetrievalProblem, model: Tensor) -> Payload:
+class MoonOptions(Section):
+    """Options of MOON."""
+
+    mu: NonNegative = Field(1.0, description="weight μ of the contrast of models")
+    temperature: Positive = Field(0.5, description="temperature τ of that contrast")
+
+
+def client_state(problem: RetrievalProblem, model: Tensor) -> Payload:
     """The initial model stands for that of an earlier local training."""
     return {"previous": model}
 
 
 def client(
-    problem: RetrievalProblem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
-) -> tuple[Payload, Payload, Tensor]:
+    problem: RetrievalProblem,
+    received: Payload,
+    state: Payload,
+    cohort: Cohort,
+    config: MethodConfig,
+) -> Update:
     """Local training towards the received model's embeddings and away from the previous one's."""
-    net, received, previous = problem.net, payload["model"], kept["previous"]
+    net, model, previous = problem.net, received["model"], state["previous"]
+    own = config.of(MoonOptions)
 
-    def penalty(clients: Tensor, batch: Batch) -> Tensor:
+    def penalty(clients: Tensor, batch: PairBatch) -> Tensor:
         with torch.no_grad():
-            near, far = (net.embed(m[clients], batch.pairs) for m in (received, previous))
+            near, far = (net.embed(m[clients], batch.pairs) for m in (model, previous))
         losses = [
-            contrast(z, z_near, z_far, config.moon.temperature)
+            contrast(z, z_near, z_far, own.temperature)
             for z, z_near, z_far in zip((batch.image, batch.text), near, far, strict=True)
         ]
-        return config.moon.mu * masked_mean((losses[0] + losses[1]) / 2, present(batch))
+        return own.mu * masked_mean((losses[0] + losses[1]) / 2, present(batch))
 
-    model, losses = problem.train(received, cohort, config, penalty=penalty)
-    return {"model": model}, {"previous": model}, losses
+    trained, losses = problem.train(model, cohort, config, penalty=penalty)
+    return Update(Upload(config.weighted(cohort, model=trained)), {"previous": trained}, losses)
 
 
-METHOD = Method(
-    fedavg.init, fedavg.down, client, fedavg.hear, fedavg.server, keep, tasks=("retrieval",)
+MOON = replace(
+    FEDAVG,
+    name="moon",
+    options={"moon": MoonOptions},
+    client=client,
+    client_state=client_state,
+    tasks=(RETRIEVAL,),
 )

@@ -27,69 +27,91 @@ Chosen otherwise than published:
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fedsyn import ops
-from fedsyn.config import MethodConfig, PTFUCHConfig
-from fedsyn.core.aggregate import add_with_rows
 from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
-from fedsyn.core.payload import Payload, append
-from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method
+from fedsyn.core.payload import Payload
+from fedsyn.core.wire import Upload, Uploads
+from fedsyn.methods.base import MethodConfig, Update
+from fedsyn.methods.fedavg import FEDAVG
 from fedsyn.models.retrieval import fuse
-from fedsyn.objectives.pairs.base import Batch
+from fedsyn.objectives.pairs.base import PairBatch
 from fedsyn.objectives.similarity import masked_mean, present
 from fedsyn.ops.prototype_nce import prototype_logits
-from fedsyn.synthesis.filtering import global_prototypes
+from fedsyn.settings.sections import Count, Field, NonNegative, Positive, Section
+from fedsyn.synthesis.scores import global_prototypes
 from fedsyn.tasks.base import Penalty
-from fedsyn.tasks.retrieval import RetrievalProblem
+from fedsyn.tasks.retrieval import RETRIEVAL, RetrievalProblem
+
+
+class PTFUCHOptions(Section):
+    """Options of PT-FUCH."""
+
+    prototypes: Count = Field(24, description="clusters of a client, and global prototypes")
+    temperature: Positive = Field(0.26, description="temperature of the predictions")
+    target_temperature: Positive = Field(0.81, description="temperature of the targets")
+    distillation: NonNegative = Field(1.0, description="weight b of the distillation L_kd")
+    cluster: NonNegative = Field(1.0, description="weight a of the cluster loss L_clu")
+    transfer: NonNegative = Field(
+        1.0, description="weight c of each prototype term of the global model"
+    )
+    space: Literal["global", "private"] = Field(
+        "global", description="whose embeddings the sent prototypes are of"
+    )
+
 
 # The least that L_kd is divided by: a client with a single cluster has L_clu = 0.
 LEAST = 0.1
-# What the server hears of each client alone, beside the sums over all.
-ROWS = ("prototypes", "counts")
 # Prototypes [C, M, d], unit rows, and the pairs behind each [C, M]: 0 where there is none.
 Clusters = tuple[Tensor, Tensor]
 
 
-def keep(problem: RetrievalProblem, model: Tensor) -> Payload:
+def client_state(problem: RetrievalProblem, model: Tensor) -> Payload:
     """Private networks start from the initial model."""
     return {"private": model}
 
 
-def down(state: Payload, ids: tuple[int, ...]) -> Payload:
+def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
     """The model and, once there are any, the global prototypes ``[C, G, d]``."""
-    payload = fedavg.down(state, ids)
+    payload = FEDAVG.broadcast(state, ids)
     if "prototypes" in state:
         payload["prototypes"] = state["prototypes"].expand(len(ids), -1, -1)
     return payload
 
 
 def client(
-    problem: RetrievalProblem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
-) -> tuple[Payload, Payload, Tensor]:
+    problem: RetrievalProblem,
+    received: Payload,
+    state: Payload,
+    cohort: Cohort,
+    config: MethodConfig,
+) -> Update:
     """Private networks learn from the received model, and that from prototypes."""
-    received, private, own = payload["model"], kept["private"], config.pt_fuch
-    teach = _teaching(problem, received, clusters(problem, private, cohort, own, "clusters"), own)
+    model, private, own = received["model"], state["private"], config.of(PTFUCHOptions)
+    teach = _teaching(problem, model, clusters(problem, private, cohort, own, "clusters"), own)
     private, _ = problem.train(private, cohort, config, "private", penalty=teach)
     local = clusters(problem, private, cohort, own, "prototypes")
     transfer = None
-    if "prototypes" in payload:
-        world = payload["prototypes"]
+    if "prototypes" in received:
+        world = received["prototypes"]
         everywhere = torch.ones_like(world[..., 0], dtype=torch.long)
         transfer = _transfer([local, (world, everywhere)], own)
-    model, losses = problem.train(received, cohort, config, penalty=transfer)
+    trained, losses = problem.train(model, cohort, config, penalty=transfer)
     if own.space == "global":
-        local = clusters(problem, received, cohort, own, "prototypes")
-    sent = {"model": model, "prototypes": local[0], "counts": local[1]}
-    return sent, {"private": private}, losses
+        local = clusters(problem, model, cohort, own, "prototypes")
+    prototypes = {"prototypes": local[0], "counts": local[1]}
+    upload = Upload(config.weighted(cohort, model=trained), prototypes)
+    return Update(upload, {"private": private}, losses)
 
 
 def clusters(
-    problem: RetrievalProblem, models: Tensor, cohort: Cohort, config: PTFUCHConfig, purpose: str
+    problem: RetrievalProblem, models: Tensor, cohort: Cohort, config: PTFUCHOptions, purpose: str
 ) -> Clusters:
     """Spherical k-means of each client's fused embeddings by its row of ``models [C, P]``."""
     index, valid = everything(cohort.rows, problem.features.device)
@@ -103,11 +125,11 @@ def clusters(
 
 
 def _teaching(
-    problem: RetrievalProblem, received: Tensor, known: Clusters, config: PTFUCHConfig
+    problem: RetrievalProblem, received: Tensor, known: Clusters, config: PTFUCHOptions
 ) -> Penalty:
     """The terms of the private networks' training, a L_clu + b L_kd / L_clu."""
 
-    def penalty(clients: Tensor, batch: Batch) -> Tensor:
+    def penalty(clients: Tensor, batch: PairBatch) -> Tensor:
         with torch.no_grad():
             teacher = problem.net.embed(received[clients], batch.pairs)
         clu = cluster_loss(batch, (known[0][clients], known[1][clients]), config.temperature)
@@ -117,10 +139,10 @@ def _teaching(
     return penalty
 
 
-def _transfer(references: Sequence[Clusters], config: PTFUCHConfig) -> Penalty:
+def _transfer(references: Sequence[Clusters], config: PTFUCHOptions) -> Penalty:
     """The terms of the received model's training, c times the sum of both JS."""
 
-    def penalty(clients: Tensor, batch: Batch) -> Tensor:
+    def penalty(clients: Tensor, batch: PairBatch) -> Tensor:
         terms = [
             js(batch, (prototypes[clients], counts[clients]), config)
             for prototypes, counts in references
@@ -130,7 +152,7 @@ def _transfer(references: Sequence[Clusters], config: PTFUCHConfig) -> Penalty:
     return penalty
 
 
-def cluster_loss(batch: Batch, known: Clusters, temperature: float) -> Tensor:
+def cluster_loss(batch: PairBatch, known: Clusters, temperature: float) -> Tensor:
     """L_clu ``[C]``: both embeddings against the prototype nearest to the fused one, summed."""
     prototypes, alive = known[0], known[1] > 0
     nearest = prototype_logits(fuse(batch.image, batch.text), prototypes, 1.0, alive).argmax(-1)
@@ -143,7 +165,7 @@ def cluster_loss(batch: Batch, known: Clusters, temperature: float) -> Tensor:
     return image + text
 
 
-def distillation(batch: Batch, teacher: tuple[Tensor, Tensor]) -> Tensor:
+def distillation(batch: PairBatch, teacher: tuple[Tensor, Tensor]) -> Tensor:
     """L_kd ``[C]``: mean squared differences of the Gram matrices II, TT, IT and TI, summed."""
     student_z, teacher_z = (
         torch.cat(both, -2) for both in ((batch.image, batch.text), teacher)
@@ -156,7 +178,7 @@ def distillation(batch: Batch, teacher: tuple[Tensor, Tensor]) -> Tensor:
     return squares.sum((-1, -2)) / batch.valid.sum(-1).clamp(min=1) ** 2
 
 
-def js(batch: Batch, known: Clusters, config: PTFUCHConfig) -> Tensor:
+def js(batch: PairBatch, known: Clusters, config: PTFUCHOptions) -> Tensor:
     """½ [KL(m‖p_image) + KL(m‖p_text)] ``[C]``, mean over pairs; as published, m has a gradient.
 
     p are the embeddings' softmax assignments to the prototypes at ``temperature``, m the mean of
@@ -178,34 +200,31 @@ def js(batch: Batch, known: Clusters, config: PTFUCHConfig) -> Tensor:
     return masked_mean(divergence, present(batch))
 
 
-def hear(
-    heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
-) -> Payload:
-    """Sums over the clients' models, and all their prototypes."""
-    sums = fedavg.hear(heard, ids, {"model": payload["model"]}, sizes, config)
-    return sums | append(heard, {name: payload[name] for name in ROWS})
-
-
-def merge(heard: Payload, more: Payload) -> Payload:
-    """Sums of sums, and all prototypes."""
-    return add_with_rows(heard, more, ROWS)
-
-
 def server(
     problem: RetrievalProblem,
     state: Payload,
-    heard: Payload,
+    uploads: Uploads,
     config: MethodConfig,
     generator: torch.Generator,
 ) -> Payload:
     """The mean of the clients' models, and clusters ``[G, d]`` of their prototypes."""
-    state = state | fedavg.server(problem, state, heard, config, generator)
-    if heard["counts"].any():
-        world = global_prototypes(
-            heard["prototypes"], heard["counts"], config.pt_fuch.prototypes, generator
-        )
+    state = state | FEDAVG.server(problem, state, uploads, config, generator)
+    prototypes, counts = uploads.own["prototypes"], uploads.own["counts"]
+    if counts.any():
+        number = config.of(PTFUCHOptions).prototypes
+        world = global_prototypes(prototypes, counts, number, generator)
         state["prototypes"] = world.centroids.to(state["model"])
     return state
 
 
-METHOD = Method(fedavg.init, down, client, hear, server, keep, merge, tasks=("retrieval",))
+PT_FUCH = replace(
+    FEDAVG,
+    name="pt_fuch",
+    options={"pt_fuch": PTFUCHOptions},
+    broadcast=broadcast,
+    client=client,
+    server=server,
+    client_state=client_state,
+    tasks=(RETRIEVAL,),
+    private="private",
+)

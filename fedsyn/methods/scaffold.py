@@ -15,16 +15,29 @@ goes by ``weighting`` (the paper's is "uniform"); that of the controls is always
 that takes no step keeps its control.
 """
 
+from dataclasses import replace
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from fedsyn.config import MethodConfig
-from fedsyn.core.aggregate import WEIGHT, add_weighted
 from fedsyn.core.batches import steps
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
-from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method, Problem
+from fedsyn.core.wire import Upload, Uploads
+from fedsyn.errors import ConfigError
+from fedsyn.methods.base import MethodConfig, Problem, Update, present
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.settings.sections import Field, Positive, Section
+
+
+class ScaffoldOptions(Section):
+    """Options of SCAFFOLD."""
+
+    control: Literal["gradient", "drift"] = Field(
+        "gradient", description="how a client finds its control: options I and II of the paper"
+    )
+    server_lr: Positive = Field(1.0, description="rate of the server's step")
 
 
 def init(problem: Problem, model: Tensor, clients: int) -> Payload:
@@ -36,59 +49,74 @@ def init(problem: Problem, model: Tensor, clients: int) -> Payload:
     }
 
 
-def down(state: Payload, ids: tuple[int, ...]) -> Payload:
+def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
     """The model and the server's control, to each client."""
     return {name: state[name].expand(len(ids), -1) for name in ("model", "control")}
 
 
-def keep(problem: Problem, model: Tensor) -> Payload:
+def client_state(problem: Problem, model: Tensor) -> Payload:
     """A client's own control."""
     return {"control": torch.zeros_like(model)}
 
 
 def client(
-    problem: Problem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
-) -> tuple[Payload, Payload, Tensor]:
+    problem: Problem, received: Payload, state: Payload, cohort: Cohort, config: MethodConfig
+) -> Update:
     """Local training with corrected gradients, and the client's next control."""
-    received, control, own = payload["model"], payload["control"], kept["control"]
-    shift = control - own
+    start, own = received["model"], state["control"]
+    shift = received["control"] - own
     model, losses = problem.train(
-        received, cohort, config, correction=lambda params, clients: shift[clients]
+        start, cohort, config, correction=lambda params, clients: shift[clients]
     )
     taken = steps(cohort.sizes, config.batch, config.epochs).to(model.device)[:, None]
-    if config.scaffold.control == "gradient":
-        found = problem.mean_gradient(received, cohort, config, "control")
+    if config.of(ScaffoldOptions).control == "gradient":
+        found = problem.mean_gradient(start, cohort, config, "control")
     else:
-        found = (received - model) / (taken.clamp(min=1) * config.lr) - shift
+        found = (start - model) / (taken.clamp(min=1) * config.lr) - shift
     found = torch.where(taken > 0, found, own)
-    return {"model": model, "control": found - own}, {"control": found}, losses
-
-
-def hear(
-    heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
-) -> Payload:
-    """Sums over the clients' models, and over the changes of their controls."""
-    heard = fedavg.hear(heard, ids, {"model": payload["model"]}, sizes, config)
-    return add_weighted(heard, {"control": payload["control"]}, (sizes > 0).double(), "changed")
+    sums = config.weighted(cohort, model=model) | present(cohort, control=found - own)
+    return Update(Upload(sums), {"control": found}, losses)
 
 
 def server(
     problem: Problem,
     state: Payload,
-    heard: Payload,
+    uploads: Uploads,
     config: MethodConfig,
     generator: torch.Generator,
 ) -> Payload:
     """A step towards the mean of the models; the control stays the mean of all clients'."""
-    if not heard[WEIGHT]:
+    if not uploads.weight("model"):
         return state
     model, control = state["model"], state["control"]
-    step = fedavg.average(heard).to(model.device) - model.double()
-    change = heard["control"].to(model.device) / int(state["clients"])
+    step = uploads.mean("model").to(model.device) - model.double()
+    change = uploads.sums["control"].to(model.device) / int(state["clients"])
     return state | {
-        "model": (model + config.scaffold.server_lr * step).to(model),
+        "model": (model + config.of(ScaffoldOptions).server_lr * step).to(model),
         "control": (control + change).to(control),
     }
 
 
-METHOD = Method(init, down, client, hear, server, keep)
+def check(config: MethodConfig) -> None:
+    """Refuse the drift of other optimisers than plain sgd."""
+    own = config.of(ScaffoldOptions)
+    plain = config.optimizer == "sgd" and config.momentum == 0
+    if own.control == "drift" and not plain:
+        raise ConfigError(
+            "method.scaffold.control = 'drift' holds for sgd without momentum only, "
+            f"got {config.optimizer!r} with momentum {config.momentum}"
+        )
+
+
+SCAFFOLD = replace(
+    FEDAVG,
+    name="scaffold",
+    options={"scaffold": ScaffoldOptions},
+    init=init,
+    broadcast=broadcast,
+    client=client,
+    server=server,
+    client_state=client_state,
+    check=check,
+    sends=("model", "control"),
+)

@@ -198,8 +198,6 @@ def _check(
         raise ValueError("the gallery is empty; expected at least one pair")
     if (query.label is None) != (gallery.label is None):
         raise ValueError("queries and gallery must both have labels, or neither")
-    if query.label is None and partner is None:
-        raise ValueError("without labels, partners are needed to know what is relevant")
     if partner is not None and len(partner) != len(query.image):
         raise ValueError(
             f"{len(partner)} partners for {len(query.image)} queries; expected one each"
@@ -227,9 +225,10 @@ def _direction(
         identity = {f"recall@{k}": (rank <= k).double().mean().item() for k in RECALLS}
         identity["rsum"] = sum(identity.values())
         identity["median_rank"] = rank.double().quantile(0.5).item()
-        if queries.label is None:
+        if queries.label is None or items.label is None:
             return _single_answer_map(rank, depth) | identity
-    assert queries.label is not None and items.label is not None  # _check has seen to it
+    if queries.label is None or items.label is None:
+        raise ValueError("without labels, partners are needed to know what is relevant")
     return _class_map(query, gallery, queries.label, items.label, depth) | identity
 
 

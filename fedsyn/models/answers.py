@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedsyn.config import ModelConfig
 from fedsyn.models.layout import Layout
 from fedsyn.models.mlp import MLP
 from fedsyn.models.retrieval import RetrievalNet
 from fedsyn.models.retrieval import build as build_encoders
+from fedsyn.models.settings import ModelConfig
 
 
 @dataclass(frozen=True)

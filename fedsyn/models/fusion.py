@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedsyn.config import ModelConfig
 from fedsyn.errors import ConfigError
 from fedsyn.models.layout import Layout
 from fedsyn.models.mlp import MLP
+from fedsyn.models.settings import ModelConfig
 
 MODALITIES = ("image", "text")  # their order wherever there are two of something
 
@@ -33,6 +33,12 @@ class Reading(NamedTuple):
     own: Both  # [C, B, dim], anything where the half is missing
     cross: Both | None  # likewise, of a net that has it
     fused: Both  # [C, B, dim], what the fusion head is given
+
+    def crossed(self) -> Both:
+        """The cross projections; raises ValueError if the net has no projectors for them."""
+        if self.cross is None:
+            raise ValueError("expected a net with cross projectors, got one without")
+        return self.cross
 
 
 @dataclass(frozen=True)

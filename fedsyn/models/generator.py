@@ -1,4 +1,4 @@
-"""The paired generator and its critic.
+"""The network of a paired generator, and its critic.
 
 A generator makes image and text features jointly, conditioned on one of its client's prototypes:
 
@@ -22,7 +22,7 @@ SLOPE = 0.2
 
 
 @dataclass(frozen=True)
-class Generator:
+class GeneratorNet:
     """Trainable part of the generator: the correction MLP."""
 
     noise: int

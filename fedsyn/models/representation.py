@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from fedsyn import ops
-from fedsyn.config import ModelConfig
 from fedsyn.models.layout import Layout
 from fedsyn.models.mlp import MLP
 from fedsyn.models.resnet import ResNet
+from fedsyn.models.settings import ModelConfig
 
 EPSILON = 1e-5  # of a variance
 

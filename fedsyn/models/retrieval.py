@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fedsyn import ops
-from fedsyn.config import ModelConfig
 from fedsyn.models.layout import Layout
 from fedsyn.models.mlp import MLP
+from fedsyn.models.settings import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,24 @@
-"""What one client minimises without labels; one explicit table of names."""
+"""What one client minimises; one table, a line an objective, the default first."""
 
-from collections.abc import Callable, Mapping
+from fedsyn.objectives.base import Objective
+from fedsyn.settings.plugins import Table
 
-from fedsyn.config import ObjectiveConfig
-from fedsyn.objectives.pairs.alignment_uniformity import AlignmentUniformity
-from fedsyn.objectives.pairs.base import Objective, Sizes
-from fedsyn.objectives.pairs.cirh import CIRH
-from fedsyn.objectives.pairs.dgcpn import DGCPN
-from fedsyn.objectives.pairs.djsrh import DJSRH
-from fedsyn.objectives.pairs.info_nce import InfoNCE
-from fedsyn.objectives.pairs.jdsh import JDSH
-from fedsyn.objectives.pairs.pcme import PCME
-from fedsyn.objectives.pairs.ucch import UCCH
-
-OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig, Sizes], Objective]] = {
-    "info_nce": lambda config, sizes: InfoNCE(config.temperature, config.learnable),
-    "alignment_uniformity": lambda config, sizes: AlignmentUniformity(),
-    "pcme": lambda config, sizes: PCME(config.pcme),
-    "ucch": lambda config, sizes: UCCH(config.ucch, sizes),
-    "djsrh": lambda config, sizes: DJSRH(config.djsrh, sizes),
-    "jdsh": lambda config, sizes: JDSH(config.jdsh, sizes),
-    "dgcpn": lambda config, sizes: DGCPN(config.dgcpn, sizes),
-    "cirh": lambda config, sizes: CIRH(config.cirh, sizes),
-}
-
-
-def build(config: ObjectiveConfig, sizes: Sizes) -> Objective:
-    """The objective that the configuration names."""
-    return OBJECTIVES[config.name](config, sizes)
+OBJECTIVES = Table(
+    "objective",
+    "objective.name",
+    Objective,
+    "fedsyn.objectives.pairs.info_nce:INFO_NCE",
+    "fedsyn.objectives.pairs.alignment_uniformity:ALIGNMENT_UNIFORMITY",
+    "fedsyn.objectives.pairs.pcme:PCME",
+    "fedsyn.objectives.pairs.ucch:UCCH",
+    "fedsyn.objectives.pairs.djsrh:DJSRH",
+    "fedsyn.objectives.pairs.jdsh:JDSH",
+    "fedsyn.objectives.pairs.dgcpn:DGCPN",
+    "fedsyn.objectives.pairs.cirh:CIRH",
+    "fedsyn.objectives.views.simclr:SIMCLR",
+    "fedsyn.objectives.views.moco:MOCO",
+    "fedsyn.objectives.views.byol:BYOL",
+    "fedsyn.objectives.classes.cross_entropy:CROSS_ENTROPY",
+    "fedsyn.objectives.classes.ogm_ge:OGM_GE",
+    "fedsyn.objectives.classes.opm:OPM",
+)

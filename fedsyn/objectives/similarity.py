@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
-from fedsyn.objectives.pairs.base import Batch
+from fedsyn.objectives.pairs.base import PairBatch
 
 
-def present(batch: Batch) -> Tensor:  # [C, B] bool
+def present(batch: PairBatch) -> Tensor:  # [C, B] bool
     """The rows that take part."""
     if batch.valid is None:
         return batch.image.new_ones(batch.image.shape[:-1], dtype=torch.bool)

@@ -9,6 +9,7 @@ The softmax runs along whole rows, so a block of rows is done with as soon as it
 computes the gradients together with the loss, and the backward pass only multiplies them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -333,10 +334,8 @@ def _by_triton(
 
 
 def _workspace(*sizes: int) -> int:
-    module = native()
-    assert module is not None  # or the kernel would not have been chosen
-    size: int = module.prototype_nce_cuda_workspace(*sizes)
-    return max(size, 1)
+    measure: Callable[..., int] = getattr(native(), "prototype_nce_cuda_workspace")  # noqa: B009
+    return max(measure(*sizes), 1)
 
 
 def _empty(

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsyn import config
-from fedsyn.config import Config
 from fedsyn.errors import ConfigError, RunError
-from fedsyn.metrics.headline import SCORES, Scores
+from fedsyn.federation import config
+from fedsyn.federation.config import Config
+from fedsyn.federation.plugins import EXTENSIONS
+from fedsyn.metrics.table import MetricTable
+from fedsyn.tasks import TASKS
+from fedsyn.tasks.base import Task
 
 Numbers = dict[str, float]
 
@@ -102,9 +105,9 @@ class Run:
         return self.outcomes.get("selected") or self.outcomes.get("last")
 
     @property
-    def scores(self) -> Scores:
+    def scores(self) -> MetricTable:
         """What the task is judged by."""
-        return SCORES[self.config.task.name]
+        return self.config.plugins.task.metrics
 
     @property
     def headline(self) -> str:
@@ -149,19 +152,19 @@ class Comparison:
     """The content of ``comparison.json``."""
 
     path: Path
-    task: str
+    task: Task
     rows: tuple[Row, ...]
     gap_closed: dict[tuple[str, str], float]  # by method and objective
 
     @property
     def of_synthesis(self) -> bool:
-        """Whether rows may differ by synthesis, which is of retrieval alone."""
-        return self.task == "retrieval"
+        """Whether rows may differ by synthesis, which is not of every task."""
+        return any(issubclass(self.task.problem, one.problem) for one in EXTENSIONS)
 
     @property
-    def scores(self) -> Scores:
+    def scores(self) -> MetricTable:
         """What the task is judged by."""
-        return SCORES[self.task]
+        return self.task.metrics
 
     @property
     def headline(self) -> str:
@@ -186,7 +189,7 @@ def read_run(directory: Path | str) -> Run:
         path=path,
         config=settings,
         rounds=rounds,
-        outcomes=_outcomes(rounds, summary, SCORES[settings.task.name]),
+        outcomes=_outcomes(rounds, summary, settings.plugins.task.metrics),
         totals=_totals(rounds) | _numbers(summary, ("seconds", "bytes_up", "bytes_down")),
         partition=_read_partition(path / "partition.json"),
         gallery=_read_gallery(path / "gallery.json"),
@@ -201,10 +204,11 @@ def read_comparison(directory: Path | str) -> Comparison:
     found = _objects(tree, "rows", path)
     if not found:
         raise RunError(f"{str(path)!r} is missing or has no rows; expected what `compare` writes")
-    task = _text(found[0], "task") or "retrieval"
-    if task not in SCORES:
-        raise RunError(f"{str(path)!r} is of task {task!r}; expected one of {', '.join(SCORES)}")
-    rows = tuple(_row(row, SCORES[task].headlines[0]) for row in found)
+    try:
+        task = TASKS.find(_text(found[0], "task") or TASKS.default.name)
+    except ConfigError as error:
+        raise RunError(f"{str(path)!r}: {error}") from None
+    rows = tuple(_row(row, task.metrics.headlines[0]) for row in found)
     closed = {
         (_text(gap, "method"), _text(gap, "objective")): _numbers(gap, ("value",))["value"]
         for gap in _objects(tree, "gap_closed", path)
@@ -304,7 +308,7 @@ def _numbers(tree: Any, keys: tuple[str, ...] | None = None) -> Numbers:
 
 
 def _outcomes(
-    rounds: tuple[Round, ...], summary: Mapping[str, Any], scores: Scores
+    rounds: tuple[Round, ...], summary: Mapping[str, Any], scores: MetricTable
 ) -> dict[str, Outcome]:
     """The last and best rounds, and the one selected by held-out rows where there was a choice."""
 

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from fedsyn import config
+from fedsyn.federation import config
 from fedsyn.report import files, plots, tables
 from fedsyn.report.files import Run
+from fedsyn.tasks import TASKS
+from fedsyn.tasks.retrieval import RetrievalProblem
 
 NAME = "report.html"
 
@@ -42,7 +44,7 @@ def headline(run: Run) -> str:
     """The essential result in one sentence."""
     settings = run.config
     synthesis = {"off": "", "on": " with synthesis", "oracle": " with oracle fine-tuning"}
-    who = f"{settings.method.name}{synthesis[settings.synthesis_mode]}"
+    who = f"{settings.plugins.method.name}{synthesis[settings.synthesis_mode]}"
     count = run.rounds[-1].number
     where = f"{count} {'round' if count == 1 else 'rounds'} over {run.clients} clients"
     kept = run.kept
@@ -61,14 +63,14 @@ def headline(run: Run) -> str:
 def facts(run: Run) -> list[tuple[str, str]]:
     """The setting at a glance: what was trained, on what, and what the server made of it."""
     settings = run.config
-    bits, task = settings.model.bits, settings.task.name
+    bits, task = settings.model.bits, settings.plugins.task
     embedding = f"{bits}-bit codes" if bits else f"{settings.model.dim} dimensions"
     pairs = [
         ("data", settings.data.path or settings.data.name),
-        ("task", "" if task == "retrieval" else task.replace("_", " ")),
+        ("task", "" if task is TASKS.default else task.name.replace("_", " ")),
         ("partition", _partition_name(run)),
-        ("objective", settings.objective.name),
-        ("embedding", embedding if task == "retrieval" else ""),
+        ("objective", settings.plugins.objective.name),
+        ("embedding", embedding if issubclass(task.problem, RetrievalProblem) else ""),
         ("seed", str(settings.run.seed)),
         *run.versions.items(),
     ]
@@ -101,8 +103,9 @@ def _context(run: Run) -> dict[str, Any]:
         "phases": plots.phases(run),
         "partition": plots.who_has_what(run.partition) if run.partition else None,
     }
+    data = run.config.data
     return {
-        "title": f"{run.config.method.name} · {run.config.data.path or run.config.data.name}",
+        "title": f"{run.config.plugins.method.name} · {data.path or data.name}",
         "headline": headline(run),
         "facts": facts(run),
         "results": tables.results(run),

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fedsyn.report.files import Comparison, Numbers, Partition, Row, Run
+from fedsyn.report.files import Comparison, Curve, Numbers, Partition, Row, Run
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -151,20 +151,22 @@ def comparison_bars(results: Comparison) -> "Figure | None":
 
 def comparison_curves(results: Comparison) -> "Figure | None":
     """The headline over the rounds of every setting that has a curve: mean and deviation."""
-    rows = [row for row in results.rows if row.curve]
+    rows = [(row, row.curve) for row in results.rows if row.curve]
     if not rows:
         return None
-    objectives = list(dict.fromkeys(row.objective for row in rows))
-    methods = list(dict.fromkeys(row.method for row in rows))
-    dashes = dict(zip(_modes(rows), ("-", "--", ":", "-."), strict=False))
+    objectives = list(dict.fromkeys(row.objective for row, _ in rows))
+    methods = list(dict.fromkeys(row.method for row, _ in rows))
+    dashes = dict(zip(_modes([row for row, _ in rows]), ("-", "--", ":", "-."), strict=False))
     with style():
         figure, panels = _figure(height=0.8 + 2.6 * len(objectives), rows=len(objectives))
         for axes, objective in zip(panels, objectives, strict=True):
-            for row in (row for row in rows if row.objective == objective):
+            for row, curve in rows:
+                if row.objective != objective:
+                    continue
                 colour = COLOURS[methods.index(row.method) % len(COLOURS)]
                 mode = SYNTHESIS.get(row.synthesis, row.synthesis)
                 name = f"{row.method}, {mode}" if results.of_synthesis else row.method
-                _band(axes, row, name, colour, dashes.get(row.synthesis, "-"))
+                _band(axes, curve, name, colour, dashes.get(row.synthesis, "-"))
             axes.set_title(objective, loc="left", color=INK)
             _rounds_axis(axes, results.scores.labels[results.headline])
         legend(figure, columns=2)
@@ -405,9 +407,8 @@ def _bars(
             )
 
 
-def _band(axes: "Axes", row: Row, name: str, colour: str, dash: str) -> None:
-    assert row.curve is not None
-    rounds, mean, std = row.curve.rounds, row.curve.mean, row.curve.std
+def _band(axes: "Axes", curve: Curve, name: str, colour: str, dash: str) -> None:
+    rounds, mean, std = curve.rounds, curve.mean, curve.std
     marker = "o" if len(rounds) == 1 else None
     axes.plot(rounds, mean, color=colour, linestyle=dash, marker=marker, label=name)
     low = [m - s for m, s in zip(mean, std, strict=True)]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedsyn.report.files import Comparison, Numbers, Partition, Row, Run
+from fedsyn.tasks.retrieval import RetrievalProblem
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -249,7 +250,7 @@ def _round_name(number: int | None) -> str:
 
 def _results_note(run: Run) -> str:
     notes = []
-    pairs = run.config.task.name == "retrieval"
+    pairs = issubclass(run.config.plugins.task.problem, RetrievalProblem)
     if pairs and run.partition and not any(sum(row) for row in run.partition.labelled):
         notes.append("Without labels, only the query's own pair counts as relevant.")
     if any("map50_min" in outcome.metrics for outcome in run.outcomes.values()):

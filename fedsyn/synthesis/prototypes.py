@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fedsyn import ops
-from fedsyn.config import SynthesisConfig
 from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
+from fedsyn.synthesis.settings import SynthesisConfig
 
 
 def fit(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:

@@ -1,35 +1,15 @@
-"""What a federation may learn: one problem a task, in one explicit table of names."""
+"""What a federation may learn; one table, a line a task, the default first."""
 
-from collections.abc import Callable, Mapping
+from fedsyn.settings.plugins import Table
+from fedsyn.tasks.base import Task
 
-from torch import Tensor
-
-from fedsyn.config import Config
-from fedsyn.data.federated import FederatedData
-from fedsyn.tasks import (
-    image_classification,
-    multimodal_classification,
-    representation,
-    retrieval,
-    vqa,
+TASKS = Table(
+    "task",
+    "task.name",
+    Task,
+    "fedsyn.tasks.retrieval:RETRIEVAL",
+    "fedsyn.tasks.multimodal_classification:MULTIMODAL_CLASSIFICATION",
+    "fedsyn.tasks.image_classification:IMAGE_CLASSIFICATION",
+    "fedsyn.tasks.representation:REPRESENTATION",
+    "fedsyn.tasks.vqa:VQA",
 )
-from fedsyn.tasks.base import Problem
-
-TASKS: Mapping[str, Callable[[Config, FederatedData, Tensor], Problem]] = {
-    "retrieval": retrieval.problem,
-    "representation": representation.problem,
-    "image_classification": image_classification.problem,
-    "multimodal_classification": multimodal_classification.problem,
-    "vqa": vqa.problem,
-}
-
-
-def build(config: Config, data: FederatedData, features: Tensor) -> Problem:
-    """The problem that the configuration names; ``features`` are the data's, where they are held.
-
-    Raises
-    ------
-    DataError
-        If the data are not in the form that the task needs.
-    """
-    return TASKS[config.task.name](config, data, features)

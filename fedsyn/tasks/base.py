@@ -5,7 +5,7 @@ batch, and the metrics.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self
 
@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsyn.config import Config, MethodConfig
-from fedsyn.core import training
 from fedsyn.core.batches import Batches, epochs, join
 from fedsyn.core.cohort import Cohort
-from fedsyn.core.optim import Optimizer
-from fedsyn.core.training import Correction, Loss
+from fedsyn.core.training import Correction, Loss, Training, mean_gradient, train
+from fedsyn.data.federated import FederatedData
+from fedsyn.data.settings import Needs
 from fedsyn.data.silos import Silo
-from fedsyn.errors import ConfigError
+from fedsyn.errors import ConfigError, DataError
+from fedsyn.metrics.table import MetricTable
 from fedsyn.models.layout import Layout
+from fedsyn.models.settings import ModelConfig
+from fedsyn.objectives.base import Objective, ObjectiveConfig
 from fedsyn.profiling import phase
+from fedsyn.settings.plugins import Plugin
 
 # penalty(clients [c], batch) -> [c], added to a task's loss: positions of the clients in the
 # cohort, and what the task makes of a batch.
@@ -79,7 +82,7 @@ class Problem(ABC):
 
     @abstractmethod
     def loss(
-        self, cohort: Cohort, config: MethodConfig, purpose: str, penalty: Penalty | None = None
+        self, cohort: Cohort, training: Training, purpose: str, penalty: Penalty | None = None
     ) -> Loss:
         """The loss of one local training, as `fedsyn.core.training.train` asks for it."""
 
@@ -117,13 +120,13 @@ class Problem(ABC):
         self,
         start: Tensor,  # [C, P]
         cohort: Cohort,
-        config: MethodConfig,
+        training: Training,
         purpose: str = "local",
         *,
         penalty: Penalty | None = None,
         correction: Correction | None = None,
     ) -> tuple[Tensor, Tensor]:  # [C, P], [C]
-        """``config.epochs`` passes over each client's rows from its row of ``start``.
+        """``training.epochs`` passes over each client's rows from its row of ``start``.
 
         Where the cohort has ``extra`` rows, some join every batch, as rows like its own.
 
@@ -140,16 +143,16 @@ class Problem(ABC):
         loss : Tensor [C]
             Mean over each client's steps, with the penalty.
         """
-        plan = batches(cohort, config.batch, config.epochs, purpose)
-        loss = self.loss(cohort, config, purpose, penalty)
-        return training.train(start, loss, plan, optimizer(config), correction)
+        plan = batches(cohort, training.batch, training.epochs, purpose)
+        loss = self.loss(cohort, training, purpose, penalty)
+        return train(start, loss, plan, training.rule, correction)
 
     def mean_gradient(
-        self, models: Tensor, cohort: Cohort, config: MethodConfig, purpose: str
+        self, models: Tensor, cohort: Cohort, training: Training, purpose: str
     ) -> Tensor:  # [C, P]
         """The loss's gradient at each client's model, the mean over one pass's batches."""
-        plan = batches(cohort, config.batch, 1, purpose)
-        return training.mean_gradient(models, self.loss(cohort, config, purpose), plan)
+        plan = batches(cohort, training.batch, 1, purpose)
+        return mean_gradient(models, self.loss(cohort, training, purpose), plan)
 
     def take(self, rows: Tensor) -> Self:
         """These rows alone, copied; what is public or probed must be added by the caller."""
@@ -183,29 +186,6 @@ class Problem(ABC):
         return replace(self, **changed)
 
 
-def check_objective(config: Config, known: Collection[str]) -> None:
-    """Refuse an objective that is not among those ``known`` to the task.
-
-    Raises
-    ------
-    ConfigError
-        If it is not.
-    """
-    name = config.objective.name
-    if name not in known:
-        raise ConfigError(
-            f"objective.name = {name!r} is not of task.name = {config.task.name!r}; "
-            f"expected one of {', '.join(map(repr, known))}"
-        )
-
-
-def optimizer(config: MethodConfig) -> Optimizer:
-    """The clients' optimiser as configured."""
-    return Optimizer(
-        config.optimizer, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
-
-
 def batches(cohort: Cohort, batch: int, passes: int, purpose: str) -> Batches:
     """Shuffled passes over each client's rows; extra ones join every batch."""
     with phase("gather"):
@@ -214,3 +194,96 @@ def batches(cohort: Cohort, batch: int, passes: int, purpose: str) -> Batches:
         if cohort.extra is None:
             return plan
         return join(plan, cohort.extra.rows, cohort.extra.batch, generators)
+
+
+# What a frozen dual encoder says of pictures: logits [N, L] of all of them, and unit rows [L, d] of
+# the classes' names. Asked with the pixels of each client and the names.
+Lesson = Callable[[Sequence[np.ndarray], Sequence[str]], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What a task is told of a run, to build its problem.
+
+    Attributes
+    ----------
+    model : ModelConfig
+    objective : ObjectiveConfig
+        Options of the objectives.
+    chosen : Objective
+        What clients minimise.
+    criterion : Objective
+        What judges models on held-out rows.
+    training : Training
+        How clients train locally.
+    seed : int
+    first_ranks : bool
+        Whether metrics are of the first ranks alone.
+    lesson : callable, optional
+        A teacher's, where the method needs one.
+    """
+
+    model: ModelConfig
+    objective: ObjectiveConfig
+    chosen: Objective
+    criterion: Objective
+    training: Training
+    seed: int = 0
+    first_ranks: bool = False
+    lesson: Lesson | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task(Plugin):
+    """What is learnt from what, as a plug-in.
+
+    Attributes
+    ----------
+    problem : type of Problem
+    build : ``(settings, data, features) -> Problem``
+        ``features`` are those of the data, where they are held.
+    protocol : str
+        The kind of objective that clients minimise: a field of `fedsyn.objectives.base.Objective`.
+    metrics : MetricTable
+        What models are judged by.
+    needs : Needs
+    """
+
+    problem: type[Problem]
+    build: Callable[[TaskSettings, FederatedData, Tensor], Problem]
+    protocol: str
+    metrics: MetricTable
+    needs: Needs = field(default_factory=Needs)
+
+
+def objective_of(task: Task, objective: Objective, key: str, known: Sequence[Objective]) -> Any:
+    """What builds an objective for a task.
+
+    Raises
+    ------
+    ConfigError
+        If the objective is of other tasks: the message names the ``key`` of the configuration, and
+        those of the ``known`` that are of this one.
+    """
+    build = getattr(objective, task.protocol)
+    if build is None:
+        names = [one.name for one in known if getattr(one, task.protocol) is not None]
+        raise ConfigError(
+            f"{key} = {objective.name!r} is not of task.name = {task.name!r}; "
+            f"expected one of {', '.join(map(repr, names))}"
+        )
+    return build
+
+
+def labels_of(data: FederatedData) -> Tensor:
+    """One label a row ``[N]``, -1 for none.
+
+    Raises
+    ------
+    DataError
+        If the data have no labels.
+    """
+    label = data.one_label
+    if label is None:
+        raise DataError(f"there are no labels to learn from, and {data.pairs.name} has none")
+    return label

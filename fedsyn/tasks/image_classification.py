@@ -1,6 +1,6 @@
 """Classification of pictures, whose classes may have a long tail."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
@@ -9,26 +9,32 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedsyn import encoders
-from fedsyn.config import Config, MethodConfig
 from fedsyn.core.batches import everything, padded
 from fedsyn.core.cohort import Cohort
-from fedsyn.core.training import Loss
+from fedsyn.core.training import Loss, Training
 from fedsyn.data.federated import FederatedData
+from fedsyn.data.settings import Needs
 from fedsyn.errors import ConfigError
 from fedsyn.metrics import classification
+from fedsyn.metrics.table import of_rows
 from fedsyn.models.picture_classifier import PictureClassifier
 from fedsyn.models.resnet import ResNet
-from fedsyn.objectives.classes.cross_entropy import cross_entropy
-from fedsyn.tasks.base import Outputs, Penalty, check_objective
+from fedsyn.objectives import OBJECTIVES
+from fedsyn.objectives.base import ClassLoss
+from fedsyn.objectives.classes.cross_entropy import CROSS_ENTROPY
+from fedsyn.tasks.base import (
+    Lesson,
+    Outputs,
+    Penalty,
+    Task,
+    TaskSettings,
+    labels_of,
+    objective_of,
+)
 from fedsyn.tasks.pictures import BLOCK, PictureProblem
 
-# loss(logits [C, B, L], label [C, B], valid [C, B], weight [C, B] = 1) -> [C]
-ClassLoss = Callable[..., Tensor]
-OBJECTIVES: Mapping[str, ClassLoss] = {"cross_entropy": cross_entropy}
 
-
-class Batch(NamedTuple):
+class PictureBatch(NamedTuple):
     """A batch of every client and what the client's model makes of it."""
 
     params: Tensor  # [C, P]
@@ -58,10 +64,10 @@ class ImageClassificationProblem(PictureProblem):
     ALIGNED: ClassVar[tuple[str, ...]] = (*PictureProblem.ALIGNED, "knowledge")
 
     def loss(
-        self, cohort: Cohort, config: MethodConfig, purpose: str, penalty: Penalty | None = None
+        self, cohort: Cohort, training: Training, purpose: str, penalty: Penalty | None = None
     ) -> Loss:
-        """The objective of views of the pictures, which a penalty gets as a `Batch`."""
-        numbers = self.numbers(cohort, config, purpose)
+        """The objective of views of the pictures, which a penalty gets as a `PictureBatch`."""
+        numbers = self.numbers(cohort, training, purpose)
 
         def loss(
             params: Tensor, clients: Tensor, index: Tensor, valid: Tensor, step: Tensor
@@ -71,7 +77,9 @@ class ImageClassificationProblem(PictureProblem):
             value = self.objective(logits, label, valid)
             if penalty is None:
                 return value
-            return value + penalty(clients, Batch(params, pixels, logits, index, label, valid))
+            return value + penalty(
+                clients, PictureBatch(params, pixels, logits, index, label, valid)
+            )
 
         return loss
 
@@ -127,7 +135,9 @@ def draw_of_each(
     return padded(chosen, most)
 
 
-def problem(config: Config, data: FederatedData, features: Tensor) -> ImageClassificationProblem:
+def build(
+    settings: TaskSettings, data: FederatedData, features: Tensor
+) -> ImageClassificationProblem:
     """Network and objective as configured.
 
     Raises
@@ -136,36 +146,35 @@ def problem(config: Config, data: FederatedData, features: Tensor) -> ImageClass
         If the objective is of another task, or the method's teacher cannot be had or has
         embeddings of another size.
     """
-    check_objective(config, OBJECTIVES)
-    assert data.one_label is not None  # (`fedsyn.data.described`)
-    label, names = data.one_label, data.pairs.label_names
-    own = config.model
+    objective = objective_of(
+        IMAGE_CLASSIFICATION, settings.chosen, "objective.name", OBJECTIVES.own
+    )
+    label, names = labels_of(data), data.pairs.label_names
+    own = settings.model
     encoder = ResNet("encoder", data.picture, own.channels, own.blocks, own.stride)
     built = ImageClassificationProblem(
         features=features,
-        net=PictureClassifier(encoder, config.model.dim, len(names)),
+        net=PictureClassifier(encoder, own.dim, len(names)),
         label=label.to(features.device),
         public=torch.from_numpy(data.public),
-        objective=OBJECTIVES[config.objective.name],
-        augment=config.objective.augment,
+        objective=objective(settings.objective),
+        augment=settings.objective.augment,
     )
     held = torch.from_numpy(np.concatenate([built.rows(silo) for silo in data.silos]))
     if len(held):
         built = replace(built, training=torch.bincount(label[held], minlength=len(names)))
-    return _taught(built, config, data) if config.has_teacher else built
+    return built if settings.lesson is None else _taught(built, settings.lesson, data)
 
 
 def _taught(
-    problem: ImageClassificationProblem, config: Config, data: FederatedData
+    problem: ImageClassificationProblem, lesson: Lesson, data: FederatedData
 ) -> ImageClassificationProblem:
     """With what the teacher makes of the clients' rows and of the classes."""
     features, (*size, channels) = problem.features, data.picture
     shape = (-1, *size) if channels == 1 else (-1, *size, channels)
     rows = [torch.from_numpy(problem.rows(silo)).to(features.device) for silo in data.silos]
     pixels = [((features[own] + 1) * 127.5).round().byte().view(shape) for own in rows]
-    logits, prototypes = encoders.lesson(
-        config, [own.numpy(force=True) for own in pixels], data.pairs.label_names
-    )
+    logits, prototypes = lesson([own.numpy(force=True) for own in pixels], data.pairs.label_names)
     if prototypes.shape[1] != problem.net.dim:
         raise ConfigError(
             f"model.dim = {problem.net.dim} is not the size of the teacher's embeddings, "
@@ -174,3 +183,30 @@ def _taught(
     knowledge = features.new_zeros(len(features), problem.net.classes)
     knowledge[torch.cat(rows)] = logits.to(knowledge)
     return replace(problem, knowledge=knowledge, prototypes=prototypes)
+
+
+# Views of pictures that leave them their class.
+MILD = {"crop": 0.8, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "grey": 0.0}
+IMAGE_CLASSIFICATION = Task(
+    name="image_classification",
+    problem=ImageClassificationProblem,
+    build=build,
+    protocol="classes",
+    metrics=of_rows(
+        "Classification",
+        {
+            "balanced_accuracy": "balanced accuracy",
+            "accuracy": "accuracy",
+            "many_shot": "many shot",
+            "medium_shot": "medium shot",
+            "few_shot": "few shot",
+        },
+    ),
+    needs=Needs(labels=True, all_labelled=True, pixels=True),
+    defaults={
+        "data": {"standardize": False},
+        "objective": {"name": CROSS_ENTROPY.name, "augment": MILD},
+        "model": {"stride": 2},
+        "method": {"lr": 3e-3, "batch": 32},
+    },
+)

@@ -1,33 +1,35 @@
 """Classification of pairs by both halves, of which some rows may lack one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedsyn.config import Config, MethodConfig, ObjectiveConfig
 from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
-from fedsyn.core.training import Loss
+from fedsyn.core.training import Loss, Training
 from fedsyn.data.federated import FederatedData
+from fedsyn.data.settings import Needs
 from fedsyn.data.silos import Silo
 from fedsyn.errors import ConfigError
-from fedsyn.methods.fedmac.network import MissingAwareNet
 from fedsyn.metrics import classification
-from fedsyn.models.fusion import Both, FusionNet, Parts, build
-from fedsyn.objectives.classes.halves import Batch, CrossEntropy
-from fedsyn.objectives.classes.ogm_ge import OGMGE
-from fedsyn.objectives.classes.opm import OPM
-from fedsyn.tasks.base import Outputs, Penalty, Problem, check_objective
-
-# By the weight of each modality's classifier.
-OBJECTIVES: Mapping[str, Callable[[float, ObjectiveConfig], CrossEntropy]] = {
-    "cross_entropy": lambda weight, config: CrossEntropy(weight),
-    "ogm_ge": lambda weight, config: OGMGE(weight, config.ogm_ge),
-    "opm": lambda weight, config: OPM(weight, config.opm),
-}
+from fedsyn.metrics.table import of_rows
+from fedsyn.models.fusion import Both, FusionNet, Parts
+from fedsyn.models.fusion import build as build_net
+from fedsyn.objectives import OBJECTIVES
+from fedsyn.objectives.classes.cross_entropy import CROSS_ENTROPY
+from fedsyn.objectives.classes.halves import HalvesBatch, HalvesObjective
+from fedsyn.tasks.base import (
+    Outputs,
+    Penalty,
+    Problem,
+    Task,
+    TaskSettings,
+    labels_of,
+    objective_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,23 +39,23 @@ class MultimodalProblem(Problem):
     net: FusionNet
     label: Tensor
     present: Tensor
-    objective: CrossEntropy
+    objective: HalvesObjective
 
     def rows(self, silo: Silo) -> np.ndarray:
         """All but the holdout, also rows that lost a half."""
         return np.union1d(silo.pairs, np.union1d(silo.images, silo.texts))
 
-    def batch(self, params: Tensor, index: Tensor, valid: Tensor) -> Batch:
+    def batch(self, params: Tensor, index: Tensor, valid: Tensor) -> HalvesBatch:
         """Rows ``index [C, B]`` and what models ``[C, P]`` make of them."""
         features, present = self.features[index], self.present[index]
         reading = self.net.read(params, features, present)
-        return Batch(features, reading, self.label[index], present, valid)
+        return HalvesBatch(features, reading, self.label[index], present, valid)
 
     def loss(
-        self, cohort: Cohort, config: MethodConfig, purpose: str, penalty: Penalty | None = None
+        self, cohort: Cohort, training: Training, purpose: str, penalty: Penalty | None = None
     ) -> Loss:
-        """The objective of a batch, which a penalty gets as a `Batch`."""
-        base = self.objective.training(self.net, cohort, config, purpose)
+        """The objective of a batch, which a penalty gets as a `HalvesBatch`."""
+        base = self.objective.training(self.net, cohort, training, purpose)
 
         def loss(
             params: Tensor, clients: Tensor, index: Tensor, valid: Tensor, step: Tensor
@@ -122,7 +124,7 @@ class MultimodalProblem(Problem):
         return metrics | {"imbalance": worse}
 
 
-def problem(config: Config, data: FederatedData, features: Tensor) -> MultimodalProblem:
+def build(settings: TaskSettings, data: FederatedData, features: Tensor) -> MultimodalProblem:
     """Network and objective as configured, for labelled pairs of any features.
 
     Raises
@@ -130,32 +132,52 @@ def problem(config: Config, data: FederatedData, features: Tensor) -> Multimodal
     ConfigError
         If the objective or the criterion is not of this task, or the network has no hidden layer.
     """
-    check_objective(config, OBJECTIVES)
-    if config.run.criterion != "objective":
+    objective = objective_of(
+        MULTIMODAL_CLASSIFICATION, settings.chosen, "objective.name", OBJECTIVES.own
+    )
+    if settings.criterion is not settings.chosen:
         raise ConfigError(
-            f"run.criterion = {config.run.criterion!r} is not of task.name = {config.task.name!r}; "
-            "expected 'objective'"
+            f"run.criterion = {settings.criterion.name!r} is not of task.name = "
+            f"{MULTIMODAL_CLASSIFICATION.name!r}; expected 'objective'"
         )
-    assert data.one_label is not None  # (`fedsyn.data.described`)
-    own, fedcmi = config.objective, config.method.name == "fedcmi"
     dims, classes = (data.image.shape[1], data.text.shape[1]), len(data.pairs.label_names)
     return MultimodalProblem(
         features=features,
-        net=_net(config, *dims, classes),
-        label=data.one_label.to(features.device),
+        net=build_net(settings.model, *dims, classes),
+        label=labels_of(data).to(features.device),
         present=data.present.to(features.device),
         public=torch.from_numpy(data.public),
-        objective=OBJECTIVES[own.name](
-            config.method.fedcmi.modality if fedcmi else own.modality, own
-        ),
+        objective=objective(settings.objective),
     )
 
 
-def _net(config: Config, image_dim: int, text_dim: int, classes: int) -> FusionNet:
-    """The plain classifier, or that of the method."""
-    own = config.method
-    cross = own.name in ("mfcpl", "fedmac") or (
-        own.name == "fedcmi" and own.fedcmi.projector == "cross"
-    )
-    kind = MissingAwareNet if own.name == "fedmac" else FusionNet
-    return build(config.model, image_dim, text_dim, classes, cross, kind)
+MULTIMODAL_CLASSIFICATION = Task(
+    name="multimodal_classification",
+    problem=MultimodalProblem,
+    build=build,
+    protocol="halves",
+    metrics=of_rows(
+        "Classification",
+        {
+            "accuracy": "accuracy",
+            "image_accuracy": "image accuracy",
+            "text_accuracy": "text accuracy",
+            "imbalance": "imbalance ↓",
+        },
+        nouns={"imbalance": "imbalance"},
+        apart=("imbalance",),
+    ),
+    needs=Needs(labels=True, all_labelled=True),
+    defaults={
+        "objective": {"name": CROSS_ENTROPY.name},
+        "method": {
+            "optimizer": "sgd",
+            "lr": 0.01,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "batch": 32,
+            "epochs": 3,
+        },
+        "run": {"rounds": 30},
+    },
+)

@@ -7,8 +7,8 @@ from typing import ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from fedsyn.config import ModelConfig
 from fedsyn.models.mlp import MLP
+from fedsyn.models.settings import ModelConfig
 from fedsyn.tasks.base import Net, Problem
 
 N = TypeVar("N")
@@ -61,4 +61,4 @@ class PairProblem(Problem):
 def variants(config: ModelConfig, build: Callable[[ModelConfig], N]) -> tuple[N, ...]:
     """The networks of ``model.variants``; none: the one that ``[model]`` describes."""
     kinds = config.variants or (config.hidden,)
-    return tuple(build(config.model_copy(update={"hidden": hidden})) for hidden in kinds)
+    return tuple(build(config.changed(hidden=hidden)) for hidden in kinds)

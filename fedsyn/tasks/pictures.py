@@ -7,10 +7,11 @@ import numpy as np
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fedsyn.config import AugmentConfig, MethodConfig
 from fedsyn.core.batches import steps
 from fedsyn.core.cohort import Cohort
+from fedsyn.core.training import Training
 from fedsyn.data import augment
+from fedsyn.data.augment import AugmentConfig
 from fedsyn.data.silos import Silo
 from fedsyn.models.resnet import ResNet
 from fedsyn.tasks.base import Net, Problem
@@ -37,11 +38,11 @@ class PictureProblem(Problem):
         """All rows that have a picture, whatever else they have lost."""
         return np.union1d(silo.pairs, silo.images)
 
-    def numbers(self, cohort: Cohort, config: MethodConfig, purpose: str, *views: int) -> Tensor:
+    def numbers(self, cohort: Cohort, training: Training, purpose: str, *views: int) -> Tensor:
         """The numbers ``[S, C, B, *views, 11]`` of the views in each step of a local training."""
-        taken = steps(cohort.sizes, config.batch, config.epochs).tolist()
+        taken = steps(cohort.sizes, training.batch, training.epochs).tolist()
         drawn = [
-            augment.draw([stream], count, config.batch, *views)[0]
+            augment.draw([stream], count, training.batch, *views)[0]
             for stream, count in zip(cohort.streams(f"{purpose}.views"), taken, strict=True)
         ]
         return pad_sequence(drawn).to(self.features)

@@ -5,7 +5,7 @@ rows where there are any, else of all rows that nobody tests on. Where all are t
 other teaches the probes and is not tested on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,34 +13,25 @@ import torch
 from torch import Tensor
 
 from fedsyn import streams
-from fedsyn.config import Config, MethodConfig, ObjectiveConfig
 from fedsyn.core.batches import in_order
 from fedsyn.core.cohort import Cohort
-from fedsyn.core.training import Loss
+from fedsyn.core.training import Loss, Training
 from fedsyn.data import augment
 from fedsyn.data.federated import FederatedData
+from fedsyn.data.settings import Needs
 from fedsyn.data.silos import NOTHING
-from fedsyn.errors import ConfigError
 from fedsyn.metrics import probes
-from fedsyn.models.representation import RepresentationNet, build
-from fedsyn.objectives.pairs.alignment_uniformity import AlignmentUniformity
-from fedsyn.objectives.pairs.info_nce import InfoNCE
-from fedsyn.objectives.views.base import Learner, Paired, ViewObjective, Views
-from fedsyn.objectives.views.byol import BYOL
-from fedsyn.objectives.views.moco import MoCo
-from fedsyn.objectives.views.simclr import SimCLR
-from fedsyn.tasks.base import Outputs, Penalty, check_objective
+from fedsyn.metrics.table import NO_BREAK, of_rows
+from fedsyn.models.representation import RepresentationNet
+from fedsyn.models.representation import build as build_net
+from fedsyn.objectives import OBJECTIVES
+from fedsyn.objectives.pairs.alignment_uniformity import ALIGNMENT_UNIFORMITY
+from fedsyn.objectives.views.base import Learner, ViewObjective, Views
+from fedsyn.objectives.views.moco import MOCO
+from fedsyn.tasks.base import Outputs, Penalty, Task, TaskSettings, objective_of
 from fedsyn.tasks.pictures import BLOCK, PictureProblem
 
 UNLABELLED = -1
-
-OBJECTIVES: Mapping[str, Callable[[ObjectiveConfig], ViewObjective]] = {
-    "simclr": lambda config: SimCLR(config.simclr.temperature),
-    "moco": lambda config: MoCo(config.moco.temperature, config.moco.momentum, config.moco.queue),
-    "byol": lambda config: BYOL(config.byol.momentum),
-    "info_nce": lambda config: Paired(InfoNCE(config.temperature)),
-    "alignment_uniformity": lambda config: Paired(AlignmentUniformity()),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,23 +46,23 @@ class RepresentationProblem(PictureProblem):
     criterion: ViewObjective
 
     def loss(
-        self, cohort: Cohort, config: MethodConfig, purpose: str, penalty: Penalty | None = None
+        self, cohort: Cohort, training: Training, purpose: str, penalty: Penalty | None = None
     ) -> Loss:
         """The objective by two views of a batch's pictures; a penalty gets what it has `Seen`."""
         like = self.features.new_empty(len(cohort.ids), self.net.layout.size)
         learner = self.objective.begin(self.net, like)
-        return self.learning(learner, cohort, config, purpose, penalty)
+        return self.learning(learner, cohort, training, purpose, penalty)
 
     def learning(
         self,
         learner: Learner,
         cohort: Cohort,
-        config: MethodConfig,
+        training: Training,
         purpose: str,
         penalty: Penalty | None = None,
     ) -> Loss:
         """The loss of one local training by a learner of the cohort's clients."""
-        numbers = self.numbers(cohort, config, purpose, 2)
+        numbers = self.numbers(cohort, training, purpose, 2)
 
         def loss(
             params: Tensor, clients: Tensor, index: Tensor, valid: Tensor, step: Tensor
@@ -131,32 +122,32 @@ class RepresentationProblem(PictureProblem):
         return probes.judge(dict(predicted), truth[rows])
 
 
-def problem(config: Config, data: FederatedData, features: Tensor) -> RepresentationProblem:
+def build(settings: TaskSettings, data: FederatedData, features: Tensor) -> RepresentationProblem:
     """Network and objective as configured, for pictures of any size.
 
     Raises
     ------
     ConfigError
-        If the objective is not one of pictures, or its queue does not hold a batch.
+        If the objective, or the criterion, is not one of pictures, or does not take batches of the
+        configured size.
     """
-    check_objective(config, OBJECTIVES)
-    own = config.objective
-    if own.name == "moco" and own.moco.queue < config.method.batch:
-        raise ConfigError(
-            f"objective.moco.queue = {own.moco.queue} is less than method.batch = "
-            f"{config.method.batch}; expected a queue that holds a batch"
+    objective, criterion = (
+        objective_of(REPRESENTATION, one, key, OBJECTIVES.own)(settings.objective)
+        for one, key in (
+            (settings.chosen, "objective.name"),
+            (settings.criterion, "run.criterion"),
         )
-    objective = OBJECTIVES[own.name](own)
-    judged_as_trained = config.run.criterion == "objective"
+    )
+    objective.accept(settings.training.batch)
     return RepresentationProblem(
         features=features,
-        net=build(config.model, data.picture, objective.predicts),
+        net=build_net(settings.model, data.picture, objective.predicts),
         label=data.one_label,
         public=torch.from_numpy(data.public),
         probed=torch.from_numpy(_probed(data)),
         objective=objective,
-        criterion=objective if judged_as_trained else Paired(AlignmentUniformity()),
-        augment=own.augment,
+        criterion=criterion,
+        augment=settings.objective.augment,
     )
 
 
@@ -169,3 +160,29 @@ def _probed(data: FederatedData) -> np.ndarray:
     choices = (data.public, untested, data.test[::2])
     known = next((rows for rows in choices if len(rows)), NOTHING)
     return np.asarray(known[data.one_label.numpy()[known] >= 0])
+
+
+REPRESENTATION = Task(
+    name="representation",
+    problem=RepresentationProblem,
+    build=build,
+    protocol="views",
+    metrics=of_rows(
+        "Representation",
+        {
+            "linear_probe": "linear probe",
+            "knn": "nearest neighbours",
+            "semi_1": f"1{NO_BREAK}% of labels",
+            "semi_10": f"10{NO_BREAK}% of labels",
+        },
+        nouns={"linear_probe": "linear-probe accuracy"},
+    ),
+    needs=Needs(pixels=True),
+    defaults={
+        "data": {"standardize": False},
+        "objective": {"name": MOCO.name},
+        "model": {"stride": 2},
+        "method": {"epochs": 1},
+        "run": {"criterion": ALIGNMENT_UNIFORMITY.name},
+    },
+)

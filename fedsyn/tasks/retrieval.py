@@ -7,18 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsyn import objectives, ops, streams
-from fedsyn.config import Config, MethodConfig
+from fedsyn import ops, streams
 from fedsyn.core.batches import everything, in_order, steps
 from fedsyn.core.cohort import Cohort
-from fedsyn.core.training import Correction, Loss
+from fedsyn.core.training import Correction, Loss, Training
 from fedsyn.data.federated import FederatedData
 from fedsyn.metrics import retrieval
-from fedsyn.models.retrieval import RetrievalNet, build
-from fedsyn.objectives.pairs.alignment_uniformity import AlignmentUniformity
-from fedsyn.objectives.pairs.base import Batch, Held, Objective, Sizes
-from fedsyn.objectives.pairs.info_nce import InfoNCE
-from fedsyn.tasks.base import Outputs, Penalty, batches, check_objective, optimizer
+from fedsyn.metrics.table import NO_BREAK, MetricTable
+from fedsyn.models.retrieval import RetrievalNet
+from fedsyn.models.retrieval import build as build_net
+from fedsyn.objectives import OBJECTIVES
+from fedsyn.objectives.pairs.base import Held, PairBatch, PairObjective, Sizes
+from fedsyn.objectives.pairs.info_nce import InfoNCELoss
+from fedsyn.tasks.base import Outputs, Penalty, Task, TaskSettings, batches, objective_of
 from fedsyn.tasks.pairs import PairProblem, variants
 
 
@@ -31,22 +32,22 @@ class RetrievalProblem(PairProblem):
     """
 
     net: RetrievalNet
-    objective: Objective
-    criterion: Objective
+    objective: PairObjective
+    criterion: PairObjective
     depth: int | None = None
 
     def loss(
-        self, cohort: Cohort, config: MethodConfig, purpose: str, penalty: Penalty | None = None
+        self, cohort: Cohort, training: Training, purpose: str, penalty: Penalty | None = None
     ) -> Loss:
-        """The objective by the embeddings of a batch, which a penalty gets as a `Batch`."""
+        """The objective by the embeddings of a batch, which a penalty gets as a `PairBatch`."""
         net, features = self.net, self.features
-        base = _objective(self.objective, features, cohort, config)
+        base = _objective(self.objective, features, cohort, training)
 
         def loss(
             params: Tensor, clients: Tensor, index: Tensor, valid: Tensor, step: Tensor
         ) -> Tensor:
             pairs = features[index]
-            batch = Batch(*net.embed(params, pairs), pairs, valid)
+            batch = PairBatch(*net.embed(params, pairs), pairs, valid)
             value = base(net.extras(params), batch, clients, index, step)
             return value if penalty is None else value + penalty(clients, batch)
 
@@ -56,7 +57,7 @@ class RetrievalProblem(PairProblem):
         self,
         start: Tensor,
         cohort: Cohort,
-        config: MethodConfig,
+        training: Training,
         purpose: str = "local",
         *,
         penalty: Penalty | None = None,
@@ -69,11 +70,11 @@ class RetrievalProblem(PairProblem):
         """
         objective, net = self.objective, self.net
         alone = penalty is None and correction is None and self.features.device.type == "cpu"
-        if not (alone and isinstance(objective, InfoNCE) and not objective.learnable):
+        if not (alone and isinstance(objective, InfoNCELoss) and not objective.learnable):
             return super().train(
-                start, cohort, config, purpose, penalty=penalty, correction=correction
+                start, cohort, training, purpose, penalty=penalty, correction=correction
             )
-        plan, rule = batches(cohort, config.batch, config.epochs, purpose), optimizer(config)
+        plan, rule = batches(cohort, training.batch, training.epochs, purpose), training.rule
         return ops.train_info_nce(
             start, self.features, plan.index, plan.valid.sum(-1), net.towers,
             1 / objective.temperature, head=net.head, optimizer=rule.name, lr=rule.lr,
@@ -92,7 +93,7 @@ class RetrievalProblem(PairProblem):
         for index, valid in zip(plan.index, plan.valid, strict=True):
             pairs, taken = features[index.to(features.device)], valid.to(features.device)
             with torch.no_grad():
-                found = Batch(*self.net.embed(models, pairs), pairs, taken)
+                found = PairBatch(*self.net.embed(models, pairs), pairs, taken)
                 losses = self.criterion(extras, found)
             total += losses.double() * taken.sum(-1)
         counts = plan.valid.sum((0, 2)).to(features.device)
@@ -122,58 +123,101 @@ class RetrievalProblem(PairProblem):
         return None if self.label is None else self.label[rows.to(self.label.device)].to(device)
 
 
-def problem(config: Config, data: FederatedData, features: Tensor) -> RetrievalProblem:
+def build(settings: TaskSettings, data: FederatedData, features: Tensor) -> RetrievalProblem:
     """Network and objective as configured, for pairs of any features.
 
     Raises
     ------
     ConfigError
-        If the objective is not one of pairs.
+        If the objective, or the criterion, is not one of pairs.
     """
-    check_objective(config, objectives.OBJECTIVES)
+    model = settings.model
     dims = data.image.shape[1], data.text.shape[1]
-    code = config.model.bits or config.model.dim
-    objective = objectives.build(config.objective, Sizes(*dims, code, config.model.bits > 0))
-    extra = objective.parameters(streams.generator(config.run.seed, "objective"))
+    sizes = Sizes(*dims, model.bits or model.dim, model.bits > 0)
+    objective, criterion = (
+        objective_of(RETRIEVAL, one, key, OBJECTIVES.own)(settings.objective, sizes)
+        for one, key in (
+            (settings.chosen, "objective.name"),
+            (settings.criterion, "run.criterion"),
+        )
+    )
+    extra = objective.parameters(streams.generator(settings.seed, "objective"))
     return RetrievalProblem(
         features=features,
-        net=build(config.model, *dims, extra),
-        variants=variants(config.model, lambda model: build(model, *dims, extra)),
+        net=build_net(model, *dims, extra),
+        variants=variants(model, lambda own: build_net(own, *dims, extra)),
         label=data.label,
         category=None if data.one_label is None else data.one_label.to(features.device),
         classes=len(data.pairs.label_names),
         present=data.present,
         public=torch.from_numpy(data.public),
         objective=objective,
-        criterion=AlignmentUniformity() if config.run.criterion != "objective" else objective,
-        depth=retrieval.TOP if config.run.ranking == "top" else None,
+        criterion=criterion,
+        depth=retrieval.TOP if settings.first_ranks else None,
     )
 
 
 # base(parameters, batch, clients [c], index [c, B], step) -> [c]
-_Base = Callable[[dict[str, Tensor], Batch, Tensor, Tensor, Tensor], Tensor]
+_Base = Callable[[dict[str, Tensor], PairBatch, Tensor, Tensor, Tensor], Tensor]
 
 
 def _objective(
-    objective: Objective,
+    objective: PairObjective,
     features: Tensor,
     cohort: Cohort,
-    config: MethodConfig,
+    training: Training,
 ) -> _Base:
     """The objective, with what it remembers of the cohort's pairs if it looks beyond the batch."""
     extra = np.empty(0, dtype=np.int64) if cohort.extra is None else cohort.extra.rows
     rows = [np.sort(np.concatenate([own, extra])) for own in cohort.rows]
     index, valid = everything(rows, features.device)
-    once = steps(cohort.sizes, config.batch, 1).to(features.device)
+    once = steps(cohort.sizes, training.batch, 1).to(features.device)
     memory = objective.remember(Held(features, index, valid, once))
     if memory is None:
         return lambda params, batch, clients, index, step: objective(params, batch)
     held = index.masked_fill(~valid, len(features))  # ascending, so that places are found
 
     def remembering(
-        params: dict[str, Tensor], batch: Batch, clients: Tensor, index: Tensor, step: Tensor
+        params: dict[str, Tensor], batch: PairBatch, clients: Tensor, index: Tensor, step: Tensor
     ) -> Tensor:
         place = torch.searchsorted(held[clients], index)
         return memory(params, batch, clients, place, step)
 
     return remembering
+
+
+RETRIEVAL = Task(
+    name="retrieval",
+    problem=RetrievalProblem,
+    build=build,
+    protocol="pairs",
+    metrics=MetricTable(
+        title="Retrieval",
+        labels={
+            "map": "mAP",
+            "map50": "mAP@50",
+            "map50_min": "mAP@50, min",
+            "recall@1": "Recall@1",
+            "recall@5": "Recall@5",
+            "recall@10": "Recall@10",
+            "rsum": "sum of recalls",
+            "median_rank": "median rank ↓",
+        },
+        headlines=("map", "map50"),
+        compared={
+            "map": "map",
+            "map50": "map50",
+            "recall@1": "r1",
+            "recall@5": "r5",
+            "recall@10": "r10",
+            "rsum": "rsum",
+        },
+        columns=("map", "map50"),
+        sides={
+            f"image →{NO_BREAK}text": "_i2t",
+            f"text →{NO_BREAK}image": "_t2i",
+            "both directions": "",
+        },
+        nouns={"map": "mean average precision", "map50": "mean average precision at 50"},
+    ),
+)

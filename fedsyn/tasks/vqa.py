@@ -8,18 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsyn.config import Config, MethodConfig
 from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
-from fedsyn.core.training import Loss
+from fedsyn.core.training import Loss, Training
 from fedsyn.data.federated import FederatedData
+from fedsyn.data.settings import Needs
 from fedsyn.metrics import classification, probes
-from fedsyn.models.answers import AnswerNet, build
-from fedsyn.objectives.classes.cross_entropy import cross_entropy
-from fedsyn.tasks.base import Outputs, Penalty, check_objective
+from fedsyn.metrics.table import of_rows
+from fedsyn.models.answers import AnswerNet
+from fedsyn.models.answers import build as build_net
+from fedsyn.objectives import OBJECTIVES
+from fedsyn.objectives.classes.cross_entropy import CROSS_ENTROPY
+from fedsyn.objectives.classes.losses import cross_entropy
+from fedsyn.tasks.base import Outputs, Penalty, Task, TaskSettings, labels_of, objective_of
 from fedsyn.tasks.pairs import PairProblem, variants
 
-OBJECTIVES = ("cross_entropy",)
 QUESTION_ONLY = "question_only"
 
 
@@ -38,7 +41,7 @@ class VQAProblem(PairProblem):
     ALIGNED: ClassVar[tuple[str, ...]] = (*PairProblem.ALIGNED, "guess")
 
     def loss(
-        self, cohort: Cohort, config: MethodConfig, purpose: str, penalty: Penalty | None = None
+        self, cohort: Cohort, training: Training, purpose: str, penalty: Penalty | None = None
     ) -> Loss:
         """Cross-entropy of the answers; a penalty gets the batch's logits ``[c, B, answers]``."""
 
@@ -76,22 +79,21 @@ class VQAProblem(PairProblem):
         return found
 
 
-def problem(config: Config, data: FederatedData, features: Tensor) -> VQAProblem:
+def build(settings: TaskSettings, data: FederatedData, features: Tensor) -> VQAProblem:
     """The network as configured, for questions about pictures of any features.
 
     Raises
     ------
     ConfigError
-        If another objective than cross-entropy is asked for.
+        If the objective is not one of classes.
     """
-    check_objective(config, OBJECTIVES)
-    assert data.one_label is not None  # (`fedsyn.data.described`)
-    label, answers = data.one_label.to(features.device), len(data.pairs.label_names)
+    objective_of(VQA, settings.chosen, "objective.name", OBJECTIVES.own)
+    label, answers = labels_of(data).to(features.device), len(data.pairs.label_names)
     sizes = data.image.shape[1], data.text.shape[1], answers
     return VQAProblem(
         features=features,
-        net=build(config.model, *sizes),
-        variants=variants(config.model, lambda model: build(model, *sizes)),
+        net=build_net(settings.model, *sizes),
+        variants=variants(settings.model, lambda own: build_net(own, *sizes)),
         label=label,
         category=label,
         classes=answers,
@@ -108,8 +110,22 @@ def _by_question(data: FederatedData) -> Tensor | None:
     """
     if not len(data.public) or not len(data.test):
         return None
-    assert data.one_label is not None
+    label = labels_of(data)
     public, test = torch.from_numpy(data.public), torch.from_numpy(data.test)
-    guess = torch.full_like(data.one_label, -1)
-    guess[test] = probes.linear(data.text[public], data.one_label[public], data.text[test])
+    guess = torch.full_like(label, -1)
+    guess[test] = probes.linear(data.text[public], label[public], data.text[test])
     return guess
+
+
+VQA = Task(
+    name="vqa",
+    problem=VQAProblem,
+    build=build,
+    protocol="classes",
+    metrics=of_rows("Answers", {"accuracy": "accuracy", QUESTION_ONLY: "question alone"}),
+    needs=Needs(labels=True, all_labelled=True),
+    defaults={
+        "data": {"questions": 200, "public": 0.1},
+        "objective": {"name": CROSS_ENTROPY.name},
+    },
+)

@@ -23,10 +23,10 @@ from fedsyn.models.mlp import MLP
 from fedsyn.models.picture_classifier import PictureClassifier
 from fedsyn.models.resnet import ResNet
 from fedsyn.models.retrieval import RetrievalNet
-from fedsyn.objectives.classes.cross_entropy import cross_entropy
+from fedsyn.objectives.classes.losses import cross_entropy
 from fedsyn.objectives.classes.halves import CrossEntropy
-from fedsyn.objectives.pairs.info_nce import InfoNCE
-from fedsyn.objectives.views.moco import MoCo
+from fedsyn.objectives.pairs.info_nce import InfoNCELoss
+from fedsyn.objectives.views.moco import MoCoObjective
 from fedsyn.tasks.base import Problem
 from fedsyn.tasks.image_classification import ImageClassificationProblem
 from fedsyn.tasks.multimodal_classification import MultimodalProblem
@@ -144,7 +144,7 @@ def build(*sizes):
     features = torch.randn(max(sum(sizes), 1), 5, generator=draw, dtype=torch.float64)
     net = RetrievalNet(MLP("image", IMAGE), MLP("text", TEXT), 0)
     model = net.init(draw).double()
-    objective = InfoNCE(TEMPERATURE)
+    objective = InfoNCELoss(TEMPERATURE)
     problem = RetrievalProblem(features=features, net=net, objective=objective, criterion=objective)
     return World(problem, model, sizes)
 
@@ -156,7 +156,7 @@ def build_pictures(*sizes):
     net = representation.build(
         ModelConfig(channels=(8,), hidden=(6,), dim=4), (4, 4, 1), predicts=False
     )
-    objective = MoCo(TEMPERATURE, momentum=0.9, queue=16)
+    objective = MoCoObjective(TEMPERATURE, momentum=0.9, queue=16)
     problem = RepresentationProblem(
         features=features, net=net, objective=objective, criterion=objective, augment=STILL
     )

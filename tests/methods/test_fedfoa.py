@@ -8,7 +8,7 @@ import torch
 
 from fedsyn.config import FedFoAConfig
 from fedsyn.methods import METHODS, fedfoa
-from fedsyn.objectives.views.simclr import SimCLR
+from fedsyn.objectives.views.simclr import SimCLRObjective
 
 
 def qr(z):
@@ -41,7 +41,7 @@ def test_the_factor_sees_no_order_of_pictures():
 def test_two_steps_by_hand(pictures, by_hand, plain):
     there = pictures(5, 3)
     net = there.problem.net
-    there = replace(there, problem=replace(there.problem, objective=SimCLR(0.5)))
+    there = replace(there, problem=replace(there.problem, objective=SimCLRObjective(0.5)))
     config = plain.model_copy(update={"fedfoa": FedFoAConfig(mu=0.7)})
     shared = qr(torch.randn(9, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
     payload = {"model": there.model.expand(2, -1), "relation": shared.expand(2, -1, -1)}

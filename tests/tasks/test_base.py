@@ -4,10 +4,10 @@ import torch
 
 from fedsyn.config import ModelConfig
 from fedsyn.models.retrieval import build
-from fedsyn.objectives.pairs.info_nce import InfoNCE
+from fedsyn.objectives.pairs.info_nce import InfoNCELoss
 from fedsyn.tasks.retrieval import RetrievalProblem
 
-OBJECTIVE = InfoNCE(1.0)
+OBJECTIVE = InfoNCELoss(1.0)
 PROBLEM = RetrievalProblem(
     features=torch.arange(20.0).view(10, 2),
     net=build(ModelConfig(hidden=(3,), dim=2), 1, 1, {}),

@@ -16,7 +16,7 @@ from fedsyn.data.silos import Silo
 from fedsyn.errors import ConfigError
 from fedsyn.models.picture_classifier import PictureClassifier
 from fedsyn.models.resnet import ResNet
-from fedsyn.objectives.classes.cross_entropy import cross_entropy
+from fedsyn.objectives.classes.losses import cross_entropy
 from fedsyn.tasks.image_classification import ImageClassificationProblem
 
 DRAW = torch.Generator().manual_seed(0)

@@ -15,7 +15,7 @@ from fedsyn.data import augment, federated
 from fedsyn.data.silos import NOTHING, Silo
 from fedsyn.errors import ConfigError
 from fedsyn.metrics import probes
-from fedsyn.objectives.pairs.alignment_uniformity import AlignmentUniformity
+from fedsyn.objectives.pairs.alignment_uniformity import AlignmentUniformityLoss
 from fedsyn.objectives.pairs.base import Batch
 from fedsyn.objectives.views.simclr import nt_xent
 
@@ -154,7 +154,7 @@ def test_held_out_pictures_are_judged_by_the_same_views_every_time(load):
         model[None], problem.net.encode(model[None], views.both), views.both_valid
     )
     pair = Batch(*rows_of_both.chunk(2, 1), views.first, views.valid)
-    torch.testing.assert_close(losses[2:].float(), AlignmentUniformity()({}, pair))
+    torch.testing.assert_close(losses[2:].float(), AlignmentUniformityLoss()({}, pair))
     _, judged = load("run.criterion=objective", "objective=simclr")
     loss, _ = judged.held_out(model[None], rows[2:], 8)
     torch.testing.assert_close(loss.float(), nt_xent(rows_of_both, views.valid, 0.2))

@@ -13,9 +13,10 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedsyn.deployment.flower.grid import packed, unpacked
+from fedsyn.deployment.messages import Answered
+from fedsyn.deployment.messages import Message as FedsynMessage
 from fedsyn.deployment.node import NodeConfig, answer
-from fedsyn.deployment.parcels import Parcel, RefusedError
-from fedsyn.deployment.words import Answered
+from fedsyn.deployment.validation import RefusedError
 from fedsyn.errors import FedsynError
 
 app = ClientApp()
@@ -26,11 +27,11 @@ def _handle(kind: str, message: Message, context: Context) -> Message:
         asked = unpacked(message.content)
         reply = answer(_node(context, asked), kind, asked)
     except FedsynError as error:
-        reply = Answered(refused=str(error)).parcel()
+        reply = Answered(refused=str(error)).message()
     return Message(packed(reply), reply_to=message)
 
 
-def _node(context: Context, asked: Parcel) -> NodeConfig:
+def _node(context: Context, asked: FedsynMessage) -> NodeConfig:
     """What this node holds."""
     said = context.node_config
     if "config" in said:

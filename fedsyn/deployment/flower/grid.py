@@ -1,4 +1,4 @@
-"""Parcels as Flower's messages.
+"""Messages as Flower's messages.
 
 Arrays travel as NumPy's own format, which Flower reads without pickle; facts as one JSON string.
 """
@@ -12,7 +12,8 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedsyn.deployment.parcels import Parcel, RefusedError
+from fedsyn.deployment.messages import Message as FedsynMessage
+from fedsyn.deployment.validation import RefusedError
 
 ARRAYS, FACTS = "arrays", "facts"
 # What each kind of message is in Flower's words.
@@ -27,14 +28,14 @@ TYPES = {"float16", "float32", "float64", "int64", "bool"}
 POLL = 0.2  # seconds between looks for answers; Flower's own loop waits three
 
 
-def packed(parcel: Parcel) -> RecordDict:
+def packed(parcel: FedsynMessage) -> RecordDict:
     """A parcel as a message's content."""
     arrays = {k: Array(v.cpu().contiguous().numpy()) for k, v in parcel.arrays.items()}
     facts = ConfigRecord({"json": json.dumps(parcel.facts)})
     return RecordDict({ARRAYS: ArrayRecord(arrays), FACTS: facts})
 
 
-def unpacked(content: RecordDict) -> Parcel:
+def unpacked(content: RecordDict) -> FedsynMessage:
     """A message's content as a parcel.
 
     Raises
@@ -49,7 +50,7 @@ def unpacked(content: RecordDict) -> Parcel:
         raise RefusedError(f"a message is not one of fedsyn's: {error!r}") from None
     if not isinstance(facts, dict):
         raise RefusedError("a message is not one of fedsyn's: its facts are not an object")
-    return Parcel(facts, arrays)
+    return FedsynMessage(facts, arrays)
 
 
 def _tensor(name: str, array: Array) -> torch.Tensor:
@@ -67,7 +68,7 @@ def _tensor(name: str, array: Array) -> torch.Tensor:
 
 
 class GridPost:
-    """Parcels over Flower's grid."""
+    """Messages over Flower's grid."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
@@ -77,8 +78,8 @@ class GridPost:
         return sorted(self._grid.get_node_ids())
 
     def exchange(
-        self, kind: str, parcels: Mapping[int, Parcel], timeout: float
-    ) -> dict[int, Parcel | str]:
+        self, kind: str, parcels: Mapping[int, FedsynMessage], timeout: float
+    ) -> dict[int, FedsynMessage | str]:
         """Push all, and pull until all are answered or the time is over."""
         deadline = time.monotonic() + timeout
         nodes = list(parcels)
@@ -88,7 +89,7 @@ class GridPost:
         ]
         pushed = dict(zip(self._grid.push_messages(messages), nodes, strict=True))
         waiting = {message: node for message, node in pushed.items() if message}
-        found: dict[int, Parcel | str] = {
+        found: dict[int, FedsynMessage | str] = {
             node: "Flower has not taken its message" for node in set(nodes) - set(waiting.values())
         }
         while waiting and time.monotonic() < deadline:
@@ -101,7 +102,7 @@ class GridPost:
         return found
 
 
-def _answer(reply: Message) -> Parcel | str:
+def _answer(reply: Message) -> FedsynMessage | str:
     if reply.has_error():
         lines = (reply.error.reason or "").strip().splitlines()
         return f"Flower reports error {reply.error.code}: {lines[-1] if lines else 'no reason'}"

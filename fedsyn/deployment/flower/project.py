@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import fedsyn
-from fedsyn import config as configuration
-from fedsyn.config import Config
 from fedsyn.errors import ConfigError, RunError
+from fedsyn.federation import config as configuration
 from fedsyn.federation import records
+from fedsyn.federation.config import Config
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -10,12 +10,12 @@ from typing import Any
 
 import tomli_w
 
-from fedsyn import config as configuration
-from fedsyn.config import Config
 from fedsyn.deployment.cluster import processes
 from fedsyn.deployment.flower.project import Project, with_absolute_paths
 from fedsyn.errors import ConfigError, FedsynError, RunError
+from fedsyn.federation import config as configuration
 from fedsyn.federation import records
+from fedsyn.federation.config import Config
 from fedsyn.federation.runner import Observer
 
 SILENCE = 10.0  # seconds without news after which the SuperLink is asked about a run

@@ -11,9 +11,9 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedsyn import config as configuration
 from fedsyn.deployment.flower.grid import GridPost
 from fedsyn.deployment.server import serve
+from fedsyn.federation import config as configuration
 
 app = ServerApp()
 

@@ -17,27 +17,48 @@ of other pictures, and with random signs of pixels, as InstaHide's (Huang et al.
 2010.02772), with ``mixed`` and ``signs``.
 """
 
+from dataclasses import replace
+from typing import Annotated
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fedsyn.config import CCLConfig, MethodConfig
 from fedsyn.core import training
-from fedsyn.core.aggregate import WEIGHT, add_with_rows, mean
 from fedsyn.core.batches import padded
 from fedsyn.core.cohort import Cohort
-from fedsyn.core.payload import Payload, append
+from fedsyn.core.payload import Payload
+from fedsyn.core.wire import Upload, Uploads
 from fedsyn.data import augment
-from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method
+from fedsyn.errors import ConfigError
+from fedsyn.methods.base import MethodConfig, Update
 from fedsyn.methods.ccl.fused import Fused
+from fedsyn.methods.fedavg import FEDAVG
 from fedsyn.objectives.views.base import Learner, Momentum
-from fedsyn.objectives.views.moco import Contrast, MoCo, Queue, empty
-from fedsyn.tasks.base import batches, optimizer
-from fedsyn.tasks.representation import RepresentationProblem
+from fedsyn.objectives.views.moco import MOCO, Contrast, MoCoObjective, Queue, empty
+from fedsyn.settings.sections import Count, Field, NonNegative, Section, Whole
+from fedsyn.tasks.base import batches
+from fedsyn.tasks.representation import REPRESENTATION, RepresentationProblem
+
+
+class CCLOptions(Section):
+    """Options of CCL; its queue and temperature are those of ``[objective.moco]``."""
+
+    fusion: bool = Field(True, description="whether others' features are negatives")
+    matching: NonNegative = Field(
+        1.0, description="weight λ of the entropy over neighbours; 0: no matching"
+    )
+    neighbours: Annotated[int, Field(ge=2)] = Field(10, description="number N of neighbours")
+    warmup: Whole = Field(5, description="rounds without matching")
+    features: Count = Field(64, description="features that a client sends")
+    remote: Count = Field(256, description="features that everybody is sent")
+    mixed: Count = Field(
+        1, description="pictures mixed into one whose features are shared; 1: plain pictures"
+    )
+    signs: bool = Field(False, description="random signs of its pixels")
+
 
 MODELS = ("model", "momentum")
-ROWS = ("features", "shared", "ids")  # what the server hears of each client alone
 NOBODY = -1  # the owner of no feature
 
 
@@ -46,12 +67,12 @@ def init(problem: RepresentationProblem, model: Tensor, clients: int) -> Payload
     return {"model": model[None], "momentum": model[None].clone()}
 
 
-def down(state: Payload, ids: tuple[int, ...]) -> Payload:
+def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
     """All of it: once there are any, with features ``[C, R, d]`` and their owners ``[C, R]``."""
     return {name: value.expand(len(ids), *value.shape[1:]) for name, value in state.items()}
 
 
-def keep(problem: RepresentationProblem, model: Tensor) -> Payload:
+def client_state(problem: RepresentationProblem, model: Tensor) -> Payload:
     """An empty queue."""
     queue = empty(1, _moco(problem).queue, problem.net.head.widths[-1], model)
     return {"queue": queue.keys[0], "count": queue.count[0]}
@@ -59,34 +80,37 @@ def keep(problem: RepresentationProblem, model: Tensor) -> Payload:
 
 def client(
     problem: RepresentationProblem,
-    payload: Payload,
-    kept: Payload,
+    received: Payload,
+    state: Payload,
     cohort: Cohort,
     config: MethodConfig,
-) -> tuple[Payload, Payload, Tensor]:
+) -> Update:
     """Local training among own and others' features, and features for the others."""
-    own, moco = config.ccl, _moco(problem)
-    slow = Momentum(payload["momentum"].clone(), moco.momentum, begun=True)
-    queue = Queue(kept["queue"].clone(), kept["count"].clone())
+    own, moco = config.of(CCLOptions), _moco(problem)
+    slow = Momentum(received["momentum"].clone(), moco.momentum, begun=True)
+    queue = Queue(state["queue"].clone(), state["count"].clone())
     contrast = Contrast(problem.net, moco.temperature, slow, queue)
     learner: Learner = contrast
-    if "features" in payload:
-        ids = torch.tensor(cohort.ids, device=payload["owner"].device)[:, None]
-        others = (payload["owner"] != NOBODY) & (payload["owner"] != ids)
-        matching = own.matching if cohort.round > own.warmup else 0.0
-        learner = Fused(contrast, payload["features"], others, own.fusion, matching, own.neighbours)
+    if "features" in received:
+        ids = torch.tensor(cohort.ids, device=received["owner"].device)[:, None]
+        others = (received["owner"] != NOBODY) & (received["owner"] != ids)
+        matching = own.matching if cohort.round_number > own.warmup else 0.0
+        learner = Fused(
+            contrast, received["features"], others, own.fusion, matching, own.neighbours
+        )
     model, losses = training.train(
-        payload["model"], problem.learning(learner, cohort, config, "local"),
-        batches(cohort, config.batch, config.epochs, "local"), optimizer(config),
+        received["model"], problem.learning(learner, cohort, config, "local"),
+        batches(cohort, config.batch, config.epochs, "local"), config.rule,
     )  # fmt: skip
-    sent = {"model": model, "momentum": slow.models}
-    if own.fusion or own.matching:
-        sent |= features(problem, slow.models, cohort, own)
-    return sent, {"queue": queue.keys, "count": queue.count}, losses
+    sums = config.weighted(cohort, model=model, momentum=slow.models)
+    shares = own.fusion or own.matching
+    shared = features(problem, slow.models, cohort, own) if shares else {}
+    kept = {"queue": queue.keys, "count": queue.count}
+    return Update(Upload(sums, shared), kept, losses)
 
 
 def features(
-    problem: RepresentationProblem, models: Tensor, cohort: Cohort, config: CCLConfig
+    problem: RepresentationProblem, models: Tensor, cohort: Cohort, config: CCLOptions
 ) -> Payload:
     """Features ``[C, F, d]`` of some of each client's pictures, and how many exist ``[C]``."""
     generators, device = cohort.streams("features"), models.device
@@ -105,50 +129,62 @@ def features(
     return {"features": rows.masked_fill(~valid[..., None], 0), "shared": valid.sum(-1)}
 
 
-def hear(
-    heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
-) -> Payload:
-    """Sums over the clients' models, and all their features."""
-    sums = fedavg.hear(heard, ids, {name: payload[name] for name in MODELS}, sizes, config)
-    if "features" not in payload:
-        return sums
-    sent = {name: payload[name] for name in ("features", "shared")}
-    return sums | append(heard, sent | {"ids": torch.tensor(ids)})
-
-
-def merge(heard: Payload, more: Payload) -> Payload:
-    """Sums of sums, and all features."""
-    return add_with_rows(heard, more, ROWS)
-
-
 def server(
     problem: RepresentationProblem,
     state: Payload,
-    heard: Payload,
+    uploads: Uploads,
     config: MethodConfig,
     generator: torch.Generator,
 ) -> Payload:
     """The means of the clients' models, and a sample of their features, as many in every round."""
-    if not heard[WEIGHT]:
+    if not uploads.weight("model"):
         return state
-    means = mean({name: heard[name] for name in (*MODELS, WEIGHT)})
-    state = {name: value.to(state["model"])[None] for name, value in means.items()}
-    if "features" in heard:
-        exist = torch.arange(heard["features"].shape[1]) < heard["shared"].cpu()[:, None]
+    state = {name: uploads.mean(name).to(state["model"])[None] for name in MODELS}
+    sent, remote = uploads.own, config.of(CCLOptions).remote
+    if "features" in sent:
+        exist = torch.arange(sent["features"].shape[1]) < sent["shared"].cpu()[:, None]
         owner, place = exist.nonzero().unbind(-1)
-        picked = torch.randperm(len(owner), generator=generator)[: config.ccl.remote]
-        rows = heard["features"][owner[picked], place[picked]].to(state["model"])
-        missing = config.ccl.remote - len(picked)
+        picked = torch.randperm(len(owner), generator=generator)[:remote]
+        rows = sent["features"][owner[picked], place[picked]].to(state["model"])
+        missing = remote - len(picked)
         state["features"] = pad(rows, (0, 0, 0, missing))[None]
-        owners = pad(heard["ids"][owner[picked]], (0, missing), value=NOBODY)
+        owners = pad(torch.tensor(uploads.ids)[owner[picked]], (0, missing), value=NOBODY)
         state["owner"] = owners.to(rows.device)[None]
     return state
 
 
-def _moco(problem: RepresentationProblem) -> MoCo:
-    """The objective, which `fedsyn.config.Config` has seen to."""
-    assert isinstance(problem.objective, MoCo)
+def _moco(problem: RepresentationProblem) -> MoCoObjective:
+    """The objective whose queue and temperature are the method's.
+
+    Raises
+    ------
+    ConfigError
+        If it is another.
+    """
+    if not isinstance(problem.objective, MoCoObjective):
+        raise ConfigError(
+            f"method.name = {CCL.name!r} keeps the queue of objective.name = {MOCO.name!r}, "
+            f"got a {type(problem.objective).__name__}"
+        )
     return problem.objective
 
 
-METHOD = Method(init, down, client, hear, server, keep, merge, tasks=("representation",))
+def prepare(problem: RepresentationProblem, config: MethodConfig) -> RepresentationProblem:
+    """As it is, if its objective has a queue."""
+    _moco(problem)
+    return problem
+
+
+CCL = replace(
+    FEDAVG,
+    name="ccl",
+    options={"ccl": CCLOptions},
+    init=init,
+    broadcast=broadcast,
+    client=client,
+    server=server,
+    client_state=client_state,
+    tasks=(REPRESENTATION,),
+    prepare=prepare,
+    sends=MODELS,
+)

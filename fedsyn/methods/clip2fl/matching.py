@@ -11,15 +11,55 @@ A classifier is a matrix V ``[D + 1, L]``, the weight over the bias: a flat row 
     g_c = mean over its rows of  x̃ (softmax(x̃ V) − e_c)ᵀ .
 """
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, pad
 
 from fedsyn import ops
-from fedsyn.config import CLIP2FLConfig, CReFFConfig
 from fedsyn.core.batches import epochs
 from fedsyn.models.mlp import MLP
+from fedsyn.settings.sections import (
+    Count,
+    Field,
+    Iterations,
+    NonNegative,
+    Positive,
+    Repeated,
+    Section,
+)
+
+
+class CLIP2FLOptions(Section):
+    """Options of CLIP2FL; those of the federated features are CReFF's."""
+
+    distillation: NonNegative = Field(1.0, description="weight α of the distillation")
+    temperature: Positive = Field(3.0, description="temperature T of the distillation")
+    contrast: NonNegative = Field(
+        0.001, description="weight β of the contrast of features with names of classes"
+    )
+    contrast_temperature: Positive = Field(0.1, description="temperature τ of that contrast")
+
+
+class CReFFOptions(Section):
+    """Options of the search for federated features, and of the classifier trained on them."""
+
+    repeats: Annotated[Count, Repeated()] = Field(
+        10, description="draws behind a client's gradient of a class"
+    )
+    draw: Count = Field(32, description="most rows of a class in a draw")
+    features: Count = Field(100, description="federated features of a class")
+    steps: Iterations = Field(100, description="steps of the search for them, a round")
+    lr: Positive = Field(0.1, description="rate of the search")
+    classifier_epochs: Annotated[Count, Repeated()] = Field(
+        300, description="passes over the features that train the classifier"
+    )
+    classifier_batch: Count = Field(
+        256, description="batch of that training; published: 32 at a rate of 0.01"
+    )
+    classifier_lr: Positive = Field(0.08, description="rate of that training")
 
 
 def class_gradients(
@@ -50,9 +90,9 @@ def match(
     features: Tensor,  # [L, M, D], where the search begins
     gradients: Tensor,  # [L, D + 1, L], of the clients
     classifier: Tensor,  # [D + 1, L], that they are gradients of
-    config: CReFFConfig,
+    config: CReFFOptions,
     prototypes: Tensor | None = None,  # [L, D] unit rows
-    contrast: CLIP2FLConfig | None = None,  # of the features with them
+    contrast: CLIP2FLOptions | None = None,  # of the features with them
 ) -> Tensor:  # [L, M, D]
     """Features by gradient descent on Σ_c distance(g_c of features, g_c) + β L_PCL.
 
@@ -75,7 +115,7 @@ def match(
     return features
 
 
-def retrain(features: Tensor, generator: torch.Generator, config: CReFFConfig) -> Tensor:
+def retrain(features: Tensor, generator: torch.Generator, config: CReFFOptions) -> Tensor:
     """A fresh classifier ``[D + 1, L]``, trained on features ``[L, M, D]`` by cross-entropy.
 
     By plain gradient descent, with the gradient in closed form: a step is two small products.

@@ -22,25 +22,37 @@ each its own, not through one differentiable augmentation of a class. The teache
 pictures themselves, once, not at views of them.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from fedsyn.config import MethodConfig
-from fedsyn.core.aggregate import WEIGHT, add_weighted
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
+from fedsyn.core.wire import Upload, Uploads
 from fedsyn.data import augment
-from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method
-from fedsyn.methods.clip2fl.matching import class_gradients, match, retrain
-from fedsyn.objectives.classes.cross_entropy import distillation
+from fedsyn.data.settings import Needs
+from fedsyn.methods.base import MethodConfig, Update, present
+from fedsyn.methods.clip2fl.matching import (
+    CLIP2FLOptions,
+    CReFFOptions,
+    class_gradients,
+    match,
+    retrain,
+)
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.objectives.classes.losses import distillation
 from fedsyn.tasks.base import Penalty
-from fedsyn.tasks.image_classification import Batch, ImageClassificationProblem, draw_of_each
+from fedsyn.tasks.image_classification import (
+    IMAGE_CLASSIFICATION,
+    ImageClassificationProblem,
+    PictureBatch,
+    draw_of_each,
+)
 
 
-def down(state: Payload, ids: tuple[int, ...]) -> Payload:
+def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
     """The extractor with φ and, once it is another, the classifier of w."""
     names = [name for name in ("model", "classifier") if name in state]
     return {name: state[name].expand(len(ids), -1) for name in names}
@@ -48,33 +60,46 @@ def down(state: Payload, ids: tuple[int, ...]) -> Payload:
 
 def client(
     problem: ImageClassificationProblem,
-    payload: Payload,
-    kept: Payload,
+    received: Payload,
+    state: Payload,
     cohort: Cohort,
     config: MethodConfig,
     *,
     taught: bool,
-) -> tuple[Payload, Payload, Tensor]:
+) -> Update:
     """Gradients at the extractor with φ, then local training from w."""
-    received = payload["model"]
-    gradients = gradients_at(problem, received, cohort, config)
-    extractor, balanced = problem.net.split(received)
-    start = torch.cat([extractor, payload.get("classifier", balanced)], -1)
+    given = received["model"]
+    gradients = gradients_at(problem, given, cohort, config)
+    extractor, balanced = problem.net.split(given)
+    start = torch.cat([extractor, received.get("classifier", balanced)], -1)
     penalty = _teaching(problem, config) if taught else None
     model, losses = problem.train(start, cohort, config, penalty=penalty)
-    return {"model": model, "gradients": gradients}, kept, losses
+    sums = config.weighted(cohort, model=model) | present(cohort, gradients=gradients)
+    return Update(Upload(sums), state, losses)
 
 
 def _teaching(problem: ImageClassificationProblem, config: MethodConfig) -> Penalty:
     """α times the distillation of the teacher."""
-    own, knowledge = config.clip2fl, problem.knowledge
-    assert knowledge is not None  # (`fedsyn.tasks.image_classification.problem`)
+    own, (knowledge, _) = config.of(CLIP2FLOptions), _taught(problem)
 
-    def penalty(clients: Tensor, batch: Batch) -> Tensor:
+    def penalty(clients: Tensor, batch: PictureBatch) -> Tensor:
         teacher = knowledge[batch.rows]
         return own.distillation * distillation(batch.logits, teacher, batch.valid, own.temperature)
 
     return penalty
+
+
+def _taught(problem: ImageClassificationProblem) -> tuple[Tensor, Tensor]:
+    """The teacher's logits of all rows and its embeddings of the classes' names.
+
+    Raises
+    ------
+    ValueError
+        If the problem has no teacher.
+    """
+    if problem.knowledge is None or problem.prototypes is None:
+        raise ValueError("the method learns from a teacher, and the problem has none")
+    return problem.knowledge, problem.prototypes
 
 
 def gradients_at(
@@ -84,7 +109,7 @@ def gradients_at(
 
     The mean over ``creff.repeats`` draws of at most ``creff.draw`` rows a class.
     """
-    net, own = problem.net, config.creff
+    net, own = problem.net, config.of(CReFFOptions)
     _, classifiers = net.split(models)
     shape = (net.dim + 1, net.classes)
     gradients = models.new_zeros(len(models), net.classes, *shape)
@@ -105,41 +130,30 @@ def gradients_at(
     return gradients
 
 
-def hear(
-    heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
-) -> Payload:
-    """Sums over the clients' models, and over their gradients."""
-    heard = fedavg.hear(heard, ids, {"model": payload["model"]}, sizes, config)
-    more = {"gradients": payload["gradients"]}
-    return add_weighted(heard, more, (sizes > 0).double(), "answered")
-
-
 def server(
     problem: ImageClassificationProblem,
     state: Payload,
-    heard: Payload,
+    uploads: Uploads,
     config: MethodConfig,
     generator: torch.Generator,
     *,
     taught: bool,
 ) -> Payload:
     """The mean of the models, federated features, and the classifier trained on them."""
-    if not heard[WEIGHT]:
+    if not uploads.weight("model"):
         return state
-    net, own, model = problem.net, config.creff, state["model"]
-    extractor, classifier = net.split(fedavg.average(heard).to(model)[None])
-    gradients = heard["gradients"].to(model)
+    net, own, model = problem.net, config.of(CReFFOptions), state["model"]
+    extractor, classifier = net.split(uploads.mean("model").to(model)[None])
+    gradients = uploads.sums["gradients"].to(model)
     if "features" in state:
         features = state["features"]
     else:
         noise = torch.randn(net.classes, own.features, net.dim, generator=generator)
         features = noise.to(model)
     balanced = net.split(model)[1].view(net.dim + 1, net.classes)
-    prototypes = problem.prototypes if taught else None
-    features = match(
-        features, gradients, balanced, own,
-        None if prototypes is None else prototypes.to(model), config.clip2fl,
-    )  # fmt: skip
+    prototypes = _taught(problem)[1].to(model) if taught else None
+    contrast = config.of(CLIP2FLOptions) if taught else None
+    features = match(features, gradients, balanced, own, prototypes, contrast)
     balanced = retrain(features, generator, own).view(1, -1)
     return {
         "model": torch.cat([extractor, balanced], -1),
@@ -148,10 +162,21 @@ def server(
     }
 
 
-CREFF, CLIP2FL = (
-    Method(
-        fedavg.init, down, partial(client, taught=taught), hear, partial(server, taught=taught),
-        tasks=("image_classification",),
-    )
-    for taught in (False, True)
-)  # fmt: skip
+CREFF = replace(
+    FEDAVG,
+    name="creff",
+    options={"creff": CReFFOptions},
+    broadcast=broadcast,
+    client=partial(client, taught=False),
+    server=partial(server, taught=False),
+    tasks=(IMAGE_CLASSIFICATION,),
+    sends=("model", "gradients"),
+)
+CLIP2FL = replace(
+    CREFF,
+    name="clip2fl",
+    options={"creff": CReFFOptions, "clip2fl": CLIP2FLOptions},
+    client=partial(client, taught=True),
+    server=partial(server, taught=True),
+    needs=Needs(teacher=True),
+)

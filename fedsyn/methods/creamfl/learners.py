@@ -10,12 +10,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fedsyn.config import MethodConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.training import Loss
 from fedsyn.errors import DataError
+from fedsyn.methods.base import MethodConfig
 from fedsyn.methods.creamfl.classifier import Classifier
-from fedsyn.methods.creamfl.losses import IMAGE, MODALITIES, by_label
+from fedsyn.methods.creamfl.losses import IMAGE, MODALITIES, CreamFLOptions, by_label
 from fedsyn.tasks.pairs import PairProblem
 
 
@@ -99,7 +99,7 @@ class OfOne:
                 f"method.name = {config.name!r}: clients that hold one modality learn by labels, "
                 "and the data have none"
             )
-        own = config.creamfl
+        own = config.of(CreamFLOptions)
 
         def loss(
             params: Tensor, clients: Tensor, index: Tensor, valid: Tensor, step: Tensor

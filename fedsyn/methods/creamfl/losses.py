@@ -14,14 +14,43 @@ Of a row with one modality and label y; W has a row w_c for each label:
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from fedsyn import ops
-from fedsyn.config import CreamFLConfig
 from fedsyn.objectives.similarity import contrast, masked_mean
+from fedsyn.settings.sections import Count, Field, NonNegative, Positive, Section
+
+
+class CreamFLOptions(Section):
+    """Options of CreamFL."""
+
+    aggregation: Literal["contrastive", "mean"] = Field(
+        "contrastive", description="how clients' representations are averaged"
+    )
+    inter: bool = Field(
+        True, description="contrast with the other modality's representations by the server"
+    )
+    intra: bool = Field(
+        True, description="contrast with the same modality's representations by the server"
+    )
+    contrast: NonNegative = Field(0.5, description="weight γ of both contrasts")
+    temperature: Positive = Field(0.5, description="temperature τ of both contrasts")
+    margin: NonNegative = Field(4.0, description="margin m of clients that learn by labels")
+    orthogonality: NonNegative = Field(
+        0.5, description="weight o of the orthogonality of their classes"
+    )
+    distillation: NonNegative = Field(
+        3.0, description="weight κ; 0: the server learns from the public pairs alone"
+    )
+    server_epochs: Count = Field(
+        1, description="passes over the public pairs a round, after that of distillation"
+    )
+    server_lr: Positive = Field(1e-3, description="rate of the server's training")
+
 
 IMAGE, TEXT = MODALITIES = ("image", "text")
 OTHER = {IMAGE: TEXT, TEXT: IMAGE}
@@ -33,7 +62,7 @@ def regularisers(
     before: Mapping[str, Tensor],  # [C, n, d] unit rows
     place: Tensor,  # [C, B] long, the public pair of each row
     valid: Tensor,  # [C, B] bool
-    own: CreamFLConfig,
+    own: CreamFLOptions,
 ) -> Tensor:  # [C]
     """Σ_modality (L_inter + L_intra), or what of both is switched on, the mean over valid rows."""
     terms = []

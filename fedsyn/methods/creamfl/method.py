@@ -18,8 +18,8 @@ every round:
     w ← passes over the public pairs on the task;   g_k, g'_k ← its representations
 
 Losses are those of `fedsyn.methods.creamfl.losses`. Clients have the networks of
-``model.variants``, in turn. The mean without L_inter and L_intra is the plain exchange of representations; with κ = 0 the
-server learns alone. Chosen otherwise than published:
+``model.variants``, in turn. The mean without L_inter and L_intra is the plain exchange of
+representations; with κ = 0 the server learns alone. Chosen otherwise than published:
 
 * The server's first pass on the task follows the first round's clients; from then on the order is
   the paper's, with the model judged after that pass and not before.
@@ -41,37 +41,33 @@ import torch
 from torch import Tensor
 
 from fedsyn import ops, streams
-from fedsyn.config import CreamFLConfig, MethodConfig
 from fedsyn.core import training
-from fedsyn.core.aggregate import add_weighted
 from fedsyn.core.batches import epochs
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.core.training import Loss
+from fedsyn.core.wire import Upload, Uploads
+from fedsyn.data.settings import Needs
 from fedsyn.data.silos import Silo
-from fedsyn.errors import ConfigError
-from fedsyn.methods.base import Method
+from fedsyn.methods.base import Method, MethodConfig, Update, present
 from fedsyn.methods.creamfl.learners import Learner, learners, most_parameters
-from fedsyn.methods.creamfl.losses import MODALITIES, OTHER, distillation, regularisers
-from fedsyn.tasks.base import optimizer
+from fedsyn.methods.creamfl.losses import (
+    MODALITIES,
+    OTHER,
+    CreamFLOptions,
+    distillation,
+    regularisers,
+)
 from fedsyn.tasks.pairs import PairProblem
+from fedsyn.tasks.retrieval import RETRIEVAL
+from fedsyn.tasks.vqa import VQA
 
 WEIGHTS = {name: f"{name}.weight" for name in MODALITIES}
 MOMENTS = "optimizer."  # before the names of what the server's optimiser remembers
 
 
 def init(problem: PairProblem, model: Tensor, clients: int) -> Payload:
-    """The server's model and its representations ``[n, d]`` of the public pairs.
-
-    Raises
-    ------
-    ConfigError
-        If there are no public pairs.
-    """
-    if not len(problem.public):
-        raise ConfigError(
-            "method.name = 'creamfl' learns from public pairs: expected data.public > 0"
-        )
+    """The server's model and its representations ``[n, d]`` of the public pairs."""
     return {"model": model[None]} | _representations(problem, model)
 
 
@@ -79,7 +75,7 @@ def _representations(problem: PairProblem, model: Tensor) -> Payload:
     return dict(zip(MODALITIES, problem.represent(model, problem.public), strict=True))
 
 
-def down(state: Payload, ids: tuple[int, ...]) -> Payload:
+def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
     """The server's representations, to each client."""
     return {name: state[name].expand(len(ids), -1, -1) for name in MODALITIES}
 
@@ -89,19 +85,19 @@ def rows(problem: PairProblem, silo: Silo) -> np.ndarray:
     return silo.pairs if len(silo.pairs) else max(silo.images, silo.texts, key=len)
 
 
-def keep(problem: PairProblem, model: Tensor) -> Payload:
+def client_state(problem: PairProblem, model: Tensor) -> Payload:
     """Room for the client's own model; zeros are one that has not begun."""
     return {"own": model.new_zeros(most_parameters(problem))}
 
 
 def client(
-    problem: PairProblem, payload: Payload, kept: Payload, cohort: Cohort, config: MethodConfig
-) -> tuple[Payload, Payload, Tensor]:
+    problem: PairProblem, received: Payload, state: Payload, cohort: Cohort, config: MethodConfig
+) -> Update:
     """Own models learn in turn from own rows and from public pairs, and represent the latter."""
-    server = {name: payload[name][0] for name in MODALITIES}  # all receive the same
-    public, models = problem.features[problem.public], kept["own"].clone()
+    server = {name: received[name][0] for name in MODALITIES}  # all receive the same
+    public, models = problem.features[problem.public], state["own"].clone()
     losses = torch.zeros(len(models), device=models.device)
-    sent = {name: torch.zeros_like(payload[name]) for name in MODALITIES}
+    sent = {name: torch.zeros_like(received[name]) for name in MODALITIES}
     sent |= {WEIGHTS[name]: sent[name].new_zeros(sent[name].shape[:2]) for name in MODALITIES}
     for learner, positions in learners(problem, cohort):
         part, at = cohort.take(positions), torch.tensor(positions, device=models.device)
@@ -112,9 +108,9 @@ def client(
         own, losses[at] = _train(learner, own, public, server, part, config)
         models[at, : learner.size] = own
         for name, z in _represent(learner, own, public).items():
-            weight = weights(z, server[OTHER[name]], config.creamfl)
+            weight = weights(z, server[OTHER[name]], config.of(CreamFLOptions))
             sent[name][at], sent[WEIGHTS[name]][at] = weight[..., None] * z, weight
-    return sent, {"own": models}, losses
+    return Update(Upload(present(cohort, **sent)), {"own": models}, losses)
 
 
 def _train(
@@ -126,7 +122,7 @@ def _train(
     config: MethodConfig,
 ) -> tuple[Tensor, Tensor]:  # [C, P], [C]
     """The local training of clients of one architecture, and their loss on own rows."""
-    own, rule, models = config.creamfl, optimizer(config), start
+    own, rule, models = config.of(CreamFLOptions), config.rule, start
     state, total = rule.init(start), torch.zeros(len(start), device=start.device)
     task, before = learner.loss(cohort, config), _represent(learner, start, public)
     everything = [np.arange(len(public))] * len(start)
@@ -154,7 +150,7 @@ def _represent(learner: Learner, models: Tensor, public: Tensor) -> Payload:
         return learner.represent(models, public.expand(len(models), -1, -1))
 
 
-def weights(z: Tensor, others: Tensor, own: CreamFLConfig) -> Tensor:
+def weights(z: Tensor, others: Tensor, own: CreamFLOptions) -> Tensor:
     """What clients' representations ``z [C, n, d]`` count for, ``[C, n]``.
 
     ``others [n, d]`` are the server's of the other modality.
@@ -164,28 +160,21 @@ def weights(z: Tensor, others: Tensor, own: CreamFLConfig) -> Tensor:
     return torch.stack([ops.diagonal_log_softmax(one, others, 1.0) for one in z]).exp()
 
 
-def hear(
-    heard: Payload, ids: tuple[int, ...], payload: Payload, sizes: Tensor, config: MethodConfig
-) -> Payload:
-    """Sums over the clients that have rows."""
-    return add_weighted(heard, payload, (sizes > 0).double())
-
-
 def server(
     problem: PairProblem,
     state: Payload,
-    heard: Payload,
+    uploads: Uploads,
     config: MethodConfig,
     generator: torch.Generator,
 ) -> Payload:
     """The server's model after distillation and the task."""
-    own, model = config.creamfl, state["model"]
+    own, model = config.of(CreamFLOptions), state["model"]
     pairs = np.arange(len(problem.public))
     here = replace(problem.take(problem.public).to(model.device), public=torch.from_numpy(pairs))
     passes = [here.loss(Cohort((0,), (pairs,), 0, 0), config, "server")] * own.server_epochs
     if own.distillation:
-        passes.insert(0, _towards_clients(here, heard, own.distillation))
-    rule = optimizer(config.model_copy(update={"lr": own.server_lr}))
+        passes.insert(0, _towards_clients(here, uploads.sums, own.distillation))
+    rule = config.changed(lr=own.server_lr).rule
     known = {name: state.get(f"{MOMENTS}{name}", zero) for name, zero in rule.init(model).items()}
     moments = {name: value.clone() for name, value in known.items()}
     for loss in passes:
@@ -195,10 +184,10 @@ def server(
     return {"model": model} | _representations(here, model[0]) | kept
 
 
-def _towards_clients(problem: PairProblem, heard: Payload, weight: float) -> Loss:
+def _towards_clients(problem: PairProblem, sums: Payload, weight: float) -> Loss:
     """κ Σ_modality ‖z − ḡ‖² of a batch of public pairs."""
     features = problem.features
-    means = {name: heard[name] / heard[WEIGHTS[name]][:, None] for name in MODALITIES}
+    means = {name: sums[name] / sums[WEIGHTS[name]][:, None] for name in MODALITIES}
     means = {name: value.to(features) for name, value in means.items()}
 
     def loss(params: Tensor, clients: Tensor, index: Tensor, valid: Tensor, step: Tensor) -> Tensor:
@@ -208,9 +197,20 @@ def _towards_clients(problem: PairProblem, heard: Payload, weight: float) -> Los
     return loss
 
 
-METHOD = Method(
-    *(init, down, client, hear, server, keep),
-    tasks=("retrieval", "vqa"),
+CREAMFL = Method(
+    name="creamfl",
+    options={"creamfl": CreamFLOptions},
+    defaults={"data": {"public": 0.2}, "partition": {"single_modality": 0.5}},
+    with_task={VQA.name: {"method": {"creamfl": {"distillation": 0.3}}}},
+    init=init,
+    broadcast=broadcast,
+    client=client,
+    server=server,
+    client_state=client_state,
+    tasks=(RETRIEVAL, VQA),
+    needs=Needs(labels=True, public=True),
     rows=rows,
-    sends_model=False,
+    sends=(*MODALITIES, *WEIGHTS.values()),
+    broadcasts_model=False,
+    extensible=False,
 )

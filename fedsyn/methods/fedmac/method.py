@@ -18,42 +18,54 @@ nothing at all would be taken for (A).
 The parts are the paper's as others describe it; their formulas are this file's reading.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from fedsyn import ops
-from fedsyn.config import FedMACConfig, MethodConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
-from fedsyn.methods import fedavg
-from fedsyn.methods.base import Method
+from fedsyn.core.wire import Upload
+from fedsyn.methods.base import MethodConfig, Update
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.methods.fedmac.network import MissingAwareNet
 from fedsyn.models.fusion import FusionNet
-from fedsyn.objectives.classes.halves import Batch
+from fedsyn.objectives.classes.halves import HalvesBatch
 from fedsyn.objectives.similarity import masked_mean
+from fedsyn.settings.sections import Field, NonNegative, Positive, Section
 from fedsyn.tasks.base import Penalty
-from fedsyn.tasks.multimodal_classification import MultimodalProblem
+from fedsyn.tasks.multimodal_classification import MULTIMODAL_CLASSIFICATION, MultimodalProblem
+
+
+class FedMACOptions(Section):
+    """Options of FedMAC."""
+
+    reconstruction: NonNegative = Field(0.1, description="weight a₁ of the reconstruction R")
+    contrast: NonNegative = Field(0.1, description="weight a₂ of the contrast C")
+    anchor: NonNegative = Field(0.1, description="weight a₃ of the anchor A")
+    temperature: Positive = Field(0.5, description="temperature τ of the contrast")
 
 
 def client(
     problem: MultimodalProblem,
-    payload: Payload,
-    kept: Payload,
+    received: Payload,
+    state: Payload,
     cohort: Cohort,
     config: MethodConfig,
-) -> tuple[Payload, Payload, Tensor]:
+) -> Update:
     """Local training with the three terms."""
-    penalty = regulariser(problem.net, config.fedmac)
-    model, losses = problem.train(payload["model"], cohort, config, penalty=penalty)
-    return {"model": model}, kept, losses
+    penalty = regulariser(problem.net, config.of(FedMACOptions))
+    model, losses = problem.train(received["model"], cohort, config, penalty=penalty)
+    return Update(Upload(config.weighted(cohort, model=model)), state, losses)
 
 
-def regulariser(net: FusionNet, config: FedMACConfig) -> Penalty:
+def regulariser(net: FusionNet, config: FedMACOptions) -> Penalty:
     """a₁ R + a₂ C + a₃ A of a batch."""
 
-    def penalty(clients: Tensor, batch: Batch) -> Tensor:
-        own, cross, rows = batch.reading.own, batch.reading.cross, batch.whole
-        assert cross is not None
+    def penalty(clients: Tensor, batch: HalvesBatch) -> Tensor:
+        own, cross, rows = batch.reading.own, batch.reading.crossed(), batch.whole
 
         def given(*halves: int) -> Tensor:
             """The rows' h, if only these halves were there."""
@@ -78,11 +90,18 @@ def regulariser(net: FusionNet, config: FedMACConfig) -> Penalty:
     return penalty
 
 
-METHOD = Method(
-    fedavg.init,
-    fedavg.down,
-    client,
-    fedavg.hear,
-    fedavg.server,
-    tasks=("multimodal_classification",),
+def prepare(problem: MultimodalProblem, config: MethodConfig) -> MultimodalProblem:
+    """With the network that knows what is missing."""
+    net = problem.net
+    aware = MissingAwareNet(net.image, net.text, net.hidden, net.dim, net.classes)
+    return replace(problem, net=aware)
+
+
+FEDMAC = replace(
+    FEDAVG,
+    name="fedmac",
+    options={"fedmac": FedMACOptions},
+    client=client,
+    tasks=(MULTIMODAL_CLASSIFICATION,),
+    prepare=prepare,
 )

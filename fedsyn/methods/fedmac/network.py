@@ -28,7 +28,8 @@ class MissingAwareNet(FusionNet):
 
     def fuse(self, parts: Parts, own: Both, cross: Both | None, present: Tensor) -> Both:
         """Both halves, or what stands in for them, by how far they are what the other expects."""
-        assert cross is not None
+        if cross is None:
+            raise ValueError("expected a net with cross projectors, got one without")
         has = present.unsqueeze(-1).unbind(-2)
         z = [
             torch.where(has[place], own[place], parts[f"{modality}.missing"][:, None])

@@ -1,4 +1,4 @@
-"""What clients minimise who classify pairs: cross-entropy.
+"""What clients minimise who classify pairs whose halves may be missing: cross-entropy.
 
 L = CE(fusion head) + weight · [CE(image classifier) + CE(text classifier)]
 
@@ -11,13 +11,23 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fedsyn.config import MethodConfig
 from fedsyn.core.cohort import Cohort
+from fedsyn.core.training import Training
 from fedsyn.models.fusion import Both, FusionNet, Reading
-from fedsyn.objectives.classes.cross_entropy import cross_entropy
+from fedsyn.objectives.classes.losses import cross_entropy
+from fedsyn.settings.sections import Field, NonNegative, Section
 
 
-class Batch(NamedTuple):
+class HalvesOptions(Section):
+    """What objectives of pairs by both halves have in common."""
+
+    modality: NonNegative = Field(
+        0.0,
+        description="weight of a modality's own classifier, where the method sets none",
+    )
+
+
+class HalvesBatch(NamedTuple):
     """A batch of every client, and what its model makes of it."""
 
     features: Tensor  # [C, B, D]
@@ -44,26 +54,29 @@ class Batch(NamedTuple):
 
 # loss(params [c, P], clients [c], batch, step []) -> [c], as clients minimise it: positions of the
 # clients in the cohort, and the number of the step.
-Training = Callable[[Tensor, Tensor, Batch, Tensor], Tensor]
+LocalLoss = Callable[[Tensor, Tensor, HalvesBatch, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class CrossEntropy:
-    """Cross-entropy of the fusion head, and of both modalities' classifiers."""
+class HalvesObjective:
+    """Cross-entropy of the fusion head, and of both modalities' classifiers.
+
+    It is the base of all that clients minimise who classify such pairs.
+    """
 
     modality: float  # weight of each classifier
 
-    def __call__(self, net: FusionNet, batch: Batch) -> Tensor:
+    def __call__(self, net: FusionNet, batch: HalvesBatch) -> Tensor:
         """Loss ``[C]`` of a batch, in nats."""
         return self.total(net, batch, batch.reading.fused, batch.labelled)
 
     def training(
-        self, net: FusionNet, cohort: Cohort, config: MethodConfig, purpose: str
-    ) -> Training:
+        self, net: FusionNet, cohort: Cohort, training: Training, purpose: str
+    ) -> LocalLoss:
         """The loss of one local training; here that of each batch."""
         return lambda params, clients, batch, step: self(net, batch)
 
-    def total(self, net: FusionNet, batch: Batch, fused: Both, mask: Tensor) -> Tensor:
+    def total(self, net: FusionNet, batch: HalvesBatch, fused: Both, mask: Tensor) -> Tensor:
         """The loss ``[C]``, of the fusion head given ``fused`` and over the rows in ``mask``."""
         parts, target = batch.reading.parts, batch.target
         image, text = net.halves(parts, fused)

@@ -16,38 +16,48 @@ import torch
 from torch import Tensor
 
 from fedsyn import streams
-from fedsyn.config import MethodConfig, OGMGEConfig
 from fedsyn.core.cohort import Cohort
+from fedsyn.core.training import Training
 from fedsyn.metrics.classification import discrepancy
 from fedsyn.models.fusion import MODALITIES, FusionNet
-from fedsyn.objectives.classes.halves import Batch, CrossEntropy, Training
+from fedsyn.objectives.base import Objective
+from fedsyn.objectives.classes.halves import HalvesBatch, HalvesObjective, HalvesOptions, LocalLoss
+from fedsyn.settings.plugins import FLAT
+from fedsyn.settings.sections import Field, NonNegative, Section
+
+
+class OGMGEOptions(Section):
+    """Options of OGM-GE."""
+
+    alpha: NonNegative = Field(0.8, description="strength α of the modulation")
+    noise: bool = Field(True, description="noise on the gradients: generalisation enhancement")
 
 
 @dataclass(frozen=True)
-class OGMGE(CrossEntropy):
+class OGMGELoss(HalvesObjective):
     """Cross-entropy, from which the dominant modality's encoder learns less."""
 
-    config: OGMGEConfig
+    options: OGMGEOptions
 
     def training(
-        self, net: FusionNet, cohort: Cohort, config: MethodConfig, purpose: str
-    ) -> Training:
+        self, net: FusionNet, cohort: Cohort, training: Training, purpose: str
+    ) -> LocalLoss:
         """The loss, whose gradient is modulated on its way to the parameters."""
-        generators = cohort.streams(f"{purpose}.ogm_ge") if self.config.noise else []
+        generators = cohort.streams(f"{purpose}.ogm_ge") if self.options.noise else []
 
-        def loss(params: Tensor, clients: Tensor, batch: Batch, step: Tensor) -> Tensor:
+        def loss(params: Tensor, clients: Tensor, batch: HalvesBatch, step: Tensor) -> Tensor:
             noise = None
             if generators:  # drawn for all, so that nobody's depends on who still trains
                 drawn = streams.normal(generators, net.layout.size)
                 noise = drawn.to(params)[clients]
-            strength = strengths(net, batch, self.config.alpha)
+            strength = strengths(net, batch, self.options.alpha)
             params.register_hook(lambda gradient: modulated(net, gradient, strength, noise))
             return self(net, batch)
 
         return loss
 
 
-def strengths(net: FusionNet, batch: Batch, alpha: float) -> Tensor:  # [C, 2]
+def strengths(net: FusionNet, batch: HalvesBatch, alpha: float) -> Tensor:  # [C, 2]
     """Of the image's and of the text's encoder: their k."""
     with torch.no_grad():
         halves = net.halves(batch.reading.parts, batch.reading.own)
@@ -73,3 +83,11 @@ def modulated(
                 deviation = part.std(-1, correction=0, keepdim=True)
                 parts[name] = parts[name] + deviation * noises[name]
     return torch.cat(list(parts.values()), -1)
+
+
+OGM_GE = Objective(
+    name="ogm_ge",
+    options={FLAT: HalvesOptions, "ogm_ge": OGMGEOptions},
+    halves=lambda config: OGMGELoss(config.of(HalvesOptions).modality, config.of(OGMGEOptions)),
+    draws=lambda config: config.of(OGMGEOptions).noise,
+)

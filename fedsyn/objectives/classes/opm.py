@@ -17,37 +17,51 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fedsyn.config import MethodConfig, OPMConfig
 from fedsyn.core.batches import steps
 from fedsyn.core.cohort import Cohort
+from fedsyn.core.training import Training
 from fedsyn.metrics.classification import discrepancy
 from fedsyn.models.fusion import FusionNet
-from fedsyn.objectives.classes.halves import Batch, CrossEntropy, Training
+from fedsyn.objectives.base import Objective
+from fedsyn.objectives.classes.halves import HalvesBatch, HalvesObjective, HalvesOptions, LocalLoss
+from fedsyn.settings.plugins import FLAT
+from fedsyn.settings.sections import Field, Fraction, Section, Whole
+
+
+class OPMOptions(Section):
+    """Options of OPM."""
+
+    base: Fraction = Field(0.5, description="share q of rows that lose the dominant half")
+    slope: Fraction = Field(0.5, description="slope λ of that share")
+    probability: Fraction = Field(0.7, description="probability p that a batch is modulated")
+    warmup: Whole = Field(5, description="epochs without modulation")
 
 
 @dataclass(frozen=True)
-class OPM(CrossEntropy):
+class OPMLoss(HalvesObjective):
     """Cross-entropy, whose fusion head sees less of the dominant modality."""
 
-    config: OPMConfig
+    options: OPMOptions
 
     def training(
-        self, net: FusionNet, cohort: Cohort, config: MethodConfig, purpose: str
-    ) -> Training:
+        self, net: FusionNet, cohort: Cohort, training: Training, purpose: str
+    ) -> LocalLoss:
         """The loss with halves of some rows hidden from the fusion head."""
-        if (cohort.round - 1) * config.epochs < self.config.warmup:
-            return super().training(net, cohort, config, purpose)
-        numbers = _numbers(cohort, config, f"{purpose}.opm")
+        if (cohort.round_number - 1) * training.epochs < self.options.warmup:
+            return super().training(net, cohort, training, purpose)
+        numbers = _numbers(cohort, training, f"{purpose}.opm")
 
-        def loss(params: Tensor, clients: Tensor, batch: Batch, step: Tensor) -> Tensor:
+        def loss(params: Tensor, clients: Tensor, batch: HalvesBatch, step: Tensor) -> Tensor:
             drawn = numbers.to(params)[step, clients]
             return self.modulated(net, batch, drawn[:, 0], drawn[:, 1:])
 
         return loss
 
-    def modulated(self, net: FusionNet, batch: Batch, whether: Tensor, which: Tensor) -> Tensor:
+    def modulated(
+        self, net: FusionNet, batch: HalvesBatch, whether: Tensor, which: Tensor
+    ) -> Tensor:
         """The loss ``[C]``, by uniform numbers of batches ``[C]`` and of their rows ``[C, B]``."""
-        own, fused = self.config, batch.reading.fused
+        own, fused = self.options, batch.reading.fused
         with torch.no_grad():
             halves = net.halves(batch.reading.parts, batch.reading.own)
             ratio = discrepancy(*halves, batch.target, batch.whole)
@@ -64,11 +78,18 @@ class OPM(CrossEntropy):
         return self.total(net, batch, (left[0], left[1]), batch.labelled & something)
 
 
-def _numbers(cohort: Cohort, config: MethodConfig, purpose: str) -> Tensor:
+def _numbers(cohort: Cohort, training: Training, purpose: str) -> Tensor:
     """Uniform numbers ``[S, C, 1 + B]`` of every step: one of the batch, one a row."""
-    taken = steps(cohort.sizes, config.batch, config.epochs).tolist()
+    taken = steps(cohort.sizes, training.batch, training.epochs).tolist()
     drawn = [
-        torch.rand(own, 1 + config.batch, generator=stream)
+        torch.rand(own, 1 + training.batch, generator=stream)
         for own, stream in zip(taken, cohort.streams(purpose), strict=True)
     ]
     return pad_sequence(drawn)
+
+
+OPM = Objective(
+    name="opm",
+    options={FLAT: HalvesOptions, "opm": OPMOptions},
+    halves=lambda config: OPMLoss(config.of(HalvesOptions).modality, config.of(OPMOptions)),
+)

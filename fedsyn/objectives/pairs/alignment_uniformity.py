@@ -12,16 +12,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedsyn.objectives.pairs.base import Batch, Objective
+from fedsyn.objectives.base import Objective
+from fedsyn.objectives.pairs.base import PairBatch, PairObjective
 from fedsyn.objectives.similarity import both, gram, masked_mean, present
+from fedsyn.objectives.views.base import Paired
 
 CONCENTRATION = 2.0
 
 
-class AlignmentUniformity(Objective):
+class AlignmentUniformityLoss(PairObjective):
     """Alignment of the two embeddings of a pair, and uniformity of each modality."""
 
-    def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def __call__(self, params: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
         """Loss ``[C]``; a client with fewer than two pairs has no uniformity and counts 0."""
         image, text, valid = batch.image, batch.text, present(batch)
         alignment = masked_mean((image - text).square().sum(-1), valid)
@@ -38,3 +40,10 @@ def _uniformity(x: Tensor, valid: Tensor) -> Tensor:  # [C, B, d], [C, B] -> [C]
     exponent = exponent.masked_fill(~pairs & (number > 0)[..., None, None], -torch.inf)
     total = exponent.flatten(-2).logsumexp(-1) - number.clamp(min=1).to(x.dtype).log()
     return total.where(number > 0, torch.zeros_like(total))
+
+
+ALIGNMENT_UNIFORMITY = Objective(
+    name="alignment_uniformity",
+    pairs=lambda config, sizes: AlignmentUniformityLoss(),
+    views=lambda config: Paired(AlignmentUniformityLoss()),
+)

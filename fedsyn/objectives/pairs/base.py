@@ -17,7 +17,7 @@ class Sizes(NamedTuple):
     hashing: bool  # embeddings are relaxed hash codes
 
 
-class Batch(NamedTuple):
+class PairBatch(NamedTuple):
     """A batch of every client, and its embeddings by the client's model."""
 
     image: Tensor  # [C, B, d] unit rows
@@ -47,7 +47,7 @@ class Memory(Protocol):
     def __call__(
         self,
         params: Mapping[str, Tensor],
-        batch: Batch,
+        batch: PairBatch,
         clients: Tensor,  # [C] long, positions of the batch's clients in what is held
         place: Tensor,  # [C, B] long, positions of the batch's pairs in what is held
         step: Tensor,  # [] long
@@ -55,14 +55,14 @@ class Memory(Protocol):
         """Loss ``[C]`` of the step's batch; may change what is remembered of its pairs."""
 
 
-class Objective(Protocol):
+class PairObjective(Protocol):
     """What a client minimises without labels."""
 
     def parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Parameters that are trained with the network, name to initial value; by default none."""
         return {}
 
-    def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def __call__(self, params: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
         """Loss ``[C]`` by the batch alone, as the server and held-out pairs have it."""
 
     def remember(self, held: Held) -> Memory | None:

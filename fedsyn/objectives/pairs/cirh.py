@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedsyn.config import CIRHConfig
 from fedsyn.models.mlp import MLP
-from fedsyn.objectives.pairs.base import Batch, Objective, Sizes
+from fedsyn.objectives.base import Objective
+from fedsyn.objectives.pairs.base import PairBatch, PairObjective, Sizes
 from fedsyn.objectives.similarity import (
     both,
     code,
@@ -40,13 +40,34 @@ from fedsyn.objectives.similarity import (
     strongest,
     weighted,
 )
+from fedsyn.settings.sections import Count, Field, Fraction, NonNegative, Section
+
+
+class CIRHOptions(Section):
+    """Options of CIRH."""
+
+    image: Fraction = Field(
+        0.6, description="weight a of image similarities; the rest is of the texts'"
+    )
+    first: Fraction = Field(
+        0.6, description="weight b of plain similarities; the rest is of squashed ones"
+    )
+    neighbours: Fraction = Field(0.4, description="share of a batch that are neighbours of a row")
+    hidden: Count = Field(128, description="hidden units of the graph autoencoder")
+    reconstruction: NonNegative = Field(
+        10.0, description="weight λ₁ of the reconstruction of features"
+    )
+    structure: NonNegative = Field(
+        1.0, description="weight λ₂ of the similarities of the autoencoder's codes"
+    )
+    gram: NonNegative = Field(0.01, description="weight γ of each Gram term of the codes")
 
 
 @dataclass(frozen=True)
-class CIRH(Objective):
+class CIRHLoss(PairObjective):
     """Codes of a graph autoencoder, and networks that learn them."""
 
-    config: CIRHConfig
+    config: CIRHOptions
     sizes: Sizes
 
     def parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -56,7 +77,7 @@ class CIRH(Objective):
             start |= part.init(generator)
         return start
 
-    def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def __call__(self, params: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
         """Loss ``[C]``."""
         config, valid = self.config, present(batch)
         every, target = both(valid), self.similarity(batch.pairs, valid)
@@ -120,3 +141,10 @@ def _apply(
         x = x.relu() if layer else x
         x = torch.baddbmm(bias, x if graph is None else graph @ x, weight)
     return x
+
+
+CIRH = Objective(
+    name="cirh",
+    options={"cirh": CIRHOptions},
+    pairs=lambda config, sizes: CIRHLoss(config.of(CIRHOptions), sizes),
+)

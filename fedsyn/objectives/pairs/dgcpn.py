@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedsyn.config import DGCPNConfig
-from fedsyn.objectives.pairs.base import Batch, Held, Objective, Sizes
+from fedsyn.objectives.base import Objective
+from fedsyn.objectives.pairs.base import Held, PairBatch, PairObjective, Sizes
 from fedsyn.objectives.similarity import (
     both,
     code,
@@ -36,16 +36,35 @@ from fedsyn.objectives.similarity import (
     strongest,
     weighted,
 )
+from fedsyn.settings.sections import Field, Fraction, Positive, Section, Share
+
+
+class DGCPNOptions(Section):
+    """Options of DGCPN."""
+
+    text: Fraction = Field(
+        0.3, description="weight 1 − a of text similarities; the rest is of the images'"
+    )
+    second: Fraction = Field(0.3, description="weight b of the coherence of neighbours")
+    dropped: Share = Field(
+        0.405, description="share of the lowest similarities of a row that are no neighbours"
+    )
+    scale: Positive = Field(
+        0.9, description="scale of the coherence, times the number of a client's pairs"
+    )
+    target: Positive = Field(
+        1.5, description="scalar product that the two codes of a pair are to have"
+    )
 
 
 @dataclass(frozen=True)
-class DGCPN(Objective):
+class DGCPNLoss(PairObjective):
     """Codes whose similarities are those of the features and of their neighbourhoods."""
 
-    config: DGCPNConfig
+    config: DGCPNOptions
     sizes: Sizes
 
-    def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def __call__(self, params: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
         """Loss ``[C]`` with the neighbours that pairs have within the batch."""
         valid, rows = present(batch), self.rows(batch.pairs)
         place = torch.arange(valid.shape[-1], device=valid.device).expand_as(valid)
@@ -75,7 +94,7 @@ class DGCPN(Objective):
         coherence = config.scale * exists.sum(-1)[:, None, None] * gram(share, share)
         return 2 * ((1 - config.second) * gram(rows, rows) + config.second * coherence) - 1
 
-    def loss(self, batch: Batch, similarity: Tensor) -> Tensor:
+    def loss(self, batch: PairBatch, similarity: Tensor) -> Tensor:
         """Loss ``[C]`` of embeddings that should have ``similarity [C, B, B]``."""
         image, text, valid = batch.image, batch.text, present(batch)
         total = self._term(image, text, similarity, valid)
@@ -98,14 +117,14 @@ class DGCPN(Objective):
 class Neighbours:
     """The pairs that each client holds, among which those of a batch have their neighbours."""
 
-    objective: DGCPN
+    objective: DGCPNLoss
     held: Held
     rows: Tensor  # [C, N, D]
 
     def __call__(
         self,
         params: Mapping[str, Tensor],
-        batch: Batch,
+        batch: PairBatch,
         clients: Tensor,  # [C]
         place: Tensor,  # [C, B]
         step: Tensor,  # []
@@ -114,3 +133,10 @@ class Neighbours:
         rows, exists = self.objective.rows(batch.pairs), self.held.valid[clients]
         similarity = self.objective.similarity(rows, self.rows[clients], place, exists)
         return self.objective.loss(batch, similarity)
+
+
+DGCPN = Objective(
+    name="dgcpn",
+    options={"dgcpn": DGCPNOptions},
+    pairs=lambda config, sizes: DGCPNLoss(config.of(DGCPNOptions), sizes),
+)

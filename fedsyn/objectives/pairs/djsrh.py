@@ -14,19 +14,31 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedsyn.config import DJSRHConfig
-from fedsyn.objectives.pairs.base import Batch, Objective, Sizes
+from fedsyn.objectives.base import Objective
+from fedsyn.objectives.pairs.base import PairBatch, PairObjective, Sizes
 from fedsyn.objectives.similarity import both, gram, mse, present, weighted
+from fedsyn.settings.sections import Field, Fraction, NonNegative, Positive, Section
+
+
+class DJSRHOptions(Section):
+    """Options of DJSRH; weights for Flickr."""
+
+    image: Fraction = Field(
+        0.9, description="weight β of image similarities; the rest is of the texts'"
+    )
+    second: Fraction = Field(0.4, description="weight η of similarities of similarities")
+    scale: Positive = Field(1.5, description="scale μ of the similarities to reach")
+    intra: NonNegative = Field(0.1, description="weight λ of each within-modality term")
 
 
 @dataclass(frozen=True)
-class DJSRH(Objective):
+class DJSRHLoss(PairObjective):
     """Codes as similar as the features, jointly over both modalities."""
 
-    config: DJSRHConfig
+    config: DJSRHOptions
     sizes: Sizes
 
-    def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def __call__(self, params: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
         """Loss ``[C]``."""
         image, text, valid = batch.image, batch.text, present(batch)
         target, every = self.similarity(batch.pairs, valid), both(valid)
@@ -40,3 +52,10 @@ class DJSRH(Objective):
         first = (2 * gram(rows, rows) - 1).masked_fill(~both(valid), 0)
         second = gram(first, first) / valid.sum(-1).clamp(min=1)[:, None, None]
         return config.scale * ((1 - config.second) * first + config.second * second)
+
+
+DJSRH = Objective(
+    name="djsrh",
+    options={"djsrh": DJSRHOptions},
+    pairs=lambda config, sizes: DJSRHLoss(config.of(DJSRHOptions), sizes),
+)

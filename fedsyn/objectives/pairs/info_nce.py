@@ -8,13 +8,27 @@ import torch
 from torch import Tensor
 
 from fedsyn import ops
-from fedsyn.objectives.pairs.base import Batch, Objective
+from fedsyn.objectives.base import Objective, ObjectiveConfig
+from fedsyn.objectives.pairs.base import PairBatch, PairObjective
+from fedsyn.objectives.views.base import Paired
+from fedsyn.settings.plugins import FLAT
+from fedsyn.settings.sections import Field, Positive, Section
+
+
+class InfoNCEOptions(Section):
+    """Options of InfoNCE."""
+
+    temperature: Positive = Field(1.0, description="temperature of info_nce")
+    learnable: bool = Field(
+        False, description="temperature of info_nce learnt (and federated) with the model"
+    )
+
 
 MAX_LOG_SCALE = math.log(100.0)  # CLIP's bound: a learnt temperature does not fall below 0.01
 
 
 @dataclass(frozen=True)
-class InfoNCE(Objective):
+class InfoNCELoss(PairObjective):
     """Symmetric InfoNCE of the two embeddings of a batch."""
 
     temperature: float = 1.0
@@ -26,9 +40,22 @@ class InfoNCE(Objective):
             return {}
         return {"log_scale": torch.tensor([-math.log(self.temperature)])}
 
-    def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def __call__(self, params: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
         """Loss ``[C]``, in nats."""
         scale: float | Tensor = 1 / self.temperature
         if self.learnable:
             scale = params["log_scale"].squeeze(-1).clamp(max=MAX_LOG_SCALE).exp()
         return ops.info_nce(batch.image, batch.text, scale, batch.valid)
+
+
+def _build(config: ObjectiveConfig) -> InfoNCELoss:
+    own = config.of(InfoNCEOptions)
+    return InfoNCELoss(own.temperature, own.learnable)
+
+
+INFO_NCE = Objective(
+    name="info_nce",
+    options={FLAT: InfoNCEOptions},
+    pairs=lambda config, sizes: _build(config),
+    views=lambda config: Paired(InfoNCELoss(config.of(InfoNCEOptions).temperature)),
+)

@@ -16,23 +16,50 @@ not sharpen with the epochs, α is 1 because every round starts from an averaged
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
+import pydantic
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedsyn.config import JDSHConfig
-from fedsyn.objectives.pairs.base import Batch, Objective, Sizes
+from fedsyn.objectives.base import Objective
+from fedsyn.objectives.pairs.base import PairBatch, PairObjective, Sizes
 from fedsyn.objectives.similarity import both, gram, masked_mean, mse, present
+from fedsyn.settings.sections import Field, NonNegative, Positive, Section
+
+
+class JDSHOptions(Section):
+    """Options of JDSH; constants for Flickr."""
+
+    image: NonNegative = Field(0.5, description="weight α of image similarities")
+    text: NonNegative = Field(0.1, description="weight β of text similarities")
+    joint: NonNegative = Field(0.4, description="weight λ of similarities across modalities")
+    low: float = Field(-0.528, description="similarities below this are stressed as low")
+    high: float = Field(-0.138, description="similarities above this are stressed as high")
+    minimum: float = Field(-0.52, description="least similarity, min")
+    maximum: float = Field(0.68, description="greatest similarity, max")
+    stress_low: NonNegative = Field(0.1, description="stress l of low similarities")
+    stress_high: NonNegative = Field(0.2, description="stress h of high similarities")
+    scale: Positive = Field(1.4, description="scale μ of the similarities to reach")
+    intra: NonNegative = Field(0.1, description="weight ν of the within-modality terms")
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(
+                f"objective.jdsh: expected low <= high, got {self.low} and {self.high}"
+            )
+        return self
 
 
 @dataclass(frozen=True)
-class JDSH(Objective):
+class JDSHLoss(PairObjective):
     """Codes as similar as the features, where extreme similarities are stressed."""
 
-    config: JDSHConfig
+    config: JDSHOptions
     sizes: Sizes
 
-    def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def __call__(self, params: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
         """Loss ``[C]``."""
         image, text, valid = batch.image, batch.text, present(batch)
         target, every = self.similarity(batch.pairs, valid), both(valid)
@@ -57,3 +84,10 @@ class JDSH(Objective):
         stressed = plain.where(plain >= config.low, plain * low)
         stressed = stressed.where(plain <= config.high, plain * high)
         return config.scale * stressed
+
+
+JDSH = Objective(
+    name="jdsh",
+    options={"jdsh": JDSHOptions},
+    pairs=lambda config, sizes: JDSHLoss(config.of(JDSHOptions), sizes),
+)

@@ -14,18 +14,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from fedsyn.config import PCMEConfig
-from fedsyn.objectives.pairs.base import Batch, Objective
+from fedsyn.objectives.base import Objective
+from fedsyn.objectives.pairs.base import PairBatch, PairObjective
 from fedsyn.objectives.similarity import both, gram, present
+from fedsyn.settings.sections import Field, Positive, Section
+
+
+class PCMEOptions(Section):
+    """Options of PCME: where what is learnt starts."""
+
+    scale: Positive = Field(15.0, description="scale a of distances, at first")
+    shift: float = Field(15.0, description="shift b, at first")
+
 
 LEAST_SQUARE = 1e-12  # of a distance: its root has a gradient everywhere above
 
 
 @dataclass(frozen=True)
-class PCME(Objective):
+class PCMELoss(PairObjective):
     """Whether two embeddings match, decided by their distance for every image and text."""
 
-    config: PCMEConfig
+    config: PCMEOptions
 
     def parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Both learnt numbers."""
@@ -34,7 +43,7 @@ class PCME(Objective):
             "distance_shift": torch.tensor([self.config.shift]),
         }
 
-    def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def __call__(self, params: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
         """Loss ``[C]``."""
         valid = present(batch)
         squares = 2 - 2 * gram(batch.image, batch.text)  # of the distances of unit rows
@@ -44,3 +53,10 @@ class PCME(Objective):
         own = torch.eye(s.shape[-1], dtype=torch.bool, device=s.device)
         losses = softplus(2 * torch.where(own, -s, s)).masked_fill(~both(valid), 0)
         return losses.sum((-1, -2)) / valid.sum(-1).clamp(min=1)
+
+
+PCME = Objective(
+    name="pcme",
+    options={"pcme": PCMEOptions},
+    pairs=lambda config, sizes: PCMELoss(config.of(PCMEOptions)),
+)

@@ -27,21 +27,37 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad, softplus
 
 from fedsyn import ops
-from fedsyn.config import UCCHConfig
 from fedsyn.models.retrieval import fuse
-from fedsyn.objectives.pairs.base import Batch, Held, Objective, Sizes
+from fedsyn.objectives.base import Objective
+from fedsyn.objectives.pairs.base import Held, PairBatch, PairObjective, Sizes
 from fedsyn.objectives.similarity import code, gram, masked_mean, present
 from fedsyn.ops.info_nce import MASKED
+from fedsyn.settings.sections import Count, Field, Fraction, NonNegative, Positive, Section, Share
+
+
+class UCCHOptions(Section):
+    """Options of UCCH."""
+
+    contrast: Fraction = Field(
+        0.9, description="weight a of the contrast with the memory; the rest is of the ranking"
+    )
+    temperature: Positive = Field(0.9, description="temperature T of the contrast")
+    momentum: Share = Field(0.4, description="momentum μ of the memory")
+    negatives: Count = Field(4096, description="number K that the entries of the memory count as")
+    margin: NonNegative = Field(0.2, description="margin m of the ranking")
+    shift: NonNegative = Field(
+        1.0, description="what similarities beyond the margin are lowered by"
+    )
 
 
 @dataclass(frozen=True)
-class UCCH(Objective):
+class UCCHLoss(PairObjective):
     """Contrast with a memory bank, and a cross-modal ranking loss."""
 
-    config: UCCHConfig
+    config: UCCHOptions
     sizes: Sizes
 
-    def __call__(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def __call__(self, params: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
         """Loss ``[C]`` with the batch's own codes as keys, as in the first pass."""
         return self.total(self.contrast(batch), batch)
 
@@ -50,12 +66,12 @@ class UCCH(Objective):
         clients, pairs = held.valid.shape
         return Bank(self, held, held.features.new_zeros(clients, pairs + 1, self.sizes.code))
 
-    def total(self, contrast: Tensor, batch: Batch) -> Tensor:
+    def total(self, contrast: Tensor, batch: PairBatch) -> Tensor:
         """``a L_c + (1 − a) L_r``, ``[C]``."""
         share = self.config.contrast
         return share * contrast + (1 - share) * self._ranking(batch)
 
-    def contrast(self, batch: Batch) -> Tensor:
+    def contrast(self, batch: PairBatch) -> Tensor:
         """``L_c [C]`` among the keys of the batch."""
         valid = present(batch)
         keys = code(fuse(batch.image, batch.text), self.sizes.hashing)
@@ -63,7 +79,7 @@ class UCCH(Objective):
         rows, own = torch.cat([batch.image, batch.text], 1), torch.cat([own, own], 1)
         return 2 * ops.prototype_nce(rows, keys, own, 1 / self.config.temperature, valid)
 
-    def _ranking(self, batch: Batch) -> Tensor:
+    def _ranking(self, batch: PairBatch) -> Tensor:
         """``L_r [C]``."""
         valid = present(batch)
         similarity = gram(batch.image, batch.text)
@@ -82,14 +98,14 @@ class UCCH(Objective):
 class Bank:
     """The fused codes of each client's pairs, as its steps have seen them last."""
 
-    objective: UCCH
+    objective: UCCHLoss
     held: Held
     entries: Tensor  # [C, N + 1, d] unit rows; the last is where padded rows are written
 
     def __call__(
         self,
         params: Mapping[str, Tensor],
-        batch: Batch,
+        batch: PairBatch,
         clients: Tensor,  # [C]
         place: Tensor,  # [C, B]
         step: Tensor,  # []
@@ -102,7 +118,7 @@ class Bank:
         self._update(batch, clients, place, first)
         return loss
 
-    def _contrast(self, batch: Batch, clients: Tensor, place: Tensor) -> Tensor:
+    def _contrast(self, batch: PairBatch, clients: Tensor, place: Tensor) -> Tensor:
         """``L_c [C]`` among the keys of all pairs."""
         config, sizes = self.objective.config, self.objective.sizes
         exists = pad(self.held.valid[clients], (0, 1))
@@ -119,9 +135,16 @@ class Bank:
         return masked_mean(one(batch.image) + one(batch.text), present(batch))
 
     @torch.no_grad()
-    def _update(self, batch: Batch, clients: Tensor, place: Tensor, first: Tensor) -> None:
+    def _update(self, batch: PairBatch, clients: Tensor, place: Tensor, first: Tensor) -> None:
         """The batch's fused codes into the bank."""
         momentum, at = self.objective.config.momentum, (clients[:, None], place)
         old = self.entries[at].masked_fill(first[:, None, None], 0)
         fused = fuse(batch.image, batch.text)
         self.entries[at] = normalize(momentum * old + (1 - momentum) * fused, dim=-1)
+
+
+UCCH = Objective(
+    name="ucch",
+    options={"ucch": UCCHOptions},
+    pairs=lambda config, sizes: UCCHLoss(config.of(UCCHOptions), sizes),
+)

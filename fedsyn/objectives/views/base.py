@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedsyn.models.representation import RepresentationNet
-from fedsyn.objectives.pairs.base import Batch, Objective
+from fedsyn.objectives.pairs.base import PairBatch, PairObjective
 
 
 class Views(NamedTuple):
@@ -61,6 +61,10 @@ class ViewObjective(Protocol):
         """Whether the network needs a predictor."""
         return False
 
+    def accept(self, batch: int) -> None:
+        """Raise `fedsyn.errors.ConfigError` where it cannot learn from batches of that size."""
+        return
+
     def begin(self, net: RepresentationNet, like: Tensor) -> Learner:
         """The learner of clients whose models are rows of a matrix like ``like [C, P]``."""
 
@@ -69,7 +73,7 @@ class ViewObjective(Protocol):
 class Paired(ViewObjective):
     """An objective of pairs, where the views of a picture are the pair."""
 
-    objective: Objective
+    objective: PairObjective
 
     def begin(self, net: RepresentationNet, like: Tensor) -> Learner:
         """A learner that remembers nothing."""
@@ -77,7 +81,7 @@ class Paired(ViewObjective):
         def learn(params: Tensor, clients: Tensor, views: Views, step: Tensor) -> Seen:
             features = net.encode(params, views.both)
             first, second = net.project(params, features, views.both_valid).chunk(2, 1)
-            batch = Batch(first, second, views.first, views.valid)
+            batch = PairBatch(first, second, views.first, views.valid)
             return Seen(self.objective({}, batch), features.chunk(2, 1)[0], views.valid)
 
         return learn

@@ -12,12 +12,20 @@ import torch
 from torch import Tensor
 
 from fedsyn.models.representation import RepresentationNet
+from fedsyn.objectives.base import Objective
 from fedsyn.objectives.similarity import masked_mean
 from fedsyn.objectives.views.base import Learner, Momentum, Seen, ViewObjective, Views
+from fedsyn.settings.sections import Field, Section, Share
+
+
+class BYOLOptions(Section):
+    """Options of BYOL."""
+
+    momentum: Share = Field(0.99, description="momentum m of the slow copy")
 
 
 @dataclass(frozen=True)
-class BYOL(ViewObjective):
+class BYOLObjective(ViewObjective):
     """Each view's projection by a slow copy of the model, predicted from the other view."""
 
     momentum: float
@@ -43,3 +51,10 @@ class BYOL(ViewObjective):
             return Seen(loss, features.chunk(2, 1)[0], views.valid)
 
         return learn
+
+
+BYOL = Objective(
+    name="byol",
+    options={"byol": BYOLOptions},
+    views=lambda config: BYOLObjective(config.of(BYOLOptions).momentum),
+)

@@ -16,8 +16,27 @@ import torch
 from torch import Tensor
 
 from fedsyn import ops
+from fedsyn.errors import ConfigError
 from fedsyn.models.representation import RepresentationNet
+from fedsyn.objectives.base import Objective, ObjectiveConfig
 from fedsyn.objectives.views.base import Learner, Momentum, Seen, ViewObjective, Views
+from fedsyn.settings.sections import Count, Field, Positive, Section, Share
+
+
+class MoCoOptions(Section):
+    """Options of MoCo."""
+
+    temperature: Positive = Field(0.1, description="temperature τ")
+    momentum: Share = Field(
+        0.9,
+        description="momentum m of the slow encoder; 0.99 where a client takes hundreds of steps "
+        "a round",
+    )
+    queue: Count = Field(
+        256,
+        description="keys in the queue of a client: at least a batch, and fewer than it has "
+        "pictures",
+    )
 
 
 @dataclass(frozen=True)
@@ -54,12 +73,20 @@ def empty(clients: int, size: int, dim: int, like: Tensor) -> Queue:
 
 
 @dataclass(frozen=True)
-class MoCo(ViewObjective):
+class MoCoObjective(ViewObjective):
     """The other view among all keys of a queue."""
 
     temperature: float
     momentum: float
     queue: int
+
+    def accept(self, batch: int) -> None:
+        """Refuse batches that the queue does not hold."""
+        if self.queue < batch:
+            raise ConfigError(
+                f"objective.moco.queue = {self.queue} is less than method.batch = {batch}; "
+                "expected a queue that holds a batch"
+            )
 
     def begin(self, net: RepresentationNet, like: Tensor) -> Learner:
         """A learner with empty queues."""
@@ -96,3 +123,11 @@ class Contrast(Learner):
         slow = self.momentum.follow(params, clients, step)
         keys = self.net.project(slow, self.net.encode(slow, views.second), views.valid)
         return self.queue.put(clients, keys, views.valid)
+
+
+def _build(config: ObjectiveConfig) -> MoCoObjective:
+    own = config.of(MoCoOptions)
+    return MoCoObjective(own.temperature, own.momentum, own.queue)
+
+
+MOCO = Objective(name="moco", options={"moco": MoCoOptions}, views=_build)

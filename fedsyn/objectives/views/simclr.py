@@ -11,13 +11,21 @@ import torch
 from torch import Tensor
 
 from fedsyn.models.representation import RepresentationNet
+from fedsyn.objectives.base import Objective
 from fedsyn.objectives.similarity import gram, masked_mean
 from fedsyn.objectives.views.base import Learner, Seen, ViewObjective, Views
 from fedsyn.ops.info_nce import MASKED
+from fedsyn.settings.sections import Field, Positive, Section
+
+
+class SimCLROptions(Section):
+    """Options of SimCLR."""
+
+    temperature: Positive = Field(0.2, description="temperature τ")
 
 
 @dataclass(frozen=True)
-class SimCLR(ViewObjective):
+class SimCLRObjective(ViewObjective):
     """The other view among all other views of the batch."""
 
     temperature: float
@@ -46,3 +54,10 @@ def nt_xent(
     logits = logits.masked_fill(own | ~taken[:, None], MASKED)
     other = (rows * rows.roll(valid.shape[1], 1)).sum(-1) / temperature
     return masked_mean(logits.logsumexp(-1) - other, taken)
+
+
+SIMCLR = Objective(
+    name="simclr",
+    options={"simclr": SimCLROptions},
+    views=lambda config: SimCLRObjective(config.of(SimCLROptions).temperature),
+)

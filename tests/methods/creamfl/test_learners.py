@@ -10,7 +10,7 @@ from fedsyn.config import MethodConfig, ModelConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.methods.creamfl.learners import OfOne, OfPairs, learners, most_parameters
 from fedsyn.models.retrieval import build
-from fedsyn.objectives.pairs.info_nce import InfoNCE
+from fedsyn.objectives.pairs.info_nce import InfoNCELoss
 from fedsyn.tasks.retrieval import RetrievalProblem
 
 NET, WIDE = (build(ModelConfig(hidden=hidden, dim=2), 3, 2, {}) for hidden in ((4,), (9, 5)))
@@ -18,8 +18,8 @@ PRESENT = torch.tensor([[True, True], [True, False], [False, True]]).repeat_inte
 PROBLEM = RetrievalProblem(
     features=torch.randn(9, 5, generator=torch.Generator().manual_seed(0)),
     net=NET,
-    objective=InfoNCE(1.0),
-    criterion=InfoNCE(1.0),
+    objective=InfoNCELoss(1.0),
+    criterion=InfoNCELoss(1.0),
     variants=(NET, WIDE),
     present=PRESENT,
     category=torch.arange(9) % 4,

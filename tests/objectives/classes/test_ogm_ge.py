@@ -8,7 +8,7 @@ import torch
 from fedsyn.config import MethodConfig, OGMGEConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.objectives.classes.halves import CrossEntropy
-from fedsyn.objectives.classes.ogm_ge import OGMGE
+from fedsyn.objectives.classes.ogm_ge import OGMGELoss
 
 CONFIG, STEP = MethodConfig(batch=8), torch.tensor(0)
 COHORT = Cohort((0, 1, 2), (torch.arange(8).numpy(),) * 3, seed=0, round=1)
@@ -47,7 +47,7 @@ def encoders(name):
 @pytest.mark.parametrize("alpha", [0.0, 0.8])
 def test_the_dominant_encoders_gradient_is_scaled(classified, by_row, alpha):
     plain = gradient(classified, CrossEntropy(2.0))
-    found = gradient(classified, OGMGE(2.0, OGMGEConfig(alpha=alpha, noise=False)))
+    found = gradient(classified, OGMGELoss(2.0, OGMGEConfig(alpha=alpha, noise=False)))
     dominant = set()
     for client in range(3):
         ratio = dominance(classified, by_row, client)
@@ -61,9 +61,9 @@ def test_the_dominant_encoders_gradient_is_scaled(classified, by_row, alpha):
 
 
 def test_noise_is_as_wide_as_the_gradient_and_only_of_encoders(classified):
-    quiet = gradient(classified, OGMGE(2.0, OGMGEConfig(noise=False)))
+    quiet = gradient(classified, OGMGELoss(2.0, OGMGEConfig(noise=False)))
     plain = gradient(classified, CrossEntropy(2.0))
-    objective, units = OGMGE(2.0, OGMGEConfig()), []
+    objective, units = OGMGELoss(2.0, OGMGEConfig()), []
     for round in range(200):
         cohort = Cohort(COHORT.ids, COHORT.rows, 0, round)
         for name, value in gradient(classified, objective, cohort).items():
@@ -78,7 +78,7 @@ def test_noise_is_as_wide_as_the_gradient_and_only_of_encoders(classified):
 
 
 def test_noise_is_the_clients_own(classified):
-    objective = OGMGE(2.0, OGMGEConfig())
+    objective = OGMGELoss(2.0, OGMGEConfig())
     together = gradient(classified, objective)
     alone = gradient(classified, objective, rows=(2,))
     fewer = gradient(classified, objective, rows=(1, 2))
@@ -93,6 +93,6 @@ def test_without_whole_pairs_nothing_is_dominant(classified):
     halves[..., 0] = False
     one = classified._replace(batch=batch._replace(present=halves))
     plain = gradient(one, CrossEntropy(2.0))
-    found = gradient(one, OGMGE(2.0, OGMGEConfig(noise=False)))
+    found = gradient(one, OGMGELoss(2.0, OGMGEConfig(noise=False)))
     for name, value in plain.items():
         assert torch.equal(found[name], value)

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from fedsyn.config import MethodConfig, OPMConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.objectives.classes.halves import CrossEntropy
-from fedsyn.objectives.classes.opm import OPM
+from fedsyn.objectives.classes.opm import OPMLoss
 
 OWN = OPMConfig(base=0.6, slope=0.5, probability=0.7, warmup=0)
 
@@ -20,7 +20,7 @@ def test_a_modulated_batch_by_hand(classified, by_row, own):
     draw = torch.Generator().manual_seed(1)
     which = torch.rand(3, 8, generator=draw, dtype=torch.float64)
     whether = torch.tensor([0.1, 0.9, 0.6])  # the second batch is left alone
-    found = OPM(0.0, own).modulated(net, batch, whether, which)
+    found = OPMLoss(0.0, own).modulated(net, batch, whether, which)
     hidden, left_out = {"image": 0, "text": 0}, 0
     for client in range(3):
         views, rows, sums = classified.views(client), [], [0.0, 0.0]
@@ -65,13 +65,13 @@ def test_modulation_begins_after_the_warm_up(classified, warmup, epochs, begins)
     plain, clients, step = CrossEntropy(2.0)(net, batch), torch.arange(3), torch.tensor(0)
     for round in range(1, 6):
         cohort = Cohort((0, 1, 2), (torch.arange(8).numpy(),) * 3, 0, round)
-        value = OPM(2.0, own).training(net, cohort, config, "local")(params, clients, batch, step)
+        value = OPMLoss(2.0, own).training(net, cohort, config, "local")(params, clients, batch, step)
         assert torch.allclose(value, plain) == (round < begins)
 
 
 def test_what_is_hidden_is_the_clients_own(classified):
     net, params, batch = classified
-    objective, config = OPM(2.0, OWN), MethodConfig(batch=8, epochs=2)
+    objective, config = OPMLoss(2.0, OWN), MethodConfig(batch=8, epochs=2)
     rows = tuple(torch.arange(size).numpy() for size in (30, 8, 20))
     cohort = Cohort((0, 1, 2), rows, 0, 1)
     together = objective.training(net, cohort, config, "local")

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from fedsyn.objectives.pairs.alignment_uniformity import AlignmentUniformity
-from fedsyn.objectives.pairs.base import Batch
+from fedsyn.objectives.pairs.alignment_uniformity import AlignmentUniformityLoss
+from fedsyn.objectives.pairs.base import PairBatch
 
-LOSS = AlignmentUniformity()
+LOSS = AlignmentUniformityLoss()
 
 
 def batch(image, text, valid=None):
-    return Batch(image, text, torch.zeros(*image.shape[:-1], 1), valid)
+    return PairBatch(image, text, torch.zeros(*image.shape[:-1], 1), valid)
 
 
 def by_definition(image, text):

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from fedsyn import objectives, ops
 from fedsyn.config import ObjectiveConfig
-from fedsyn.objectives.pairs.base import Batch, Sizes
+from fedsyn.objectives.pairs.base import PairBatch, Sizes
 
 SIZES = Sizes(image=3, text=2, code=4, hashing=False)
 
@@ -20,7 +20,7 @@ def embeddings(seed):
 
 def batch(image, text):
     """These embeddings; the features do not matter."""
-    return Batch(image, text, torch.zeros(*image.shape[:-1], 5))
+    return PairBatch(image, text, torch.zeros(*image.shape[:-1], 5))
 
 
 def test_a_fixed_temperature_has_no_parameters():

@@ -6,7 +6,7 @@ import torch
 
 from fedsyn import objectives
 from fedsyn.config import ObjectiveConfig, PCMEConfig
-from fedsyn.objectives.pairs.base import Batch, Sizes
+from fedsyn.objectives.pairs.base import PairBatch, Sizes
 
 SIZES = Sizes(4, 3, 6, False)
 
@@ -55,6 +55,6 @@ def test_a_and_b_start_where_configured_and_are_learnt(stack):
 def test_a_pair_that_lies_in_one_point_has_a_finite_gradient():
     image = torch.eye(3, dtype=torch.float64)[None].requires_grad_()
     text = torch.eye(3, dtype=torch.float64)[None].requires_grad_()
-    loss = build()(learnt(15.0, 15.0, 1), Batch(image, text, image))
+    loss = build()(learnt(15.0, 15.0, 1), PairBatch(image, text, image))
     for gradient in torch.autograd.grad(loss.sum(), (image, text)):
         assert gradient.isfinite().all()

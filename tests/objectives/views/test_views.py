@@ -11,15 +11,15 @@ from torch.nn.functional import normalize
 from fedsyn import ops
 from fedsyn.config import ModelConfig
 from fedsyn.models.representation import build
-from fedsyn.objectives.pairs.info_nce import InfoNCE
+from fedsyn.objectives.pairs.info_nce import InfoNCELoss
 from fedsyn.objectives.views.base import Paired, Views
-from fedsyn.objectives.views.byol import BYOL
-from fedsyn.objectives.views.moco import MoCo, empty
-from fedsyn.objectives.views.simclr import SimCLR
+from fedsyn.objectives.views.byol import BYOLObjective
+from fedsyn.objectives.views.moco import MoCoObjective, empty
+from fedsyn.objectives.views.simclr import SimCLRObjective
 
 NET = build(ModelConfig(channels=(8,), hidden=(6,), dim=5), (4, 4, 1), predicts=True)
 SIZES = (4, 2, 3)  # pictures of each client in a batch
-OBJECTIVES = [SimCLR(0.3), MoCo(0.3, 0.9, 6), BYOL(0.9), Paired(InfoNCE(0.3))]
+OBJECTIVES = [SimCLRObjective(0.3), MoCoObjective(0.3, 0.9, 6), BYOLObjective(0.9), Paired(InfoNCELoss(0.3))]
 
 
 def draw(seed=0, dtype=torch.float64):
@@ -63,7 +63,7 @@ def check(client, seen, gradient, w, expected):
 
 
 def test_simclr_by_hand():
-    for params, views, seen, gradient in steps(SimCLR(0.3)):
+    for params, views, seen, gradient in steps(SimCLRObjective(0.3)):
         for client, n in enumerate(SIZES):
             w = params[client].requires_grad_()
             z = projected(w, *mine(views, client))
@@ -77,7 +77,7 @@ def test_simclr_by_hand():
 
 def test_moco_by_hand():
     slow, queue = {}, [deque(maxlen=6) for _ in SIZES]
-    for params, views, seen, gradient in steps(MoCo(0.3, 0.9, 6), count=3):
+    for params, views, seen, gradient in steps(MoCoObjective(0.3, 0.9, 6), count=3):
         for client, n in enumerate(SIZES):
             w = params[client].requires_grad_()
             first, second = mine(views, client)
@@ -94,7 +94,7 @@ def test_moco_by_hand():
 
 def test_byol_by_hand():
     slow = {}
-    for params, views, seen, gradient in steps(BYOL(0.9), count=3):
+    for params, views, seen, gradient in steps(BYOLObjective(0.9), count=3):
         for client, n in enumerate(SIZES):
             w = params[client].requires_grad_()
             both = list(mine(views, client))
@@ -107,7 +107,7 @@ def test_byol_by_hand():
 
 def test_an_objective_of_pairs_takes_the_views_for_the_pair():
     params, views = draw()
-    seen = Paired(InfoNCE(0.3)).begin(NET, params)(params, torch.arange(3), views, torch.tensor(0))
+    seen = Paired(InfoNCELoss(0.3)).begin(NET, params)(params, torch.arange(3), views, torch.tensor(0))
     for client in range(3):
         first, second = projected(params[client], *mine(views, client)).chunk(2)
         torch.testing.assert_close(seen.loss[client], ops.info_nce(first, second, 1 / 0.3))

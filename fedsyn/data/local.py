@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsyn.config import UNSUPERVISED_TASKS, Config, DataConfig
 from fedsyn.data import cache
 from fedsyn.data.features import VERSION, hashed_counts, hog
 from fedsyn.data.glyphs import glyphs
@@ -15,16 +14,17 @@ from fedsyn.data.partition import CLUSTERED, long_tail, partition
 from fedsyn.data.preprocessing import Descriptors, Modality
 from fedsyn.data.questions import ask
 from fedsyn.data.readers import read
+from fedsyn.data.settings import DataConfig, DataSettings
 from fedsyn.data.silos import ELSEWHERE, NOTHING, Silo, silo, single_modality
 from fedsyn.errors import ConfigError, DataError
 from fedsyn.streams import numpy_generator
 
 
 @dataclass(frozen=True)
-class Described:
+class LocalData:
     """Pairs that are held in one place, and who they belong to, before any statistics."""
 
-    config: Config
+    settings: DataSettings
     pairs: Pairs
     silos: tuple[Silo, ...]  # of all clients; without the rows that are not held here
     clients: tuple[int, ...]  # the clients whose training rows are held here
@@ -36,20 +36,25 @@ class Described:
     @property
     def facts(self) -> dict[str, int | str]:
         """What must be the same on all nodes and the server, see `agree`."""
-        labels = {"labels": ", ".join(self.pairs.label_names)} if self.config.uses_labels else {}
+        learnt = self.settings.needs.labels
+        labels = {"labels": ", ".join(self.pairs.label_names)} if learnt else {}
         return self.image.facts | self.text.facts | labels
 
 
-def describe(
-    config: Config, clients: Collection[int] | None = None, test: bool = True
-) -> Described:
+def local_data(
+    settings: DataSettings,
+    clients: Collection[int] | None = None,
+    test: bool = True,
+    pairs: Pairs | None = None,
+) -> LocalData:
     """Read the pairs, divide them over the clients and describe them.
 
     Parameters
     ----------
-    config : Config
+    settings : DataSettings
     clients : the clients whose training rows are kept, numbered anew; all where ``None``.
     test : whether test rows are kept, with the silos that they belong to, held here or not.
+    pairs : in the place of those that ``[data]`` names.
 
     Raises
     ------
@@ -59,26 +64,31 @@ def describe(
     ConfigError
         If the configuration contradicts itself.
     """
-    pairs = load_pairs(config.data)
+    own, who = settings.data, settings.partition
+    if settings.needs.public and not own.public:
+        raise ConfigError(
+            f"{settings.who('public')} learns from public pairs: expected data.public > 0"
+        )
+    pairs = load_pairs(own) if pairs is None else pairs
     # Others' pictures are looked at by schemes that divide them by what is on them.
-    looks = clients is None or config.partition.scheme in CLUSTERED
-    image = _image_modality(pairs, config) if looks else None
-    train, tested = train_test_rows(pairs, config.data)
-    train = _learnable(pairs, train, config)
-    train = long_tail(pairs, train, config.partition.imbalance, config.data.split_seed)
-    train, public = _without_public(train, config.data)
+    looks = clients is None or who.scheme in CLUSTERED
+    image = _image_modality(pairs, settings) if looks else None
+    train, tested = train_test_rows(pairs, own)
+    train = _learnable(pairs, train, settings)
+    train = long_tail(pairs, train, who.imbalance, own.split_seed)
+    train, public = _without_public(train, own)
     pictures = pairs.image if image is None else image.descriptors
-    division = partition(pairs, pictures, train, tested, config.partition, config.run.seed)
-    silos = _silos(config, division.train, division.test)
+    division = partition(pairs, pictures, train, tested, who, settings.seed)
+    silos = _silos(settings, division.train, division.test)
     held = range(len(silos)) if clients is None else clients
     _check_ids(held, len(silos))
     if clients is None and test:
-        return _described(config, pairs, silos, held, tested, public, image)
+        return _with_modalities(settings, pairs, silos, held, tested, public, image)
     pairs, silos, tested, public = _held(pairs, silos, held, tested if test else NOTHING, public)
-    return _described(config, pairs, silos, held, tested, public)
+    return _with_modalities(settings, pairs, silos, held, tested, public)
 
 
-def describe_files(config: Config, files: Mapping[int, Path]) -> Described:
+def files_of_silos(settings: DataSettings, files: Mapping[int, Path]) -> LocalData:
     """Describe the training pairs of real silos: a file for each client that is held here.
 
     Arrays have the names that ``[data]`` gives them. Rows that a file's split calls test are left
@@ -87,7 +97,7 @@ def describe_files(config: Config, files: Mapping[int, Path]) -> Described:
 
     Parameters
     ----------
-    config : Config
+    settings : DataSettings
     files : at least one, by client id below ``partition.clients``.
 
     Raises
@@ -99,24 +109,24 @@ def describe_files(config: Config, files: Mapping[int, Path]) -> Described:
         If the configuration contradicts itself, or asks for public pairs or for questions to be
         made, which such silos have not.
     """
-    _check_ids(files, config.partition.clients)
+    _check_ids(files, settings.partition.clients)
     for key in ("public", "questions"):
-        if asked := getattr(config.data, key):
+        if asked := getattr(settings.data, key):
             raise ConfigError(
                 f"data.{key} = {asked} is of the pairs that one data set divides over its "
                 "clients; silos with files of their own have no such pairs"
             )
-    parts = {client: _training_pairs(config, files[client]) for client in sorted(files)}
+    parts = {client: _training_pairs(settings, files[client]) for client in sorted(files)}
     pairs = _joined([(files[client], part) for client, part in parts.items()])
-    rows, start = [NOTHING] * config.partition.clients, 0
+    rows, start = [NOTHING] * settings.partition.clients, 0
     for client, part in parts.items():
-        rows[client] = _learnable(pairs, np.arange(start, start + len(part)), config)
+        rows[client] = _learnable(pairs, np.arange(start, start + len(part)), settings)
         start += len(part)
-    silos = _silos(config, rows, [NOTHING] * len(rows))
-    return _described(config, pairs, silos, parts, NOTHING, NOTHING)
+    silos = _silos(settings, rows, [NOTHING] * len(rows))
+    return _with_modalities(settings, pairs, silos, parts, NOTHING, NOTHING)
 
 
-def describe_test(config: Config, path: Path) -> Described:
+def test_file(settings: DataSettings, path: Path) -> LocalData:
     """Describe the server's own test pairs: all rows of a file, which are no client's.
 
     Raises
@@ -124,13 +134,13 @@ def describe_test(config: Config, path: Path) -> Described:
     DataError
         If the file cannot be read.
     """
-    pairs = read(config.data.model_copy(update={"path": str(path), "split": ""}))
-    silos = (ELSEWHERE,) * config.partition.clients
-    return _described(config, pairs, silos, (), np.arange(len(pairs)), NOTHING)
+    pairs = read(settings.data.changed(path=str(path), split=""))
+    silos = (ELSEWHERE,) * settings.partition.clients
+    return _with_modalities(settings, pairs, silos, (), np.arange(len(pairs)), NOTHING)
 
 
-def agree(described: Described, facts: Mapping[str, int | str], who: str) -> None:
-    """Check a node's `Described.facts` against what the server holds itself.
+def agree(described: LocalData, facts: Mapping[str, int | str], who: str) -> None:
+    """Check a node's `LocalData.facts` against what the server holds itself.
 
     Parameters
     ----------
@@ -188,13 +198,12 @@ def train_test_rows(pairs: Pairs, config: DataConfig) -> tuple[np.ndarray, np.nd
     return np.flatnonzero(~tested), np.flatnonzero(tested)
 
 
-def _learnable(pairs: Pairs, train: np.ndarray, config: Config) -> np.ndarray:
+def _learnable(pairs: Pairs, train: np.ndarray, settings: DataSettings) -> np.ndarray:
     """The training rows that the task has a use for."""
-    task = config.task.name
-    if task in UNSUPERVISED_TASKS:
+    if not settings.needs.all_labelled:
         return train
     if pairs.label is None:
-        raise DataError(f"task.name = {task!r} learns from labels and {pairs.name} has none")
+        raise DataError(f"{settings.who('labels')} learns from labels and {pairs.name} has none")
     label = pairs.label[train]
     known: np.ndarray = label >= 0 if label.ndim == 1 else label.any(axis=1)
     return np.asarray(train[known])
@@ -207,29 +216,29 @@ def _without_public(train: np.ndarray, config: DataConfig) -> tuple[np.ndarray, 
     return np.sort(order[number:]), np.sort(order[:number])
 
 
-def _described(
-    config: Config,
+def _with_modalities(
+    settings: DataSettings,
     pairs: Pairs,
     silos: tuple[Silo, ...],
     clients: Collection[int],
     test: np.ndarray,
     public: np.ndarray,
     image: Modality | None = None,
-) -> Described:
-    image = image or _image_modality(pairs, config)
-    text = _text_modality(pairs, config)
-    return Described(config, pairs, silos, tuple(sorted(clients)), test, image, text, public)
+) -> LocalData:
+    image = image or _image_modality(pairs, settings)
+    text = _text_modality(pairs, settings)
+    return LocalData(settings, pairs, silos, tuple(sorted(clients)), test, image, text, public)
 
 
 def _silos(
-    config: Config, train: Sequence[np.ndarray], test: Sequence[np.ndarray]
+    settings: DataSettings, train: Sequence[np.ndarray], test: Sequence[np.ndarray]
 ) -> tuple[Silo, ...]:
     """What each client has of its rows, with its holdout and overlays drawn."""
     silos = [
-        silo(rows, tests, config.partition, config.data.holdout, config.run.seed, client)
+        silo(rows, tests, settings.partition, settings.data.holdout, settings.seed, client)
         for client, (rows, tests) in enumerate(zip(train, test, strict=True))
     ]
-    return single_modality(silos, config.partition.single_modality)
+    return single_modality(silos, settings.partition.single_modality)
 
 
 def _held(
@@ -258,11 +267,11 @@ def _check_ids(clients: Collection[int], number: int) -> None:
             )
 
 
-def _training_pairs(config: Config, path: Path) -> Pairs:
-    own = {"path": str(path), "images": ""}
-    if not config.uses_labels:
-        own["label"] = ""
-    pairs = read(config.data.model_copy(update=own), sides=("train",))
+def _training_pairs(settings: DataSettings, path: Path) -> Pairs:
+    own = settings.data.changed(path=str(path), images="")
+    if not settings.needs.labels:
+        own = own.changed(label="")
+    pairs = read(own, sides=("train",))
     if pairs.split is None or not pairs.split.any():
         return pairs
     return pairs.take(np.flatnonzero(~pairs.split))
@@ -296,10 +305,10 @@ def _joined(parts: Sequence[tuple[Path, Pairs]]) -> Pairs:
     return Pairs(first.name, image, text, label, first.label_names)
 
 
-def _image_modality(pairs: Pairs, config: Config) -> Modality:
-    own = config.data
-    if config.of_pictures:
-        return Modality("image", "features", _pixels(pairs, config), own.image_dim)
+def _image_modality(pairs: Pairs, settings: DataSettings) -> Modality:
+    own = settings.data
+    if settings.needs.pixels:
+        return Modality("image", "features", _pixels(pairs, settings), own.image_dim)
     if not pairs.has_pixels:
         return Modality("image", "features", pairs.image, own.image_dim)
     name = cache.key("hog", pairs.image, version=VERSION)
@@ -307,26 +316,24 @@ def _image_modality(pairs: Pairs, config: Config) -> Modality:
     return Modality("image", "pixels", found["hog"], own.image_dim, pairs.picture)
 
 
-def _pixels(pairs: Pairs, config: Config) -> np.ndarray:
+def _pixels(pairs: Pairs, settings: DataSettings) -> np.ndarray:
     """Pixels between -1 and 1, float32 [N, H * W * channels], channels last."""
-    task = config.task.name
+    who = settings.who("pixels")
     if not pairs.has_pixels:
         raise DataError(
-            f"task.name = {task!r} looks at pictures; {pairs.name} has features "
-            f"{list(pairs.image.shape)}"
+            f"{who} looks at pictures; {pairs.name} has features {list(pairs.image.shape)}"
         )
-    if config.data.standardize:
+    if settings.data.standardize:
         raise ConfigError(
-            f"data.standardize = true changes pixels, and task.name = {task!r} looks at them as "
-            "they are"
+            f"data.standardize = true changes pixels, and {who} looks at them as they are"
         )
     flat: np.ndarray = pairs.image.reshape(len(pairs), -1).astype(np.float32)
     return flat / 127.5 - 1
 
 
-def _text_modality(pairs: Pairs, config: Config) -> Modality:
-    own = config.data
-    if config.of_pictures:
+def _text_modality(pairs: Pairs, settings: DataSettings) -> Modality:
+    own = settings.data
+    if settings.needs.pixels:
         nothing = np.empty((len(pairs), 0), dtype=np.float32)
         return Modality("text", "features", nothing, own.text_dim)
     if not pairs.has_strings:

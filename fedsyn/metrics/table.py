@@ -1,16 +1,17 @@
 """What a task is judged by: the names of its metrics for people, and which of them stands for it.
 
-One table, from which records, comparisons, progress and reports take what they show.
+Each task has one such table, from which records, comparisons, progress and reports take what they
+show.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-_NO_BREAK = "\N{NO-BREAK SPACE}"  # headers of tables break at plain spaces only
+NO_BREAK = "\N{NO-BREAK SPACE}"  # headers of tables break at plain spaces only
 
 
 @dataclass(frozen=True)
-class Scores:
+class MetricTable:
     """The metrics of a task.
 
     Attributes
@@ -62,79 +63,14 @@ class Scores:
         return self.nouns.get(name, self.labels[name])
 
 
-def _of_rows(
+def of_rows(
     title: str,
     labels: Mapping[str, str],
     nouns: Mapping[str, str] | None = None,
     apart: tuple[str, ...] = (),
-) -> Scores:
+) -> MetricTable:
     """Shares of the test rows, the first the headline; ``apart`` are those on another scale."""
     names = tuple(labels)
     drawn = tuple(name for name in names if name not in apart)
     compared = {name: name for name in names}
-    return Scores(title, labels, names[:1], compared, names, drawn, apart, nouns=nouns or {})
-
-
-SCORES: Mapping[str, Scores] = {
-    "retrieval": Scores(
-        title="Retrieval",
-        labels={
-            "map": "mAP",
-            "map50": "mAP@50",
-            "map50_min": "mAP@50, min",
-            "recall@1": "Recall@1",
-            "recall@5": "Recall@5",
-            "recall@10": "Recall@10",
-            "rsum": "sum of recalls",
-            "median_rank": "median rank ↓",
-        },
-        headlines=("map", "map50"),
-        compared={
-            "map": "map",
-            "map50": "map50",
-            "recall@1": "r1",
-            "recall@5": "r5",
-            "recall@10": "r10",
-            "rsum": "rsum",
-        },
-        columns=("map", "map50"),
-        sides={
-            f"image →{_NO_BREAK}text": "_i2t",
-            f"text →{_NO_BREAK}image": "_t2i",
-            "both directions": "",
-        },
-        nouns={"map": "mean average precision", "map50": "mean average precision at 50"},
-    ),
-    "multimodal_classification": _of_rows(
-        "Classification",
-        {
-            "accuracy": "accuracy",
-            "image_accuracy": "image accuracy",
-            "text_accuracy": "text accuracy",
-            "imbalance": "imbalance ↓",
-        },
-        nouns={"imbalance": "imbalance"},
-        apart=("imbalance",),
-    ),
-    "image_classification": _of_rows(
-        "Classification",
-        {
-            "balanced_accuracy": "balanced accuracy",
-            "accuracy": "accuracy",
-            "many_shot": "many shot",
-            "medium_shot": "medium shot",
-            "few_shot": "few shot",
-        },
-    ),
-    "representation": _of_rows(
-        "Representation",
-        {
-            "linear_probe": "linear probe",
-            "knn": "nearest neighbours",
-            "semi_1": f"1{_NO_BREAK}% of labels",
-            "semi_10": f"10{_NO_BREAK}% of labels",
-        },
-        nouns={"linear_probe": "linear-probe accuracy"},
-    ),
-    "vqa": _of_rows("Answers", {"accuracy": "accuracy", "question_only": "question alone"}),
-}
+    return MetricTable(title, labels, names[:1], compared, names, drawn, apart, nouns=nouns or {})

@@ -1,4 +1,4 @@
-"""The server's filter: which synthetic pairs are kept, with all clients' prototypes in view.
+"""How the server scores synthetic pairs, with all clients' prototypes in view.
 
 A candidate is scored against the global prototypes (all clients' prototypes, embedded by the
 aggregated model and clustered) and against those of the client that made it:
@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from fedsyn import ops
-from fedsyn.config import SynthesisConfig
 from fedsyn.models.retrieval import fuse
 
 
 @dataclass(frozen=True)
-class Scores:
+class CandidateScores:
     """Scores of S candidates."""
 
     divergence: Tensor  # [S]
@@ -31,20 +30,20 @@ class Scores:
     prototype: Tensor  # [S] long
 
     @classmethod
-    def empty(cls, size: int, device: torch.device) -> "Scores":
+    def empty(cls, size: int, device: torch.device) -> "CandidateScores":
         """Room for the scores of ``size`` candidates."""
         divergence, realism, agreement = torch.full((3, size), torch.nan, device=device)
         prototype = torch.zeros(size, dtype=torch.long, device=device)
         return cls(divergence, realism, agreement, prototype)
 
-    def put(self, at: Tensor, scores: "Scores") -> None:
+    def put(self, at: Tensor, scores: "CandidateScores") -> None:
         """The scores of the candidates ``at``."""
         for field in fields(self):
             getattr(self, field.name)[at] = getattr(scores, field.name)
 
-    def take(self, at: Tensor) -> "Scores":
+    def take(self, at: Tensor) -> "CandidateScores":
         """The scores of the candidates ``at`` alone."""
-        return Scores(*(getattr(self, field.name)[at] for field in fields(self)))
+        return CandidateScores(*(getattr(self, field.name)[at] for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def score(
     world: GlobalPrototypes,
     scale: float,
     agreement: bool = True,
-) -> Scores:
+) -> CandidateScores:
     """Score candidates; ``agreement``, which looks at every client, only if it is asked for.
 
     The nearest global prototype is that with the greatest sum of both modalities' cosines: that to
@@ -97,46 +96,12 @@ def score(
         shared = torch.zeros_like(realism)
         for known, count in zip(embedded, counts, strict=True):
             shared += _nearest(fused, known, count) / len(embedded)
-    return Scores(divergence, realism, shared, prototype)
+    return CandidateScores(divergence, realism, shared, prototype)
 
 
 def _nearest(fused: Tensor, known: Tensor, count: Tensor) -> Tensor:
     """Cosine of each row to the nearest of one client's prototypes."""
     return (fused @ known[count > 0].T).amax(-1)
-
-
-def select(
-    scores: Scores, world: GlobalPrototypes, config: SynthesisConfig, generator: torch.Generator
-) -> Tensor:
-    """Positions of the candidates kept, ascending.
-
-    ``none`` keeps all. ``agreement`` keeps the share ``keep`` that is most like the prototypes of
-    all clients. ``quantile`` drops the ``quantile`` share with the highest divergence and
-    the same share with the lowest realism. ``quota`` then keeps, for each global prototype, a
-    number proportional to mass^(1 − balance) (at most what there is), drawn at random: the
-    plausible pairs are not ranked by a model that may already be wrong about them. ``hard`` fills
-    the same quotas with the most divergent of the plausible pairs first.
-    """
-    everyone = torch.arange(len(scores.prototype), device=scores.prototype.device)
-    if config.filter == "none" or len(everyone) == 0:
-        return everyone
-    if config.filter == "agreement":
-        best = scores.agreement.argsort(descending=True, stable=True)
-        return best[: round(config.keep * len(everyone))].sort().values
-    plausible = (scores.divergence <= scores.divergence.quantile(1 - config.quantile)) & (
-        scores.realism >= scores.realism.quantile(config.quantile)
-    )
-    kept = everyone[plausible]
-    if config.filter == "quantile":
-        return kept
-    budget = round(config.keep * len(everyone))
-    allowed = quotas(world.mass.tolist(), budget, config.balance)
-    order = torch.randperm(len(kept), generator=generator).to(kept.device)
-    if config.filter == "hard":
-        order = scores.divergence[kept].argsort(descending=True, stable=True)
-    place = order.argsort()
-    quota = torch.tensor(allowed, dtype=torch.long, device=kept.device)
-    return kept[ops.select_quota(place, scores.prototype[kept], quota)]
 
 
 def quotas(mass: Sequence[float], budget: int, balance: float) -> list[int]:

@@ -24,20 +24,43 @@ that different clients' are contrasted. w moves by Adam, not SGD, as in the othe
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from fedsyn import streams
-from fedsyn.config import SynthesisConfig
+from fedsyn.core.extension import Pool, ServerView
 from fedsyn.core.optim import Optimizer
-from fedsyn.models.generator import Generator, directions
+from fedsyn.core.wire import Library
+from fedsyn.models.generator import GeneratorNet, directions
 from fedsyn.models.retrieval import RetrievalNet
-from fedsyn.objectives.pairs.base import Batch, Objective
-from fedsyn.synthesis.filtering import quotas
-from fedsyn.synthesis.generators import trained_parts
+from fedsyn.objectives.pairs.base import PairBatch, PairObjective
+from fedsyn.settings.plugins import FLAT
+from fedsyn.settings.sections import Count, Field, NonNegative, Positive, Repeated, Section
+from fedsyn.synthesis.generators.base import Generator
+from fedsyn.synthesis.generators.wgan import WGANOptions
 from fedsyn.synthesis.prototypes import anchors
-from fedsyn.synthesis.server import Library, generator_parts
+from fedsyn.synthesis.scores import quotas
+from fedsyn.synthesis.settings import SynthesisConfig
+from fedsyn.synthesis.steps.base import ServerStep
+from fedsyn.synthesis.steps.fine_tuning import FineTuningOptions
+
+
+class FedFTGOptions(Section):
+    """Options of the server step of FedFTG."""
+
+    iterations: Annotated[Count, Repeated()] = Field(10, description="iterations a round")
+    model_steps: Count = Field(
+        5, description="steps of the model an iteration, after one of the generators"
+    )
+    generator_lr: Positive = Field(1e-3, description="rate of the generators' steps")
+    disagreement: NonNegative = Field(
+        1.0, description="weight l_dis of the disagreement in the generators' loss"
+    )
+    diversity: NonNegative = Field(
+        1.0, description="weight l_div of the diversity in the generators' loss"
+    )
 
 
 def disagreement(
@@ -100,32 +123,33 @@ class _Clients:
 
 def distil(
     net: RetrievalNet,
-    objective: Objective,
+    objective: PairObjective,
     model: Tensor,  # [1, P] the aggregated model
     models: Tensor,  # [C, P] the models of the round's clients
     library: Library,  # what these clients uploaded
     config: SynthesisConfig,
     seed: int,
-    round: int,
+    round_number: int,
 ) -> tuple[Tensor, float]:
     """Adapt the clients' generators, and the model to the clients on their pairs.
 
     Returns the model ``[1, P]`` and the mean loss of its steps. All of the round's clients are
     stacked. Where no client has prototypes the model comes back unchanged.
     """
-    clients = _clients(models, library, config, seed, round)
+    clients = _clients(models, library, config, seed, round_number)
     if clients is None:
         return model, 0.0
-    own, tuned = config.fedftg, model.clone()
-    generator = Generator(config.noise, clients.prototypes.shape[-1], config.hidden)
-    rules = Optimizer("adam", own.generator_lr), Optimizer("adam", config.server_lr)
+    own, tuning = config.of(FedFTGOptions), config.of(FineTuningOptions)
+    adversarial, tuned = config.of(WGANOptions), model.clone()
+    generator = GeneratorNet(config.noise, clients.prototypes.shape[-1], adversarial.hidden)
+    rules = Optimizer("adam", own.generator_lr), Optimizer("adam", tuning.server_lr)
     states = rules[0].init(clients.generators), rules[1].init(tuned)
     weight = clients.counts.sum(-1).double()
     share = (weight / weight.sum()).to(model)
-    sizes = quotas(weight.tolist(), config.server_batch, 0.0)
+    sizes = quotas(weight.tolist(), tuning.server_batch, 0.0)
     total = 0.0
     for _ in range(own.iterations):
-        noise, prototype = clients.draw(config.batch, config)
+        noise, prototype = clients.draw(adversarial.batch, config)
         leaf = clients.generators.detach().requires_grad_()
         pairs = generator(leaf, noise, prototype, clients.directions)
         losses = generator_loss(net, objective, tuned, clients.models, noise, pairs, config)
@@ -147,7 +171,7 @@ def distil(
 
 def generator_loss(
     net: RetrievalNet,
-    objective: Objective,
+    objective: PairObjective,
     model: Tensor,  # [1, P]
     models: Tensor,  # [C, P]
     noise: Tensor,  # [C, B, n]
@@ -155,27 +179,32 @@ def generator_loss(
     config: SynthesisConfig,
 ) -> Tensor:  # [C]
     """What each client's generator minimises: fidelity − l_dis · dis + l_div · div."""
+    options = config.of(FedFTGOptions)
     own = net.embed(models, pairs)
     aggregated = net.embed(model, pairs.flatten(0, 1)[None])
     image, text = (u.view_as(own[0]) for u in aggregated)
-    loss = objective(net.extras(models), Batch(*own, pairs))
-    loss = loss - config.fedftg.disagreement * disagreement(image, text, *own)
-    return loss + config.fedftg.diversity * diversity(noise, pairs)
+    loss = objective(net.extras(models), PairBatch(*own, pairs))
+    loss = loss - options.disagreement * disagreement(image, text, *own)
+    return loss + options.diversity * diversity(noise, pairs)
 
 
 def _clients(
-    models: Tensor, library: Library, config: SynthesisConfig, seed: int, round: int
+    models: Tensor, library: Library, config: SynthesisConfig, seed: int, round_number: int
 ) -> _Clients | None:
     """The clients that have prototypes and sent finite numbers."""
-    sent = {"model": models} | library.take(library.ids, generator_parts(config))
+    if not library.ids:
+        return None
+    sent = {"model": models} | library.take(library.ids, ())
     counts = sent.pop("counts")
     sent["prototypes"] = anchors(sent["prototypes"], counts, config.condition)
-    trained = trained_parts(config)
-    if trained:
-        sent["generator"] = sent[trained[0]].to(models)
-    else:  # the Gaussian's correction starts at zero
-        fresh = Generator(config.noise, sent["prototypes"].shape[-1], config.hidden)
-        seeds = (streams.generator(seed, "fedftg-init", round, client) for client in library.ids)
+    if "generator" in sent:
+        sent["generator"] = sent["generator"].to(models)
+    else:  # the correction of one that is not trained starts at zero
+        hidden = config.of(WGANOptions).hidden
+        fresh = GeneratorNet(config.noise, sent["prototypes"].shape[-1], hidden)
+        seeds = (
+            streams.generator(seed, "fedftg-init", round_number, client) for client in library.ids
+        )
         rows = [fresh.init(stream, warm=True) for stream in seeds]
         sent["generator"] = torch.stack(rows).to(models)
     able = counts.sum(-1) > 0
@@ -190,5 +219,24 @@ def _clients(
         counts[able].cpu(),
         directions(sent["basis"][able]),
         sent["generator"][able],
-        [streams.generator(seed, "fedftg", round, client) for client in ids],
+        [streams.generator(seed, "fedftg", round_number, client) for client in ids],
     )
+
+
+def tune(view: ServerView, pool: Pool, generator: Generator) -> tuple[Tensor, float]:
+    """The aggregated model, distilled from those of the round's clients."""
+    problem, heard = view.problem, view.method
+    library = view.uploads.library.only(heard.ids)
+    places = [place for place, client in enumerate(heard.ids) if client in set(library.ids)]
+    return distil(
+        problem.net, problem.objective, view.model, heard.own["model"][places], library,
+        view.config, view.seed, view.round_number,
+    )  # fmt: skip
+
+
+FEDFTG = ServerStep(
+    name="fedftg",
+    options={FLAT: FineTuningOptions, "fedftg": FedFTGOptions},
+    tune=tune,
+    reads=("model",),
+)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsyn.objectives.classes.cross_entropy import cross_entropy, distillation
+from fedsyn.objectives.classes.losses import cross_entropy, distillation
 
 DRAW = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(2, 5, 3, generator=DRAW, dtype=torch.float64)

@@ -1,49 +1,28 @@
-"""What the server does for synthesis: sample the generators, filter, fine-tune.
+"""Candidates: pairs of all clients' generators, and those of them that the filter keeps.
 
 Candidates are made a few blocks at a time and only their scores are kept, so any number of them can
 be filtered. Those that fine-tuning draws are made again from their random streams.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedsyn import streams
-from fedsyn.config import SynthesisConfig
-from fedsyn.core.batches import draws
-from fedsyn.core.optim import Optimizer
-from fedsyn.core.payload import Payload
-from fedsyn.models.generator import Generator, directions
+from fedsyn.core.extension import Pool
+from fedsyn.core.wire import Library
 from fedsyn.models.retrieval import RetrievalNet, fuse
-from fedsyn.objectives.pairs.base import Batch, Objective
 from fedsyn.profiling import phase
-from fedsyn.synthesis import generators
-from fedsyn.synthesis.filtering import Scores, global_prototypes, score, select
-from fedsyn.synthesis.filtering import quotas as shares
+from fedsyn.synthesis.filters import Filter
+from fedsyn.synthesis.generators.base import Generator
 from fedsyn.synthesis.prototypes import anchors
+from fedsyn.synthesis.scores import CandidateScores, global_prototypes, score
+from fedsyn.synthesis.scores import quotas as shares
+from fedsyn.synthesis.settings import SynthesisConfig
 
 BLOCK = 256  # most candidates of one random stream
-AT_ONCE = 1 << 14  # most pairs that fine-tuning holds
-
-
-@dataclass(frozen=True)
-class Library:
-    """Uploads of the clients heard from."""
-
-    ids: tuple[int, ...]
-    take: Callable[[Sequence[int], Sequence[str]], Payload]  # stacked rows of clients, by name
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Pairs to fine-tune on."""
-
-    size: int
-    take: Callable[[Tensor], Tensor]  # positions [n], on the host -> pairs [n, D]
-    candidates: int = 0  # of which they were selected
 
 
 class _Block(NamedTuple):
@@ -65,13 +44,15 @@ class Sampler:
         self,
         library: Library,
         counts: Tensor,  # [C, M] pairs behind each prototype, on the host
+        generator: Generator,
         config: SynthesisConfig,
         seed: int,
-        round: int,
+        round_number: int,
         stack: int,
     ) -> None:
         self._library, self._config, self._stack = library, config, stack
-        self._seed, self._round = seed, round
+        self._generator = generator
+        self._seed, self._round = seed, round_number
         self._mass = counts.double().cumsum(-1)
         self._blocks = [
             _Block(client, number, min(BLOCK, size - number * BLOCK))
@@ -123,41 +104,38 @@ class Sampler:
             kinds = torch.searchsorted(mass, point, right=True).clamp(max=len(mass) - 1)
             noise[place, : len(chosen)] = drawn[chosen]
             owner[place, : len(chosen)] = kinds[chosen]
-        sent = self._library.take(ids, generator_parts(config))
+        sent = self._library.take(ids, ())
         anchor = anchors(sent["prototypes"], sent["counts"], config.condition)
         prototype = anchor.take_along_dim(owner.to(anchor.device)[..., None], 1)
-        generator = Generator(config.noise, prototype.shape[-1], config.hidden)
         noise = config.truncation * noise.to(anchor.device)
-        trained = [sent[name].to(noise) for name in generators.trained_parts(config)]
-        params = trained[0] if trained else None
-        made = generator(params, noise, prototype, directions(sent["basis"]))
+        made = self._generator.sample(sent, noise, prototype, config)
         return torch.cat([pairs[: len(c)] for pairs, c in zip(made, rows, strict=True)])
-
-
-def generator_parts(config: SynthesisConfig) -> tuple[str, ...]:
-    """What is needed of an upload to sample its generator."""
-    return ("prototypes", "counts", "basis", *generators.trained_parts(config))
 
 
 def synthesise(
     net: RetrievalNet,
     model: Tensor,  # [1, P] the aggregated model
     library: Library,
+    generator: Generator,
+    rule: Filter,
     config: SynthesisConfig,
     seed: int,
-    round: int,
+    round_number: int,
     stack: int,
-) -> Pool:
-    """Sample all generators and keep what passes the filter; empty where nobody has prototypes."""
+) -> tuple[Pool, int]:
+    """Sample all generators and keep what passes the filter: the pairs, of how many candidates.
+
+    There are none where nobody has prototypes.
+    """
     with phase("filter"):
         embedded, counts = _embedded_prototypes(net, model, library, config.space, stack)
         if counts.sum() == 0:
-            return Pool(0, lambda at: model.new_zeros(0, 0))
-        generator = streams.generator(seed, "filter", round)
-        world = global_prototypes(embedded, counts, config.global_prototypes, generator)
-    sampler = Sampler(library, counts.cpu(), config, seed, round, stack)
+            return Pool(0, lambda at: model.new_zeros(0, 0)), 0
+        stream = streams.generator(seed, "filter", round_number)
+        world = global_prototypes(embedded, counts, config.global_prototypes, stream)
+    sampler = Sampler(library, counts.cpu(), generator, config, seed, round_number, stack)
     # One piece of memory: small ones left behind by every block would scatter what lies between.
-    scores = Scores.empty(sampler.size, model.device)
+    scores = CandidateScores.empty(sampler.size, model.device)
     finite = torch.zeros(sampler.size, dtype=torch.bool)
     made = 0
     blocks = sampler.all()
@@ -174,24 +152,22 @@ def synthesise(
             scale = 1 / config.temperature
             found = score(
                 image, text, maker[good], embedded, counts, world, scale,
-                agreement=config.filter == "agreement",
+                agreement=rule.agreement,
             )  # fmt: skip
             finite[made + good] = True
             scores.put((made + good).to(model.device), found)
             made += len(pairs)
     with phase("filter"):
-        if finite.all():
-            kept = select(scores, world, config, generator).cpu()
-        else:
-            able = finite.nonzero().squeeze(-1)
-            mine = scores.take(able.to(model.device))
-            kept = able[select(mine, world, config, generator).cpu()]
+        kept = finite.nonzero().squeeze(-1)
+        if len(kept):
+            mine = scores if finite.all() else scores.take(kept.to(model.device))
+            kept = kept[rule.select(mine, world, config, stream).cpu()]
 
     def take(at: Tensor) -> Tensor:
         with phase("sample"):
             return sampler.take(kept[at])
 
-    return Pool(len(kept), take, made)
+    return Pool(len(kept), take), made
 
 
 def _embedded_prototypes(
@@ -211,34 +187,3 @@ def _embedded_prototypes(
         flat = fuse(*net.embed(model, pairs.flatten(0, 1)[None]))[0]
         embedded.append(flat.unflatten(0, pairs.shape[:2]))
     return torch.cat(embedded), torch.cat(counts)
-
-
-def fine_tune(
-    net: RetrievalNet,
-    objective: Objective,
-    model: Tensor,  # [1, P]
-    pool: Pool,  # of synthetic (or, for the oracle, real) pairs
-    config: SynthesisConfig,
-    generator: torch.Generator,
-) -> tuple[Tensor, float]:
-    """Train the aggregated model on pairs of ``pool``; the model ``[1, P]`` and the mean loss.
-
-    ``proximal`` adds ``proximal / 2 · ‖w − w_avg‖²``. With fewer than two pairs there is nothing to
-    contrast: the model comes back unchanged, as it does without steps.
-    """
-    if pool.size < 2 or config.server_steps == 0:
-        return model, 0.0
-    optimizer = Optimizer("adam", config.server_lr)
-    tuned, state, total = model.clone(), optimizer.init(model), 0.0
-    index = draws([pool.size], config.server_steps, config.server_batch, [generator])[:, 0]
-    for steps in index.split(max(1, AT_ONCE // config.server_batch)):
-        for batch in pool.take(steps.flatten()).split(config.server_batch):
-            leaf = tuned.detach().requires_grad_()
-            embedded = net.embed(leaf, batch[None])
-            loss = objective(net.extras(leaf), Batch(*embedded, batch[None])).sum()
-            if config.proximal:
-                loss = loss + config.proximal / 2 * (leaf - model).square().sum()
-            (gradient,) = torch.autograd.grad(loss, leaf)
-            optimizer.step(tuned, gradient, state)
-            total += float(loss.detach())
-    return tuned, total / config.server_steps

@@ -18,25 +18,35 @@ under no θ: that it was not asked for long brings it out.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from fedsyn import streams
 from fedsyn.core.payload import Payload
+from fedsyn.federation.selection.base import Heard, Selection
+from fedsyn.federation.settings import RunConfig
+from fedsyn.settings.sections import Field, NonNegative, Positive, Section
+
+
+class FlashOptions(Section):
+    """Options of FLASH."""
+
+    exploration: NonNegative = Field(
+        1.0, description="how far drawn weights are from what earlier gains say"
+    )
+    prior: Positive = Field(1.0, description="precision λ of the weights before any gain")
+
 
 FEATURES = 5
 
 
-def begin(clients: int, prior: float) -> Payload:
+def begin(clients: int, config: RunConfig) -> Payload:
     """What is known before the first round; float64.
 
-    Parameters
-    ----------
-    clients : int
-    prior : float
-        λ, what is believed of a weight before: it is 0, with the variance s²/λ.
+    What is believed of a weight before any gain: it is 0, with the variance s²/λ.
     """
+    prior = config.of(FlashOptions).prior
     unknown = torch.full((clients,), math.nan, dtype=torch.float64)
     return {
         "precision": prior * torch.eye(FEATURES, dtype=torch.float64),  # A
@@ -50,10 +60,11 @@ def begin(clients: int, prior: float) -> Payload:
     }
 
 
-def contexts(memory: Payload, round: int) -> Tensor:  # [C, F]
+def contexts(memory: Payload, round_number: int) -> Tensor:  # [C, F]
     """The x of every client; what is not known of one is the mean of the others."""
     columns = torch.stack(
-        [memory["loss"], memory["fall"], memory["rows"].log1p(), round - memory["asked"]], dim=1
+        [memory["loss"], memory["fall"], memory["rows"].log1p(), round_number - memory["asked"]],
+        dim=1,
     )
     known = columns.isfinite()
     number = known.sum(0).clamp(min=1)
@@ -64,22 +75,11 @@ def contexts(memory: Payload, round: int) -> Tensor:  # [C, F]
 
 
 def choose(
-    memory: Payload, number: int, round: int, exploration: float, generator: torch.Generator
+    memory: Payload, clients: int, number: int, round_number: int, config: RunConfig
 ) -> tuple[int, ...]:
-    """The clients to ask, ascending.
-
-    Parameters
-    ----------
-    memory : of `begin` and `learn`
-    number : int
-        How many.
-    round : int
-        Which round it is, from 1.
-    exploration : float
-        How far θ is drawn from what the gains say.
-    generator : torch.Generator
-        The round's stream.
-    """
+    """The clients of the largest x·θ, first those who were never asked."""
+    generator = streams.generator(config.seed, "selection", round_number)
+    exploration = config.of(FlashOptions).exploration
     order = torch.randperm(len(memory["asked"]), generator=generator)
     draw = torch.randn(FEATURES, 1, generator=generator, dtype=torch.float64)
     root = torch.linalg.cholesky(memory["precision"])
@@ -87,48 +87,41 @@ def choose(
     gains, squares = memory["gains"].tolist()
     scale = exploration * math.sqrt(squares / gains) if squares else 1.0  # mean is 0: no matter
     theta = mean + scale * torch.linalg.solve_triangular(root.T, draw, upper=True)
-    value = (contexts(memory, round) @ theta).squeeze(-1)
+    value = (contexts(memory, round_number) @ theta).squeeze(-1)
     value = value.where(memory["asked"] > 0, math.inf)[order]
     best = order[value.argsort(descending=True, stable=True)[:number]]
     return tuple(sorted(best.tolist()))
 
 
-def learn(
-    memory: Payload,
-    round: int,
-    asked: Sequence[int],
-    heard: Sequence[int],
-    losses: Tensor,
-    rows: Tensor,
-    criterion: float,
-) -> Payload:
+def learn(memory: Payload, heard: Heard) -> Payload:
     """What is known after a round.
 
-    Parameters
-    ----------
-    memory : of `begin` and `learn`
-    round : int
-    asked, heard : sequence of int
-        Clients that were to take part, and those of them that did.
-    losses, rows : Tensor of shape [heard]
-        Mean local loss of each, and the rows that it trained on.
-    criterion : float
-        On held-out rows, after the round. Where it is not finite, or there is none to compare it
-        with, the round teaches nothing about gains.
+    Where the criterion is not finite, or there is none to compare it with, the round teaches
+    nothing about gains.
     """
     new = {name: value.clone() for name, value in memory.items()}
+    criterion, ids = heard.criterion, list(heard.ids)
     gain = memory["criterion"].item() - criterion
     if math.isfinite(gain):
-        x = contexts(memory, round)[list(heard)]
+        x = contexts(memory, heard.round_number)[ids]
         new["precision"] += x.T @ x
         new["response"] += gain * x.sum(0)
         new["gains"] += torch.tensor([1.0, gain**2], dtype=torch.float64)
     if math.isfinite(criterion):
         new["criterion"].fill_(criterion)
-    at = torch.tensor(heard, dtype=torch.long)
-    loss = losses.double().cpu()
+    at = torch.tensor(ids, dtype=torch.long)
+    loss = heard.losses.double().cpu()
     new["fall"][at] = memory["loss"][at] - loss
     new["loss"][at] = loss
-    new["rows"][at] = rows.double().cpu()
-    new["asked"][list(asked)] = float(round)
+    new["rows"][at] = heard.sizes.double().cpu()
+    new["asked"][list(heard.asked)] = float(heard.round_number)
     return new
+
+
+FLASH = Selection(
+    name="flash",
+    options={"flash": FlashOptions},
+    begin=begin,
+    choose=choose,
+    learn=learn,
+)

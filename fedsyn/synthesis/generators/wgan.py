@@ -1,128 +1,154 @@
-"""What a client does for synthesis: keep a generator and a critic, and train them every round.
+"""A generator that is trained against a critic: WGAN-GP, and the WGAN whose weights are clipped.
 
 Critic      min  E[D(G(z))] − E[D(x)] + λ · E[(‖∇D(x̂)‖ − 1)²]         (wgan-gp)
             min  E[D(G(z))] − E[D(x)],  weights clipped to ±c          (wgan)
 Generator   min  −E[D(G(z))] + l1 · direct + l2 · indirect + l3 · JSD
 (Arjovsky et al. 2017; Gulrajani et al. 2017; constraint losses: Zhang et al., AAAI 2025.)
+
+Both networks and their optimisers stay on the client from round to round. With a warm start the
+generator begins as the closed-form Gaussian.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedsyn import ops
-from fedsyn.config import SynthesisConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.graphs import Step
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.payload import Payload
-from fedsyn.models.generator import SLOPE, Generator, critic, directions
+from fedsyn.models.generator import SLOPE, GeneratorNet, critic, directions
 from fedsyn.models.mlp import MLP
-from fedsyn.models.retrieval import RetrievalNet, fuse
-from fedsyn.ops.prototype_nce import prototype_logits
+from fedsyn.models.retrieval import fuse
 from fedsyn.profiling import phase
+from fedsyn.settings.plugins import FLAT
+from fedsyn.settings.sections import (
+    Count,
+    Field,
+    Iterations,
+    NonNegative,
+    Positive,
+    Share,
+    Widths,
+)
 from fedsyn.synthesis import prototypes
+from fedsyn.synthesis.generators.base import Generator, Training
+from fedsyn.synthesis.generators.constraints import ConstraintOptions, constraint_losses
+from fedsyn.synthesis.settings import SynthesisConfig
 
-INTRODUCED = ("prototypes", "counts", "basis")  # never change, so are sent once
 PREPARED = 16  # steps whose draws are held at a time
+
+
+class WGANOptions(ConstraintOptions):
+    """Options of adversarial generators."""
+
+    warm_start: bool = Field(True, description="start from the closed-form Gaussian")
+    hidden: Widths = Field((256,), description="widths of the generator's hidden layers")
+    critic_hidden: Widths = Field((256, 256), description="widths of the critic's hidden layers")
+    steps: Iterations = Field(20, description="generator steps a round")
+    batch: Annotated[int, Field(ge=2)] = Field(64, description="pairs of a step")
+    critic_steps: Count = Field(2, description="critic steps a generator step")
+    critic_warmup: Iterations = Field(
+        100, description="critic-only steps before a client's first generator step"
+    )
+    generator_lr: Positive = Field(1e-4, description="rate of generator steps")
+    critic_lr: Positive = Field(1e-3, description="rate of critic steps")
+    betas: tuple[Share, Share] = Field((0.0, 0.9), description="Adam's decay rates (wgan-gp)")
+    penalty: NonNegative = Field(10.0, description="weight λ of the gradient penalty (wgan-gp)")
+    clip: Positive = Field(0.01, description="bound c of the critic's weights (wgan)")
 
 
 @dataclass(frozen=True)
 class Adversary:
     """The two networks and their optimisers, for pairs of one size."""
 
-    generator: Generator
+    generator: GeneratorNet
     critic: MLP
     generator_optimizer: Optimizer
     critic_optimizer: Optimizer
 
 
-def build(config: SynthesisConfig, pair_dim: int) -> Adversary:
+def build(config: SynthesisConfig, pair_dim: int, clipped: bool) -> Adversary:
     """Networks and optimisers as configured: Adam for wgan-gp, RMSprop for the clipped wgan."""
-    kind: Literal["rmsprop", "adam"] = "rmsprop" if config.generator == "wgan" else "adam"
+    own = config.of(WGANOptions)
+    kind: Literal["rmsprop", "adam"] = "rmsprop" if clipped else "adam"
     return Adversary(
-        generator=Generator(config.noise, pair_dim, config.hidden),
-        critic=critic(pair_dim, config.critic_hidden),
-        generator_optimizer=Optimizer(kind, config.generator_lr, config.betas),
-        critic_optimizer=Optimizer(kind, config.critic_lr, config.betas),
+        generator=GeneratorNet(config.noise, pair_dim, own.hidden),
+        critic=critic(pair_dim, own.critic_hidden),
+        generator_optimizer=Optimizer(kind, own.generator_lr, own.betas),
+        critic_optimizer=Optimizer(kind, own.critic_lr, own.betas),
     )
 
 
-def init(features: Tensor, cohort: Cohort, config: SynthesisConfig, code: int) -> Payload:
-    """A cohort's synthesis state before its first round, stacked ``[C, ...]``.
-
-    ``code`` is the size of an embedding.
-
-    Prototypes are fitted once: features do not change between rounds. ``trained`` counts the
-    rounds in which a client's generator was trained.
-    """
-    state = prototypes.fit(features, cohort, config)
-    # The client goes by what the server will see of them.
-    state |= {k: _sent(v, config).to(v.dtype) for k, v in state.items() if k in INTRODUCED}
-    state["trained"] = torch.zeros(len(cohort.ids), dtype=torch.long, device=features.device)
-    if config.space == "private":
-        clients, clusters = state["counts"].shape
-        state["embedded"] = features.new_zeros(clients, clusters, code)
-    if config.generator == "gaussian":
-        return state
-    if not config.warm_start:
-        state["basis"].zero_()
-    adversary = build(config, features.shape[-1])
+def prepare(
+    state: Payload, features: Tensor, cohort: Cohort, config: SynthesisConfig, *, clipped: bool
+) -> Payload:
+    """Fresh networks and optimisers of each client, and no directions without a warm start."""
+    own, found = config.of(WGANOptions), Payload()
+    if not own.warm_start:
+        found["basis"] = torch.zeros_like(state["basis"])
+    adversary = build(config, features.shape[-1], clipped)
     streams = cohort.streams("adversary-init")
     rows = [
         (
-            adversary.generator.init(stream, config.warm_start),
+            adversary.generator.init(stream, own.warm_start),
             adversary.critic.layout.flatten(adversary.critic.init(stream)),
         )
         for stream in streams
     ]
     for name, values in zip(("generator", "critic"), zip(*rows, strict=True), strict=True):
         stacked = torch.stack(values).to(features.device)
-        state[name] = stacked
+        found[name] = stacked
         optimizer = getattr(adversary, f"{name}_optimizer")
-        state |= {f"{name}.{slot}": value for slot, value in optimizer.init(stacked).items()}
-    if config.upload != "float32":
-        state["sent"] = _sent(state["generator"], config)
-    return state
+        found |= {f"{name}.{slot}": value for slot, value in optimizer.init(stacked).items()}
+    return found
 
 
-def train(
-    state: Payload,
-    features: Tensor,  # [N, D] concatenated pairs
-    cohort: Cohort,
-    config: SynthesisConfig,
-    net: RetrievalNet,
-    encoder: Tensor,  # [C, P] each client's encoder, constant here
-) -> dict[str, Tensor]:
+def train(state: Payload, training: Training, *, clipped: bool) -> dict[str, Tensor]:
     """One round of adversarial training, in place on ``state``; mean losses ``[C]`` by name.
 
     A client's first round starts with ``critic_warmup`` steps of the critic alone: an untrained
-    critic pulls a warm-started generator away from where it is already good. Clients without
-    prototypes or pairs are left as they are, at loss 0.
+    critic pulls a warm-started generator away from where it is already good. Clients that are not
+    able are left as they are, at loss 0.
     """
-    sizes = torch.tensor(cohort.sizes, device=features.device)
-    able = (state["counts"].sum(-1) > 0) & (sizes > 0)
-    adversarial = config.generator != "gaussian" and config.steps > 0
-    names = ("critic", "generator") if adversarial else ()
-    losses = {name: torch.zeros(len(cohort.ids), device=features.device) for name in names}
-    if adversarial and able.any():
+    own, able = training.config.of(WGANOptions), training.able
+    if not own.steps:
+        return {}
+    losses = {name: torch.zeros(len(able), device=able.device) for name in ("critic", "generator")}
+    if able.any():
         fresh = able & (state["trained"] == 0)
-        if config.critic_warmup and fresh.any():
-            warmup = _Session(state, fresh, "critic-warmup", features, cohort, config, net, encoder)
-            warmup.run(critic_steps=config.critic_warmup)
-        session = _Session(state, able, "adversary", features, cohort, config, net, encoder)
-        found = session.run(critic_steps=config.critic_steps, generator_steps=config.steps)
+        if own.critic_warmup and fresh.any():
+            warmup = _Session(state, fresh, "critic-warmup", training, clipped)
+            warmup.run(critic_steps=own.critic_warmup)
+        session = _Session(state, able, "adversary", training, clipped)
+        found = session.run(critic_steps=own.critic_steps, generator_steps=own.steps)
         for name, values in found.items():
             losses[name][able] = values
-    state["trained"] += able
-    if config.space == "private":
-        state["embedded"] = fuse(*net.embed(encoder, state["prototypes"]))
-    if "sent" in state:
-        state["sent"] = _sent(state["generator"], config)
     return losses
+
+
+def upload(state: Payload) -> Payload:
+    """The generator; its critic stays on the client."""
+    return {"generator": state["generator"]}
+
+
+def sample(
+    sent: Mapping[str, Tensor], noise: Tensor, prototype: Tensor, config: SynthesisConfig
+) -> Tensor:
+    """Pairs ``[C, B, D]`` of prototypes by clients' generators."""
+    net = GeneratorNet(config.noise, prototype.shape[-1], config.of(WGANOptions).hidden)
+    return net(sent["generator"].to(noise), noise, prototype, directions(sent["basis"]))
+
+
+def looks(config: SynthesisConfig) -> bool:
+    """Whether a constraint loss is trained with."""
+    own = config.of(WGANOptions)
+    return own.steps > 0 and own.any
 
 
 class _Draw(NamedTuple):
@@ -142,28 +168,26 @@ class _Session:
         state: Payload,
         chosen: Tensor,
         purpose: str,
-        features: Tensor,
-        cohort: Cohort,
-        config: SynthesisConfig,
-        net: RetrievalNet,
-        encoder: Tensor,
+        training: Training,
+        clipped: bool,
     ) -> None:
         self.whole, self.positions = state, chosen.nonzero().squeeze(-1)
         # Where all clients train, what they keep is changed where it lies.
         everyone = bool(chosen.all())
         self.state = state if everyone else {k: v[self.positions] for k, v in state.items()}
-        self.features, self.config, self.net = features, config, net
-        self.adversary = build(config, features.shape[-1])
-        self.cohort = cohort.take(self.positions.tolist())
+        self.features, self.net, self.clipped = training.features, training.net, clipped
+        self.config, self.options = training.config, training.config.of(WGANOptions)
+        self.adversary = build(self.config, self.features.shape[-1], clipped)
+        self.cohort = training.cohort.take(self.positions.tolist())
         self.streams = self.cohort.streams(purpose)
         self.alive = self.state["counts"] > 0
         self.owner = self._owners()
         self.directions = directions(self.state["basis"])
         self.anchors = prototypes.anchors(
-            self.state["prototypes"], self.state["counts"], config.condition
+            self.state["prototypes"], self.state["counts"], self.config.condition
         ).flatten(0, 1)
-        self.encoder = encoder[self.positions]
-        self.prototype_embedding = fuse(*net.embed(self.encoder, self.state["prototypes"]))
+        self.encoder = training.encoder[self.positions]
+        self.prototype_embedding = fuse(*self.net.embed(self.encoder, self.state["prototypes"]))
 
     def run(self, critic_steps: int, generator_steps: int = 0) -> dict[str, Tensor]:
         """``critic_steps`` before each generator step, or alone; mean losses ``[C]``."""
@@ -202,7 +226,7 @@ class _Session:
 
     def _draws(self, steps: int) -> Iterator[_Draw]:
         """What ``steps`` steps look at, prepared a few steps at a time."""
-        batch, config = self.config.batch, self.config
+        batch, config = self.options.batch, self.config
         clusters = self.alive.shape[1]
         for first in range(0, steps, PREPARED):
             count = min(PREPARED, steps - first)
@@ -224,18 +248,18 @@ class _Session:
         return self.adversary.generator(params, noise, prototype, self.directions)
 
     def _critic_step(self, draw: _Draw) -> Tensor:
-        config, adversary = self.config, self.adversary
+        own, adversary = self.options, self.adversary
         with torch.no_grad():
             fake = self._generate(self.state["generator"], draw.noise, draw.prototype)
         between = None
-        if config.generator == "wgan-gp":
+        if not self.clipped:
             between = torch.lerp(draw.real, fake, draw.mix)
         params = adversary.critic.layout.views(self.state["critic"])
         layers = adversary.critic.layers(params)
-        step = ops.critic_step(draw.real, fake, between, *layers, SLOPE, config.penalty)
+        step = ops.critic_step(draw.real, fake, between, *layers, SLOPE, own.penalty)
         self._step("critic", adversary.critic_optimizer, step.gradient)
-        if config.generator == "wgan":
-            self.state["critic"].clamp_(-config.clip, config.clip)
+        if self.clipped:
+            self.state["critic"].clamp_(-own.clip, own.clip)
         return step.loss
 
     def _generator_step(self, draw: _Draw) -> Tensor:
@@ -249,11 +273,17 @@ class _Session:
         return loss.detach()
 
     def _constraints(self, fake: Tensor) -> Tensor:
-        config = self.config
-        if not (config.direct or config.indirect or config.jsd):
+        if not self.options.any:
             return fake.new_zeros(len(fake))
         image, text = self.net.embed(self.encoder, fake)
-        return constraint_losses(image, text, self.prototype_embedding, self.alive, config)
+        return constraint_losses(
+            image,
+            text,
+            self.prototype_embedding,
+            self.alive,
+            self.options,
+            self.config.temperature,
+        )
 
     def _step(self, name: str, optimizer: Optimizer, gradient: Tensor) -> None:
         prefix = f"{name}."
@@ -261,53 +291,18 @@ class _Session:
         optimizer.step(self.state[name], gradient, slots)
 
 
-def constraint_losses(
-    image: Tensor,  # [C, B, d] unit rows
-    text: Tensor,  # [C, B, d] unit rows
-    prototype: Tensor,  # [C, M, d] unit rows
-    alive: Tensor,  # [C, M] bool
-    config: SynthesisConfig,
-) -> Tensor:  # [C]
-    """l1 · direct + l2 · indirect + l3 · JSD of generated pairs, under one temperature.
-
-    direct: symmetric InfoNCE between the two embeddings of a pair. indirect: each embedding against
-    the prototype that its pair's fused embedding is nearest to, mean of both modalities. JSD:
-    between the softmax assignments of the two embeddings to the prototypes.
-    """
-    scale = 1 / config.temperature
-    loss = image.new_zeros(len(image))
-    if config.direct:
-        loss = loss + config.direct * ops.info_nce(image, text, scale)
-    if config.indirect:
-        nearest = prototype_logits(fuse(image, text).detach(), prototype, 1.0, alive).argmax(-1)
-        both = ops.prototype_nce(image, prototype, nearest, scale, alive)
-        both = both + ops.prototype_nce(text, prototype, nearest, scale, alive)
-        loss = loss + config.indirect * both / 2
-    if config.jsd:
-        p, q = (prototype_logits(u, prototype, scale, alive).softmax(-1) for u in (image, text))
-        loss = loss + config.jsd * ops.js_divergence(p, q).mean(-1)
-    return loss
-
-
-def introduction(state: Mapping[str, Tensor], config: SynthesisConfig) -> Payload:
-    """What a client sends once: prototypes, counts and Gaussian directions."""
-    return {name: _sent(state[name], config) for name in INTRODUCED}
-
-
-def upload(state: Mapping[str, Tensor], config: SynthesisConfig) -> Payload:
-    """What a client sends in every round: the generator, and its own view of its prototypes."""
-    names = (*trained_parts(config), *(("embedded",) if config.space == "private" else ()))
-    return {name: state[name] for name in names}
-
-
-def trained_parts(config: SynthesisConfig) -> tuple[str, ...]:
-    """What of a client's state holds the trained generator as it is sent."""
-    if config.generator == "gaussian":
-        return ()
-    return ("generator",) if config.upload == "float32" else ("sent",)
-
-
-def _sent(value: Tensor, config: SynthesisConfig) -> Tensor:
-    """A tensor as it travels."""
-    half = config.upload == "float16" and value.is_floating_point()
-    return value.half() if half else value
+WGAN_GP = Generator(
+    name="wgan-gp",
+    options={FLAT: WGANOptions},
+    prepare=partial(prepare, clipped=False),
+    train=partial(train, clipped=False),
+    upload=upload,
+    sample=sample,
+    looks=looks,
+)
+WGAN = replace(
+    WGAN_GP,
+    name="wgan",
+    prepare=partial(prepare, clipped=True),
+    train=partial(train, clipped=True),
+)

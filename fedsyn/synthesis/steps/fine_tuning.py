@@ -1,0 +1,71 @@
+"""Fine-tuning on pairs: those that the filter keeps or, for the oracle, the clients' real ones."""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from fedsyn import streams
+from fedsyn.core.batches import draws
+from fedsyn.core.extension import Pool, ServerView
+from fedsyn.core.optim import Optimizer
+from fedsyn.models.retrieval import RetrievalNet
+from fedsyn.objectives.pairs.base import PairBatch, PairObjective
+from fedsyn.settings.plugins import FLAT
+from fedsyn.settings.sections import Field, Iterations, NonNegative, Positive, Section
+from fedsyn.synthesis.generators.base import Generator
+from fedsyn.synthesis.steps.base import ServerStep
+
+AT_ONCE = 1 << 14  # most pairs that fine-tuning holds
+
+
+class FineTuningOptions(Section):
+    """Options of fine-tuning on the server."""
+
+    server_steps: Iterations = Field(40, description="steps of the model a round")
+    server_batch: Annotated[int, Field(ge=2)] = Field(256, description="pairs of a step")
+    server_lr: Positive = Field(1e-3, description="rate of a step")
+    proximal: NonNegative = Field(
+        0.0, description="weight of the squared distance to the aggregated model"
+    )
+
+
+def fine_tune(
+    net: RetrievalNet,
+    objective: PairObjective,
+    model: Tensor,  # [1, P]
+    pool: Pool,  # of synthetic (or, for the oracle, real) pairs
+    options: FineTuningOptions,
+    generator: torch.Generator,
+) -> tuple[Tensor, float]:
+    """Train the aggregated model on pairs of ``pool``; the model ``[1, P]`` and the mean loss.
+
+    ``proximal`` adds ``proximal / 2 · ‖w − w_avg‖²``. With fewer than two pairs there is nothing to
+    contrast: the model comes back unchanged, as it does without steps.
+    """
+    if pool.size < 2 or options.server_steps == 0:
+        return model, 0.0
+    optimizer = Optimizer("adam", options.server_lr)
+    tuned, state, total = model.clone(), optimizer.init(model), 0.0
+    index = draws([pool.size], options.server_steps, options.server_batch, [generator])[:, 0]
+    for steps in index.split(max(1, AT_ONCE // options.server_batch)):
+        for batch in pool.take(steps.flatten()).split(options.server_batch):
+            leaf = tuned.detach().requires_grad_()
+            embedded = net.embed(leaf, batch[None])
+            loss = objective(net.extras(leaf), PairBatch(*embedded, batch[None])).sum()
+            if options.proximal:
+                loss = loss + options.proximal / 2 * (leaf - model).square().sum()
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            optimizer.step(tuned, gradient, state)
+            total += float(loss.detach())
+    return tuned, total / options.server_steps
+
+
+def tune(view: ServerView, pool: Pool, generator: Generator | None = None) -> tuple[Tensor, float]:
+    """The aggregated model, fine-tuned on a pool."""
+    stream = streams.generator(view.seed, "fine-tune", view.round_number)
+    options = view.config.of(FineTuningOptions)
+    return fine_tune(view.problem.net, view.problem.objective, view.model, pool, options, stream)
+
+
+FINE_TUNING = ServerStep(name="filter", options={FLAT: FineTuningOptions}, tune=tune, filters=True)
