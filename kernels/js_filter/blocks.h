@@ -1,4 +1,4 @@
-// What cpu.cpp computes block by block, once per instruction set; dispatch.cpp puts it together.
+// What cpu.cpp computes block by block, once per instruction set; driver.cpp puts it together.
 #pragma once
 
 #include <cstdint>

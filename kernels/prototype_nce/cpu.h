@@ -31,7 +31,7 @@ struct Arguments {
 // threads nor on the other clients.
 void forward(const Arguments& arguments, int threads, Isa isa);
 
-// ---- Between cpu.cpp and dispatch.cpp ----------------------------------------------------------
+// ---- Between cpu.cpp and driver.cpp ------------------------------------------------------------
 
 // Every client's rows in fixed groups, whatever the number of threads; each leaves partial sums.
 struct Groups {
