@@ -71,3 +71,5 @@ struct Kernels {
 };
 
 }  // namespace fedsyn::kmeans
+
+FEDSYN_KERNELS(kmeans::Kernels, kKmeansKernels)

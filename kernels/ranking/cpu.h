@@ -75,3 +75,5 @@ struct Kernels {
 };
 
 }  // namespace fedsyn::ranking
+
+FEDSYN_EXTENDED_KERNELS(ranking::Kernels, kRankingKernels, avx512popcount)
