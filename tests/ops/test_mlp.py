@@ -551,9 +551,8 @@ def test_the_raw_operators_refuse_what_would_read_beyond_memory():
 
 
 @needs_native
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_the_native_module_refuses_before_it_touches_memory(check_refused):
+    changes = [
         ({"x": 0}, "null"),
         ({"params": 0}, "null"),
         ({"out": 0}, "null"),
@@ -566,20 +565,19 @@ def test_the_raw_operators_refuse_what_would_read_beyond_memory():
         ({"head": "cosine"}, "'cosine' is not"),
         ({"threads": 0}, "threads is 0"),
         ({"isa": "mmx"}, "'mmx' is unknown"),
-    ],
-    ids=str,
-)
-def test_the_native_module_refuses_before_it_touches_memory(change, message):
+    ]
     arguments = {
         **{"x": 8, "params": 8, "out": 8, "kept": 8, "widths": [3, 2], "lengths": [2]},
         **{"clients": 1, "rows": 2, "stride": 8, "slope": 0.2, "head": "unit"},
     }
-    with pytest.raises(ValueError, match=message):
-        native().mlp_cpu_float32(**(arguments | change))
-    with pytest.raises(ValueError, match=message):
-        native().mlp_backward_cpu_float32(
-            **({"to_out": 8, "to_x": 8, "to_params": 8} | arguments | change)
-        )
+    gradients = {"to_out": 8, "to_x": 8, "to_params": 8}
+    check_refused(
+        [("mlp_cpu_float32", arguments | change, message) for change, message in changes]
+        + [
+            ("mlp_backward_cpu_float32", gradients | arguments | change, message)
+            for change, message in changes
+        ]
+    )
 
 
 # ---- On a GPU ---------------------------------------------------------------------------------
