@@ -1,6 +1,76 @@
 def cpu_isas() -> tuple[str, ...]: ...
 def cpu_isa() -> str: ...
 def cuda_compiled() -> bool: ...
+def info_nce_cpu_float32(
+    x: int,
+    y: int,
+    scale: int,
+    valid: int,
+    rows: int,
+    columns: int,
+    loss: int,
+    clients: int,
+    m: int,
+    n: int,
+    width: int,
+    offset: int,
+    threads: int = 1,
+    isa: str = "",
+) -> None: ...
+def info_nce_backward_cpu_float32(
+    grad: int,
+    x: int,
+    y: int,
+    scale: int,
+    valid: int,
+    rows: int,
+    columns: int,
+    dx: int,
+    dy: int,
+    dscale: int,
+    clients: int,
+    m: int,
+    n: int,
+    width: int,
+    offset: int,
+    threads: int = 1,
+    isa: str = "",
+) -> None: ...
+def info_nce_cpu_bfloat16(
+    x: int,
+    y: int,
+    scale: int,
+    valid: int,
+    rows: int,
+    columns: int,
+    loss: int,
+    clients: int,
+    m: int,
+    n: int,
+    width: int,
+    offset: int,
+    threads: int = 1,
+    isa: str = "",
+) -> None: ...
+def info_nce_backward_cpu_bfloat16(
+    grad: int,
+    x: int,
+    y: int,
+    scale: int,
+    valid: int,
+    rows: int,
+    columns: int,
+    dx: int,
+    dy: int,
+    dscale: int,
+    clients: int,
+    m: int,
+    n: int,
+    width: int,
+    offset: int,
+    threads: int = 1,
+    isa: str = "",
+) -> None: ...
 def js_divergence_cpu_float32(
     p: int, q: int, out: int, rows: int, k: int, threads: int = 1, isa: str = ""
 ) -> None: ...

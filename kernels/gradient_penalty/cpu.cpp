@@ -8,6 +8,7 @@
 #include "kernels/common/gemm.h"
 
 namespace fedsyn::FEDSYN_ISA {
+namespace {
 
 using gradient_penalty::Batch;
 using gradient_penalty::Critic;
@@ -255,8 +256,6 @@ std::int64_t critic_scratch(const Critic& critic, const Batch& batch) {
     return Block(critic, batch, 0, 0, at_most(batch.rows, kBlockRows), nullptr).scratch();
 }
 
-// Rows [begin, end) of one client: sums [2] of f(fake) - f(real) and of (n - 1)^2, and their share
-// of the gradient if that is not null.
 void critic_rows(const Critic& critic, const Batch& batch, std::int64_t client, std::int64_t begin,
                  std::int64_t end, float weight, double* sums, float* gradient, float* scratch) {
     sums[0] = sums[1] = 0;
@@ -274,5 +273,9 @@ void critic_rows(const Critic& critic, const Batch& batch, std::int64_t client, 
         }
     }
 }
+
+}  // namespace
+
+extern constexpr gradient_penalty::Kernels kGradientPenaltyKernels{critic_scratch, critic_rows};
 
 }  // namespace fedsyn::FEDSYN_ISA

@@ -48,4 +48,17 @@ struct Batch {
 void critic_step(const Critic& critic, const Batch& batch, float weight, float* loss,
                  float* penalty, float* gradient, int threads, Isa isa);
 
+// ---- Between cpu.cpp and driver.cpp ------------------------------------------------------------
+
+// What every instruction set has.
+struct Kernels {
+    std::int64_t (*scratch)(const Critic&, const Batch&);  // floats
+    // Rows [begin, end) of one client: sums [2] of f(fake) - f(real) and of (n - 1)^2, and their
+    // share of the gradient if that is not null.
+    void (*rows)(const Critic&, const Batch&, std::int64_t client, std::int64_t begin,
+                 std::int64_t end, float weight, double* sums, float* gradient, float* scratch);
+};
+
 }  // namespace fedsyn::gradient_penalty
+
+FEDSYN_KERNELS(gradient_penalty::Kernels, kGradientPenaltyKernels)

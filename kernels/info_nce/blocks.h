@@ -1,9 +1,10 @@
-// What cpu.cpp computes, once per instruction set; dispatch.cpp puts it together.
+// What cpu.cpp computes, once per instruction set; driver.cpp puts it together.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/common/bfloat16.h"
+#include "kernels/common/isa.h"
 
 namespace fedsyn::info_nce {
 
@@ -52,8 +53,9 @@ struct Weights {
     float weight;          // the gradient of the loss to S_ii is -2 weight
 };
 
+// What every instruction set has.
 template <class T>
-struct Blocks {
+struct Kernels {
     // Floats that `forward` and `backward` need as scratch.
     std::int64_t scratch;
 
@@ -98,3 +100,6 @@ struct Blocks {
 };
 
 }  // namespace fedsyn::info_nce
+
+FEDSYN_KERNELS(info_nce::Kernels<float>, kInfoNceKernels)
+FEDSYN_EXTENDED_KERNELS(info_nce::Kernels<Bfloat16>, kInfoNceBfloat16Kernels, avx512bf16)

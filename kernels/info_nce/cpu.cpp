@@ -423,7 +423,7 @@ double finish(const float* parts, std::int64_t count, std::int64_t stride, std::
 }
 
 template <class T>
-constexpr Blocks<T> kBlocks{
+constexpr Kernels<T> kKernels{
     (kStrip + kBlockRows) * kBlockColumns,
     packed_elements<T>,
     pack<T>,
@@ -439,7 +439,7 @@ constexpr Blocks<T> kBlocks{
 
 }  // namespace
 
-extern const Blocks<float> kInfoNce = kBlocks<float>;
-extern const Blocks<Bfloat16> kInfoNceBfloat16 = kBlocks<Bfloat16>;
+extern constexpr Kernels<float> kInfoNceKernels = kKernels<float>;
+extern constexpr Kernels<Bfloat16> kInfoNceBfloat16Kernels = kKernels<Bfloat16>;
 
 }  // namespace fedsyn::FEDSYN_ISA

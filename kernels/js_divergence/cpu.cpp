@@ -1,12 +1,15 @@
 // Compiled once per instruction set: see kernels/common/simd.h.
+#include "kernels/js_divergence/cpu.h"
+
 #include <cstdint>
 
 #include "kernels/js_divergence/terms.h"
 
 namespace fedsyn::FEDSYN_ISA {
+namespace {
 
 template <class T>
-void js_divergence_forward(const T* p, const T* q, T* out, std::int64_t rows, std::int64_t k) {
+void forward(const T* p, const T* q, T* out, std::int64_t rows, std::int64_t k) {
     constexpr int lanes = kLanes<T>;
     constexpr std::int64_t kShortRow = 4 * lanes;
     constexpr std::int64_t kScratch = 32 * kShortRow;  // at most 8 KiB
@@ -55,8 +58,8 @@ inline Gradients<Vector<T>> gradients(T half_grad, Vector<T> p, Vector<T> q) {
 }
 
 template <class T>
-void js_divergence_backward(const T* grad, const T* p, const T* q, T* grad_p, T* grad_q,
-                            std::int64_t rows, std::int64_t k) {
+void backward(const T* grad, const T* p, const T* q, T* grad_p, T* grad_q, std::int64_t rows,
+              std::int64_t k) {
     constexpr int lanes = kLanes<T>;
     for (std::int64_t row = 0; row < rows; ++row, p += k, q += k, grad_p += k, grad_q += k) {
         const T half_grad = T{0.5} * grad[row];
@@ -69,12 +72,11 @@ void js_divergence_backward(const T* grad, const T* p, const T* q, T* grad_p, T*
     }
 }
 
-template void js_divergence_forward(const float*, const float*, float*, std::int64_t, std::int64_t);
-template void js_divergence_forward(const double*, const double*, double*, std::int64_t,
-                                    std::int64_t);
-template void js_divergence_backward(const float*, const float*, const float*, float*, float*,
-                                     std::int64_t, std::int64_t);
-template void js_divergence_backward(const double*, const double*, const double*, double*, double*,
-                                     std::int64_t, std::int64_t);
+}  // namespace
+
+extern constexpr js_divergence::Kernels<float> kJsDivergenceKernels{forward<float>,
+                                                                    backward<float>};
+extern constexpr js_divergence::Kernels<double> kJsDivergenceFloat64Kernels{forward<double>,
+                                                                            backward<double>};
 
 }  // namespace fedsyn::FEDSYN_ISA

@@ -17,4 +17,17 @@ template <class T>
 void backward(const T* grad, const T* p, const T* q, T* grad_p, T* grad_q, std::int64_t rows,
               std::int64_t k, int threads, Isa isa);
 
+// ---- Between cpu.cpp and driver.cpp ------------------------------------------------------------
+
+// What every instruction set has: the above for one thread's rows.
+template <class T>
+struct Kernels {
+    void (*forward)(const T* p, const T* q, T* out, std::int64_t rows, std::int64_t k);
+    void (*backward)(const T* grad, const T* p, const T* q, T* grad_p, T* grad_q, std::int64_t rows,
+                     std::int64_t k);
+};
+
 }  // namespace fedsyn::js_divergence
+
+FEDSYN_KERNELS(js_divergence::Kernels<float>, kJsDivergenceKernels)
+FEDSYN_KERNELS(js_divergence::Kernels<double>, kJsDivergenceFloat64Kernels)

@@ -1,7 +1,9 @@
-// What cpu.cpp computes block by block, once per instruction set; dispatch.cpp puts it together.
+// What cpu.cpp computes block by block, once per instruction set; driver.cpp puts it together.
 #pragma once
 
 #include <cstdint>
+
+#include "kernels/common/isa.h"
 
 namespace fedsyn::js_filter {
 
@@ -23,13 +25,14 @@ struct Block {
     std::int64_t rows;
 };
 
+// What every instruction set has.
+struct Kernels {
+    std::int64_t (*scratch)(std::int64_t rows, std::int64_t clients, std::int64_t most_prototypes,
+                            std::int64_t width);  // floats
+    void (*block)(const Client* clients, std::int64_t count, std::int64_t width, float scale,
+                  const Block& block, float* scratch);
+};
+
 }  // namespace fedsyn::js_filter
 
-// What cpu.cpp defines in the namespace of every instruction set it is compiled for.
-#define FEDSYN_JS_FILTER_BLOCKS(isa)                                                               \
-    namespace fedsyn::isa {                                                                        \
-    std::int64_t js_filter_scratch(std::int64_t rows, std::int64_t clients, std::int64_t count,    \
-                                   std::int64_t width);                                            \
-    void js_filter_block(const js_filter::Client* clients, std::int64_t count, std::int64_t width, \
-                         float scale, const js_filter::Block& block, float* scratch);              \
-    }
+FEDSYN_KERNELS(js_filter::Kernels, kJsFilterKernels)

@@ -5,8 +5,6 @@
 #include "kernels/js_divergence/terms.h"
 #include "kernels/js_filter/blocks.h"
 
-FEDSYN_JS_FILTER_BLOCKS(FEDSYN_ISA)
-
 namespace fedsyn::FEDSYN_ISA {
 namespace {
 
@@ -172,8 +170,6 @@ inline void distance(const float* x, const float* y, const Client& client, std::
     }
 }
 
-}  // namespace
-
 std::int64_t js_filter_scratch(std::int64_t rows, std::int64_t clients, std::int64_t count,
                                std::int64_t width) {
     const std::int64_t padded = (rows + kPanel - 1) / kPanel * kPanel;
@@ -279,5 +275,9 @@ void js_filter_block(const Client* clients, std::int64_t count, std::int64_t wid
         if (waiting > 0) flush();
     }
 }
+
+}  // namespace
+
+extern constexpr js_filter::Kernels kJsFilterKernels{js_filter_scratch, js_filter_block};
 
 }  // namespace fedsyn::FEDSYN_ISA

@@ -1,7 +1,9 @@
-// What cpu.cpp computes block by block, once per instruction set; dispatch.cpp puts it together.
+// What cpu.cpp computes block by block, once per instruction set; driver.cpp puts it together.
 #pragma once
 
 #include <cstdint>
+
+#include "kernels/common/isa.h"
 
 namespace fedsyn::js_nearest {
 
@@ -21,15 +23,16 @@ struct Block {
     std::int64_t rows;
 };
 
+// What every instruction set has; sizes are in floats.
+struct Kernels {
+    std::int64_t (*packed)(std::int64_t clients, std::int64_t k);
+    // Fills the members of Clients; scratch [clients, k].
+    void (*pack)(const float* q, std::int64_t clients, std::int64_t k, float* scratch,
+                 float* packed, float* half_sum, float* entropy);
+    std::int64_t (*scratch)(const Clients& clients, std::int64_t rows);
+    void (*block)(const Clients& clients, const Block& block, float* scratch);
+};
+
 }  // namespace fedsyn::js_nearest
 
-// What cpu.cpp defines in the namespace of every instruction set it is compiled for.
-#define FEDSYN_JS_NEAREST_BLOCKS(isa)                                                          \
-    namespace fedsyn::isa {                                                                    \
-    std::int64_t js_nearest_packed(std::int64_t clients, std::int64_t k);                      \
-    void js_nearest_pack(const float* q, std::int64_t clients, std::int64_t k, float* scratch, \
-                         float* packed, float* half_sum, float* entropy);                      \
-    std::int64_t js_nearest_scratch(const js_nearest::Clients& clients, std::int64_t rows);    \
-    void js_nearest_block(const js_nearest::Clients& clients, const js_nearest::Block& block,  \
-                          float* scratch);                                                     \
-    }
+FEDSYN_KERNELS(js_nearest::Kernels, kJsNearestKernels)

@@ -5,8 +5,6 @@
 #include "kernels/js_divergence/terms.h"
 #include "kernels/js_nearest/blocks.h"
 
-FEDSYN_JS_NEAREST_BLOCKS(FEDSYN_ISA)
-
 namespace fedsyn::FEDSYN_ISA {
 namespace {
 
@@ -54,8 +52,6 @@ inline void square_roots(const float* p, std::int64_t count, float* roots) {
         store(roots + i, sqrt(load(p + i, some)), some);
     }
 }
-
-}  // namespace
 
 std::int64_t js_nearest_packed(std::int64_t clients, std::int64_t k) {
     return packed_size(clients, k);
@@ -135,5 +131,10 @@ void js_nearest_block(const Clients& clients, const Block& block, float* scratch
         block.client[row] = client;
     }
 }
+
+}  // namespace
+
+extern constexpr js_nearest::Kernels kJsNearestKernels{js_nearest_packed, js_nearest_pack,
+                                                       js_nearest_scratch, js_nearest_block};
 
 }  // namespace fedsyn::FEDSYN_ISA

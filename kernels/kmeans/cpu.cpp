@@ -234,8 +234,6 @@ void sum(const Rows& rows, const std::int32_t* members, std::int64_t count, std:
 
 }  // namespace
 
-Kernels kmeans_kernels() {
-    return {&pack, &see, &approach, &assign, &sum};
-}
+extern constexpr kmeans::Kernels kKmeansKernels{&pack, &see, &approach, &assign, &sum};
 
 }  // namespace fedsyn::FEDSYN_ISA

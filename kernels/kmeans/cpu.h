@@ -27,7 +27,7 @@ struct Arguments {
 // clients.
 std::int64_t cluster(const Arguments& arguments, int threads, Isa isa);
 
-// ---- Between cpu.cpp and dispatch.cpp ----------------------------------------------------------
+// ---- Between cpu.cpp and driver.cpp ------------------------------------------------------------
 
 // A client's rows that exist, in panels as kernels/common/gemm.h has them: kPanel rows as columns,
 // the last panel filled up with zeros. kPanel is a multiple of the tiles of all instruction sets.
@@ -71,3 +71,5 @@ struct Kernels {
 };
 
 }  // namespace fedsyn::kmeans
+
+FEDSYN_KERNELS(kmeans::Kernels, kKmeansKernels)

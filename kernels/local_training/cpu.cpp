@@ -69,8 +69,6 @@ void rmsprop(const Optimizer& by, std::int64_t, std::int64_t size, const float* 
 
 }  // namespace
 
-Update local_training_update(Rule rule) {
-    return rule == Rule::adam ? adam : rule == Rule::sgd ? sgd : rmsprop;
-}
+extern constexpr Kernels kLocalTrainingKernels{adam, sgd, rmsprop};
 
 }  // namespace fedsyn::FEDSYN_ISA

@@ -28,12 +28,6 @@ struct Optimizer {
     float eps;
 };
 
-// Parameters and moments of one client [size].
-struct Moments {
-    float* first;   // null where the rule has none
-    float* second;  // null where the rule has none
-};
-
 // Which rows each step of each client looks at: the first sizes[s, c] of index[s, c]; a step
 // without any is none.
 struct Plan {
@@ -44,14 +38,29 @@ struct Plan {
     std::int64_t batch;
 };
 
-// One instruction set's: step number `step`, from 1, of `size` parameters.
-using Update = void (*)(const Optimizer& optimizer, std::int64_t step, std::int64_t size,
-                        const float* gradient, float* params, const Moments& moments);
-
 // Trains from the network's parameters, which stay as they are: two towers of one output width.
 // trained [clients, parameters]; loss [clients], the mean over a client's steps. A client's results
 // depend neither on the number of threads nor on the other clients.
 void train(const mlp::Network& network, const float* features, const Plan& plan, float scale,
            const Optimizer& optimizer, float* trained, float* loss, int threads, Isa isa);
 
+// ---- Between cpu.cpp and driver.cpp ------------------------------------------------------------
+
+// Of one client's parameters [size].
+struct Moments {
+    float* first;   // null where the rule has none
+    float* second;  // null where the rule has none
+};
+
+// Step number `step`, from 1, of `size` parameters.
+using Update = void (*)(const Optimizer& optimizer, std::int64_t step, std::int64_t size,
+                        const float* gradient, float* params, const Moments& moments);
+
+// What every instruction set has.
+struct Kernels {
+    Update adam, sgd, rmsprop;
+};
+
 }  // namespace fedsyn::local_training
+
+FEDSYN_KERNELS(local_training::Kernels, kLocalTrainingKernels)

@@ -272,8 +272,6 @@ void backward(const Tower& tower, const Rows& all, const Gradients& to, std::int
 
 }  // namespace
 
-mlp::Kernels mlp_kernels() {
-    return {forward_scratch, backward_scratch, forward, backward};
-}
+extern constexpr mlp::Kernels kMlpKernels{forward_scratch, backward_scratch, forward, backward};
 
 }  // namespace fedsyn::FEDSYN_ISA

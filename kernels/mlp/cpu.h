@@ -101,3 +101,5 @@ void backward(const Network& network, const Batch& batch, const float* to_out, f
               float* to_params, int threads, Isa isa);
 
 }  // namespace fedsyn::mlp
+
+FEDSYN_KERNELS(mlp::Kernels, kMlpKernels)

@@ -246,15 +246,12 @@ Sums group(const Arguments& a, std::int64_t c, std::int64_t begin, std::int64_t 
     return {total.loss * client.weight, total.to_scale * client.weight};
 }
 
-}  // namespace
-
-std::int64_t prototype_nce_scratch(std::int64_t count, std::int64_t width) {
+std::int64_t scratch_size(std::int64_t count, std::int64_t width) {
     return Room::size(count, width, block_of(count));
 }
 
-// Groups [begin, end) of those of all clients, one client after the other.
-void prototype_nce(const Arguments& a, const Groups& groups, std::int64_t begin, std::int64_t end,
-                   float* scratch) {
+void run_groups(const Arguments& a, const Groups& groups, std::int64_t begin, std::int64_t end,
+                float* scratch) {
     const Block block = block_of(a.count);
     const Room room(scratch, a.count, a.width, block);
     Client client{};
@@ -271,5 +268,9 @@ void prototype_nce(const Arguments& a, const Groups& groups, std::int64_t begin,
         groups.to_scale[at] = sums.to_scale;
     }
 }
+
+}  // namespace
+
+extern constexpr prototype_nce::Kernels kPrototypeNceKernels{scratch_size, run_groups};
 
 }  // namespace fedsyn::FEDSYN_ISA

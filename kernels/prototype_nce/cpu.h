@@ -31,7 +31,7 @@ struct Arguments {
 // threads nor on the other clients.
 void forward(const Arguments& arguments, int threads, Isa isa);
 
-// ---- Between cpu.cpp and dispatch.cpp ----------------------------------------------------------
+// ---- Between cpu.cpp and driver.cpp ------------------------------------------------------------
 
 // Every client's rows in fixed groups, whatever the number of threads; each leaves partial sums.
 struct Groups {
@@ -42,4 +42,14 @@ struct Groups {
     float* to_prototypes;  // [clients, count, prototypes, width]
 };
 
+// What every instruction set has.
+struct Kernels {
+    std::int64_t (*scratch)(std::int64_t count, std::int64_t width);  // floats
+    // Groups [begin, end) of those of all clients, one client after the other.
+    void (*groups)(const Arguments&, const Groups&, std::int64_t begin, std::int64_t end,
+                   float* scratch);
+};
+
 }  // namespace fedsyn::prototype_nce
+
+FEDSYN_KERNELS(prototype_nce::Kernels, kPrototypeNceKernels)

@@ -178,8 +178,7 @@ void relevant(const Labels& labels, std::int64_t query, std::int64_t items, std:
 
 }  // namespace
 
-ranking::Kernels ranking_kernels() {
-    return {pack, score, above, tally, settle, buckets, before, relevant};
-}
+extern constexpr ranking::Kernels kRankingKernels{pack,   score,   above,  tally,
+                                                  settle, buckets, before, relevant};
 
 }  // namespace fedsyn::FEDSYN_ISA

@@ -40,7 +40,7 @@ void partner_rank(const Operands& operands, const std::int64_t* partner, bool ti
 void average_precision(const Operands& operands, const Labels& labels, std::int64_t top,
                        double* precision, int threads, Isa isa);
 
-// ---- Between cpu.cpp and dispatch.cpp ----------------------------------------------------------
+// ---- Between cpu.cpp and driver.cpp ------------------------------------------------------------
 
 // Items that are scored at a time: a multiple of the panels of all instruction sets, and of 64.
 inline constexpr std::int64_t kStrip = 512;
@@ -75,3 +75,5 @@ struct Kernels {
 };
 
 }  // namespace fedsyn::ranking
+
+FEDSYN_EXTENDED_KERNELS(ranking::Kernels, kRankingKernels, avx512popcount)

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedsyn.ops.backends import native
-
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = ("80", "90a", "100")
 nvcc = shutil.which("nvcc")
@@ -206,29 +204,32 @@ def test_the_workspace_holds_similarities_and_parts(library):
     assert workspace(4, 1000, 1024, 1024) == 4000 * (1024 + 2) * 4 + 4 * 4 + 4000
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_the_module_names_the_operator_that_could_not_be_launched(library):
-    with pytest.raises(RuntimeError, match=r"js_divergence could not be launched: .*CUDA error"):
-        native().js_divergence_cuda_float32(64, 64, 64, 1, 4, 0)
-    with pytest.raises(RuntimeError, match=r"kmeans_assign could not be launched: .*CUDA error"):
-        native().kmeans_assign_cuda_float32(64, 64, 0, 64, 64, 1, 1, 1, 1, 0)
-    with pytest.raises(RuntimeError, match=r"mask_multiply could not be launched: .*CUDA error"):
-        native().mask_multiply_cuda_bfloat16(64, 64, 0.2, 64, 1, 1, 0)
-    with pytest.raises(RuntimeError, match=r"prototype_nce could not be launched: .*CUDA error"):
-        native().prototype_nce_cuda_bfloat16(
-            *(64, 64, 64, 0, 1.0, 0, 64, 0, 0, 0, 64, 1, 1, 1, 1, 0)
-        )
+def test_the_module_names_the_operator_that_could_not_be_launched(check_refused):
+    prototypes = (64, 64, 64, 0, 1.0, 0, 64, 0, 0, 0, 64, 1, 1, 1, 1, 0)
+    calls = [
+        ("js_divergence_cuda_float32", (64, 64, 64, 1, 4, 0), "js_divergence"),
+        ("kmeans_assign_cuda_float32", (64, 64, 0, 64, 64, 1, 1, 1, 1, 0), "kmeans_assign"),
+        ("mask_multiply_cuda_bfloat16", (64, 64, 0.2, 64, 1, 1, 0), "mask_multiply"),
+        ("prototype_nce_cuda_bfloat16", prototypes, "prototype_nce"),
+    ]
+    check_refused(
+        [
+            (function, arguments, rf"{operator} could not be launched: .*CUDA error")
+            for function, arguments, operator in calls
+        ],
+        RuntimeError,
+    )
 
 
-@pytest.mark.parametrize(
-    ("function", "arguments", "message"),
-    [
-        ("kmeans_assign_cuda_float32", (0, 64, 0, 64, 64, 1, 1, 1, 1, 0), "an address is null"),
-        ("kmeans_update_cuda_float32", (64, 0, 64, 64, 64, 64, 1, 1, 0, 1, 0), "count is 0"),
-        ("gradient_penalty_rows_cuda_float32", (64, 64, 64, 0, 1, 0, 4, 0), "rows is 0"),
-        ("prototype_nce_cuda_workspace", (1, 1, 1, 0), "width is 0"),
-    ],
-)
-def test_the_module_refuses_what_the_kernels_cannot_take(library, function, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        getattr(native(), function)(*arguments)
+@pytest.mark.usefixtures("library")
+def test_the_module_refuses_what_the_kernels_cannot_take(check_refused):
+    check_refused(
+        [
+            ("kmeans_assign_cuda_float32", (0, 64, 0, 64, 64, 1, 1, 1, 1, 0), "an address is null"),
+            ("kmeans_update_cuda_float32", (64, 0, 64, 64, 64, 64, 1, 1, 0, 1, 0), "count is 0"),
+            ("gradient_penalty_rows_cuda_float32", (64, 64, 64, 0, 1, 0, 4, 0), "rows is 0"),
+            ("prototype_nce_cuda_workspace", (1, 1, 1, 0), "width is 0"),
+        ]
+    )

@@ -320,19 +320,15 @@ def test_refuses_with_one_sentence_that_names_what_was_passed(p, q, error, messa
 
 
 @needs_native
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_the_native_module_refuses_before_it_touches_memory(check_refused):
+    calls = [
         ((8, 8, 8, -1, 3), "rows is -1"),
         ((8, 8, 8, 1, 0), "k is 0"),
         ((0, 8, 8, 1, 3), "null"),
         ((8, 8, 8, 1, 3, 0), "threads is 0"),
         ((8, 8, 8, 1, 3, 1, "mmx"), "'mmx' is unknown"),
-    ],
-)
-def test_the_native_module_refuses_before_it_touches_memory(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        native().js_divergence_cpu_float32(*arguments)
+    ]
+    check_refused([("js_divergence_cpu_float32", *call) for call in calls])
 
 
 # ---- On a GPU ---------------------------------------------------------------------------------

@@ -555,9 +555,8 @@ def test_nearest_refuses_with_one_sentence(p, q, error, message):
 
 
 @needs_native
-@pytest.mark.parametrize(
-    ("sizes", "message"),
-    [
+def test_the_native_module_refuses_before_it_touches_memory(check_refused):
+    calls = [
         ((-1, 1, 1, 1, 1.0), "rows is -1"),
         ((1, 0, 1, 1, 1.0), "clients is 0"),
         ((1, 1, 0, 1, 1.0), "prototypes is 0"),
@@ -565,13 +564,12 @@ def test_nearest_refuses_with_one_sentence(p, q, error, message):
         ((1, 1, 1, 1, math.nan), "scale is not finite"),
         ((1, 1, 1, 1, 1.0, 0), "threads is 0"),
         ((1, 1, 1, 1, 1.0, 1, "mmx"), "'mmx' is unknown"),
-    ],
-)
-def test_the_native_module_refuses_before_it_touches_memory(sizes, message):
-    with pytest.raises(ValueError, match=message):
-        native().js_filter_cpu_float32(8, 8, 8, 8, 0, 8, 8, 8, *sizes)
-    with pytest.raises(ValueError, match="null"):
-        native().js_filter_cpu_float32(8, 0, 8, 8, 0, 8, 8, 8, 1, 1, 1, 1, 1.0)
+    ]
+    addresses = (8, 8, 8, 8, 0, 8, 8, 8)
+    check_refused(
+        [("js_filter_cpu_float32", addresses + sizes, message) for sizes, message in calls]
+        + [("js_filter_cpu_float32", (8, 0, 8, 8, 0, 8, 8, 8, 1, 1, 1, 1, 1.0), "null")]
+    )
 
 
 # ---- select_quota -----------------------------------------------------------------------------

@@ -368,6 +368,31 @@ def test_the_raw_operator_refuses_what_would_read_beyond_memory():
             operator(*arguments)
 
 
+@needs_native
+def test_the_native_module_refuses_before_it_touches_memory(check_refused):
+    changes = [
+        ({"clients": -1}, "clients is -1"),
+        ({"rows": -1}, "rows is -1"),
+        ({"rows": 2**31 - 1}, "rows and count are 2147483647 and 2"),
+        ({"width": 0}, "width is 0"),
+        ({"count": 0}, "count is 0"),
+        ({"trials": 0}, "trials is 0"),
+        ({"iterations": 0}, "iterations is 0"),
+        ({"x": 0}, "null"),
+        ({"draws": 0}, "null"),
+        ({"threads": 0}, "threads is 0"),
+        ({"isa": "mmx"}, "'mmx' is unknown"),
+    ]
+    arguments = {
+        **{"x": 8, "draws": 8, "valid": 0, "weight": 0, "centroids": 8, "assignment": 8},
+        **{"counts": 8, "clients": 1, "rows": 3, "width": 2, "count": 2, "trials": 1},
+        **{"iterations": 1, "spherical": False},
+    }
+    check_refused(
+        [("kmeans_cpu_float32", arguments | change, message) for change, message in changes]
+    )
+
+
 # ---- On a GPU -----------------------------------------------------------------------------------
 
 

@@ -198,6 +198,32 @@ def test_what_does_not_fit_is_named(operands, options, error, words):
         train_info_nce(*operands, **options)
 
 
+@needs_native
+def test_the_native_module_refuses_before_it_touches_memory(check_refused):
+    changes = [
+        ({"clients": -1}, "clients is -1"),
+        ({"steps": -1}, "steps is -1"),
+        ({"batch": -1}, "batch is -1"),
+        ({"widths": [3, 2, 3]}, "as many widths"),
+        ({"params": 0}, "null"),
+        ({"sizes": 0}, "null"),
+        ({"features": 0}, "null"),
+        ({"head": "cosine"}, "'cosine' is not"),
+        ({"rule": "lion"}, "'lion' is not"),
+        ({"numbers": [0.1]}, "six numbers"),
+        ({"threads": 0}, "threads is 0"),
+        ({"isa": "mmx"}, "'mmx' is unknown"),
+    ]
+    arguments = {
+        **{"params": 8, "features": 8, "index": 8, "sizes": 8, "trained": 8, "loss": 8},
+        **{"widths": [3, 2, 3, 2], "lengths": [2, 2], "clients": 1, "stride": 16, "steps": 1},
+        **{"batch": 2, "head": "unit", "scale": 1.0, "rule": "sgd", "numbers": [0.0] * 6},
+    }
+    check_refused(
+        [("train_info_nce_cpu_float32", arguments | change, message) for change, message in changes]
+    )
+
+
 def test_it_is_an_operator_like_the_others():
     operator = torch.ops.fedsyn.train_info_nce
     widths, lengths = [6, 9, 4, 5, 4], [3, 2]

@@ -376,18 +376,14 @@ def test_refuses_what_does_not_fit(name, x, p, target, scale, valid, error, mess
 
 
 @needs_native
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_the_native_module_refuses_before_it_touches_memory(check_refused):
+    calls = [
         ((8, 8, 8, 0, 1.0, 0, 8, 8, 8, 8, 1, 1, 0, 1), "count is 0"),
         ((8, 8, 8, 0, 1.0, 0, 8, 8, 8, 8, -1, 1, 1, 1), "clients is -1"),
         ((0, 8, 8, 0, 1.0, 0, 8, 8, 8, 8, 1, 1, 1, 1), "null"),
         ((8, 8, 8, 0, 1.0, 0, 8, 8, 8, 8, 1, 1, 1, 1, 1, "mmx"), "'mmx' is unknown"),
-    ],
-)
-def test_the_native_module_refuses_before_it_touches_memory(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        native().prototype_nce_cpu_float32(*arguments)
+    ]
+    check_refused([("prototype_nce_cpu_float32", *call) for call in calls])
 
 
 # ---- On a GPU -----------------------------------------------------------------------------------

@@ -398,9 +398,8 @@ def test_only_bits_are_packed():
 
 
 @needs_native
-@pytest.mark.parametrize(
-    ("sizes", "message"),
-    [
+def test_the_native_module_refuses_before_it_touches_memory(check_refused):
+    calls = [
         ((-1, 1, 1, 1), "queries is -1"),
         ((1, 0, 1, 1), "items is 0"),
         ((1, 2**31, 1, 1), "items is 2147483648"),
@@ -409,10 +408,8 @@ def test_only_bits_are_packed():
         ((1, 1, 1, 2), "items is 1, expected >= 2"),
         ((1, 1, 1, 1, 0), "threads is 0"),
         ((1, 1, 1, 1, 1, "mmx"), "'mmx' is unknown"),
-    ],
-)
-def test_the_native_module_refuses_before_it_touches_memory(sizes, message):
-    with pytest.raises(ValueError, match=message):
-        native().top_k_cpu_float32(8, 8, 8, 8, *sizes)
-    with pytest.raises(ValueError, match="null"):
-        native().top_k_cpu_int64(8, 0, 8, 8, 1, 1, 1, 1)
+    ]
+    check_refused(
+        [("top_k_cpu_float32", (8, 8, 8, 8, *sizes), message) for sizes, message in calls]
+        + [("top_k_cpu_int64", (8, 0, 8, 8, 1, 1, 1, 1), "null")]
+    )

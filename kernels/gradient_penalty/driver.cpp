@@ -1,24 +1,10 @@
-// Chooses the instruction set and shares clients, and chunks of long batches, out to threads.
+// Shares clients, and chunks of long batches, out to threads and adds their results up.
 #include <algorithm>
 #include <vector>
 
 #include "kernels/common/parallel.h"
 #include "kernels/common/scratch.h"
 #include "kernels/gradient_penalty/cpu.h"
-
-// What cpu.cpp defines in the namespace of every instruction set it is compiled for.
-#define FEDSYN_DECLARE(isa)                                                                       \
-    namespace fedsyn::isa {                                                                       \
-    std::int64_t critic_scratch(const gradient_penalty::Critic&, const gradient_penalty::Batch&); \
-    void critic_rows(const gradient_penalty::Critic&, const gradient_penalty::Batch&,             \
-                     std::int64_t, std::int64_t, std::int64_t, float, double*, float*, float*);   \
-    }
-FEDSYN_DECLARE(baseline)
-#ifdef FEDSYN_X86
-FEDSYN_DECLARE(avx2)
-FEDSYN_DECLARE(avx512)
-#endif
-#undef FEDSYN_DECLARE
 
 namespace fedsyn::gradient_penalty {
 namespace {
@@ -44,18 +30,7 @@ std::int64_t parameters(const Critic& critic, bool biases) {
 
 void critic_step(const Critic& critic, const Batch& batch, float weight, float* loss,
                  float* penalty, float* gradient, int threads, Isa isa) {
-    auto* rows_kernel = &baseline::critic_rows;
-    auto* scratch_size = &baseline::critic_scratch;
-#ifdef FEDSYN_X86
-    if (isa == Isa::avx2) {
-        rows_kernel = &avx2::critic_rows;
-        scratch_size = &avx2::critic_scratch;
-    }
-    if (isa == Isa::avx512) {
-        rows_kernel = &avx512::critic_rows;
-        scratch_size = &avx512::critic_scratch;
-    }
-#endif
+    const Kernels& kernels = kGradientPenaltyKernels[isa];
     const std::int64_t chunks = std::min(ceil_div(batch.rows, kChunkRows), kMostChunks);
     const std::int64_t tasks = batch.clients * chunks;
     const std::int64_t size = parameters(critic, batch.real != nullptr);
@@ -65,12 +40,12 @@ void critic_step(const Critic& critic, const Batch& batch, float weight, float* 
 
     const std::int64_t work = ceil_div(batch.rows, chunks) * size / 16;
     parallel_rows(tasks, work, threads, [&](std::int64_t begin, std::int64_t end) {
-        const Scratch scratch(scratch_size(critic, batch));
+        const Scratch scratch(kernels.scratch(critic, batch));
         for (std::int64_t task = begin; task < end; ++task) {
             const std::int64_t chunk = task % chunks;
-            rows_kernel(critic, batch, task / chunks, batch.rows * chunk / chunks,
-                        batch.rows * (chunk + 1) / chunks, weight, sums.data() + 2 * task,
-                        partial ? partial + task * size : nullptr, scratch.data());
+            kernels.rows(critic, batch, task / chunks, batch.rows * chunk / chunks,
+                         batch.rows * (chunk + 1) / chunks, weight, sums.data() + 2 * task,
+                         partial ? partial + task * size : nullptr, scratch.data());
         }
     });
     parallel_rows(batch.clients, chunks * size, threads, [&](std::int64_t begin, std::int64_t end) {

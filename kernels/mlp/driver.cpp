@@ -1,22 +1,10 @@
-// Chooses the instruction set and shares towers, and chunks of long batches, out to threads.
+// Shares towers, and chunks of long batches, out to threads and adds their gradients up.
 #include <algorithm>
 #include <vector>
 
 #include "kernels/common/parallel.h"
 #include "kernels/common/scratch.h"
 #include "kernels/mlp/cpu.h"
-
-// What cpu.cpp defines in the namespace of every instruction set it is compiled for.
-#define FEDSYN_DECLARE(isa)     \
-    namespace fedsyn::isa {     \
-    mlp::Kernels mlp_kernels(); \
-    }
-FEDSYN_DECLARE(baseline)
-#ifdef FEDSYN_X86
-FEDSYN_DECLARE(avx2)
-FEDSYN_DECLARE(avx512)
-#endif
-#undef FEDSYN_DECLARE
 
 namespace fedsyn::mlp {
 namespace {
@@ -29,15 +17,6 @@ constexpr std::int64_t kMostGradients = 8;  // each has memory of its own
 
 // Fewest multiplications worth a thread: about seventy microseconds of a core.
 constexpr std::int64_t kThreadGrain = std::int64_t{1} << 23;
-
-Kernels kernels_of(Isa isa) {
-#ifdef FEDSYN_X86
-    if (isa == Isa::avx512) return avx512::mlp_kernels();
-    if (isa == Isa::avx2) return avx2::mlp_kernels();
-#endif
-    (void)isa;
-    return baseline::mlp_kernels();
-}
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
     return (a + b - 1) / b;
@@ -125,7 +104,7 @@ class Workers {
 
 void forward(const Network& network, const Batch& batch, int threads, Isa isa) {
     if (batch.clients == 0 || batch.rows == 0) return;
-    const Kernels kernels = kernels_of(isa);
+    const Kernels& kernels = kMlpKernels[isa];
     const Towers towers(network);
     const std::int64_t chunks = ceil_div(batch.rows, kChunkRows);
     const std::int64_t tasks = batch.clients * towers.size() * chunks;
@@ -147,7 +126,7 @@ void backward(const Network& network, const Batch& batch, const float* to_out, f
     const std::int64_t size = towers.params();
     if (batch.rows == 0 && to_params) std::fill_n(to_params, batch.clients * size, 0.0f);
     if (batch.clients == 0 || batch.rows == 0 || !(to_x || to_params)) return;
-    const Kernels kernels = kernels_of(isa);
+    const Kernels& kernels = kMlpKernels[isa];
     const std::int64_t chunks = to_params
                                     ? std::min(ceil_div(batch.rows, kGradientRows), kMostGradients)
                                     : ceil_div(batch.rows, kChunkRows);

@@ -1,16 +1,10 @@
-// Chooses the instruction set and shares blocks of rows out to threads.
+// Gathers the prototypes that exist and shares blocks of rows out to threads.
 #include <algorithm>
 #include <vector>
 
 #include "kernels/common/blocks.h"
 #include "kernels/js_filter/blocks.h"
 #include "kernels/js_filter/cpu.h"
-
-FEDSYN_JS_FILTER_BLOCKS(baseline)
-#ifdef FEDSYN_X86
-FEDSYN_JS_FILTER_BLOCKS(avx2)
-FEDSYN_JS_FILTER_BLOCKS(avx512)
-#endif
 
 namespace fedsyn::js_filter {
 namespace {
@@ -61,18 +55,7 @@ class Existing {
 
 void filter(const Problem& problem, float* divergence, std::int64_t* client,
             std::int64_t* assignment, int threads, Isa isa) {
-    auto* scratch_size = &baseline::js_filter_scratch;
-    auto* kernel = &baseline::js_filter_block;
-#ifdef FEDSYN_X86
-    if (isa == Isa::avx2) {
-        scratch_size = &avx2::js_filter_scratch;
-        kernel = &avx2::js_filter_block;
-    }
-    if (isa == Isa::avx512) {
-        scratch_size = &avx512::js_filter_scratch;
-        kernel = &avx512::js_filter_block;
-    }
-#endif
+    const Kernels& kernels = kJsFilterKernels[isa];
     const Existing existing(problem);
     const std::vector<Client>& clients = existing.clients();
     const auto count = static_cast<std::int64_t>(clients.size());
@@ -84,13 +67,13 @@ void filter(const Problem& problem, float* divergence, std::int64_t* client,
     const std::int64_t width = problem.width;
     const std::int64_t at_once = block_rows(problem.rows, 2 * width + count);
     each_block(problem.rows, at_once, total * (width + 16), threads,
-               scratch_size(at_once, count, most, width),
+               kernels.scratch(at_once, count, most, width),
                [&](std::int64_t first, std::int64_t rows, float* scratch) {
                    const Block block{
                        problem.x + first * width, problem.y + first * width,
                        divergence + first,        client == nullptr ? nullptr : client + first,
                        assignment + first,        rows};
-                   kernel(clients.data(), count, width, problem.scale, block, scratch);
+                   kernels.block(clients.data(), count, width, problem.scale, block, scratch);
                });
 }
 

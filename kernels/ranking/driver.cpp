@@ -1,5 +1,5 @@
-// Chooses the instruction set, shares queries out to threads, and has what is done to the few
-// scores that matter.
+// Passes the gallery by the queries, which are shared out to threads, and has what is done to the
+// few scores that matter.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -11,33 +11,10 @@
 #include "kernels/common/scratch.h"
 #include "kernels/ranking/cpu.h"
 
-// What cpu.cpp defines in the namespace of every instruction set it is compiled for.
-#define FEDSYN_DECLARE(isa)             \
-    namespace fedsyn::isa {             \
-    ranking::Kernels ranking_kernels(); \
-    }
-FEDSYN_DECLARE(baseline)
-#ifdef FEDSYN_X86
-FEDSYN_DECLARE(avx2)
-FEDSYN_DECLARE(avx512)
-FEDSYN_DECLARE(avx512popcount)
-#endif
-#undef FEDSYN_DECLARE
-
 namespace fedsyn::ranking {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-Kernels kernels_of(Isa isa) {
-#ifdef FEDSYN_X86
-    if (isa == Isa::avx512 && has_popcount()) return avx512popcount::ranking_kernels();
-    if (isa == Isa::avx512) return avx512::ranking_kernels();
-    if (isa == Isa::avx2) return avx2::ranking_kernels();
-#endif
-    (void)isa;
-    return baseline::ranking_kernels();
-}
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
     return (a + b - 1) / b;
@@ -177,7 +154,7 @@ class Best {
 
 void top_k(const Operands& o, std::int64_t k, float* score, std::int64_t* index, int threads,
            Isa isa) {
-    const Kernels kernels = kernels_of(isa);
+    const Kernels& kernels = kRankingKernels[isa];
     const std::int64_t capacity = std::min(k + std::max<std::int64_t>(k, 64), o.items);
     std::vector<Candidate> room(o.queries * capacity);
     std::vector<Best> best;
@@ -212,7 +189,7 @@ void top_k(const Operands& o, std::int64_t k, float* score, std::int64_t* index,
 
 void partner_rank(const Operands& o, const std::int64_t* partner, bool tied_behind,
                   std::int64_t* rank, int threads, Isa isa) {
-    const Kernels kernels = kernels_of(isa);
+    const Kernels& kernels = kRankingKernels[isa];
     // By the same kernel as all scores, so that a partner ties with itself.
     std::vector<float> own(o.queries);
     const Scratch strip(kStrip * o.width);
@@ -400,7 +377,7 @@ class Ranker {
 
 void average_precision(const Operands& o, const Labels& labels, std::int64_t top, double* precision,
                        int threads, Isa isa) {
-    const Kernels kernels = kernels_of(isa);
+    const Kernels& kernels = kRankingKernels[isa];
     const std::int64_t rows = std::clamp<std::int64_t>(kRowFloats / (o.items * threads), 1,
                                                        std::min(kRows, tile_rows(o, threads)));
     Team team(team_size(o, rows, threads));

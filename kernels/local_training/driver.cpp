@@ -1,4 +1,4 @@
-// Chooses the instruction set and shares clients out to threads.
+// Takes each client through its steps; clients are shared out to threads.
 #include <algorithm>
 #include <vector>
 
@@ -7,28 +7,12 @@
 #include "kernels/info_nce/cpu.h"
 #include "kernels/local_training/cpu.h"
 
-// What cpu.cpp defines in the namespace of every instruction set it is compiled for.
-#define FEDSYN_DECLARE(isa)                                             \
-    namespace fedsyn::isa {                                             \
-    local_training::Update local_training_update(local_training::Rule); \
-    }
-FEDSYN_DECLARE(baseline)
-#ifdef FEDSYN_X86
-FEDSYN_DECLARE(avx2)
-FEDSYN_DECLARE(avx512)
-#endif
-#undef FEDSYN_DECLARE
-
 namespace fedsyn::local_training {
 namespace {
 
 Update update_of(Rule rule, Isa isa) {
-#ifdef FEDSYN_X86
-    if (isa == Isa::avx512) return avx512::local_training_update(rule);
-    if (isa == Isa::avx2) return avx2::local_training_update(rule);
-#endif
-    (void)isa;
-    return baseline::local_training_update(rule);
+    const Kernels& kernels = kLocalTrainingKernels[isa];
+    return rule == Rule::adam ? kernels.adam : rule == Rule::sgd ? kernels.sgd : kernels.rmsprop;
 }
 
 struct Sizes {

@@ -1,5 +1,5 @@
-// Chooses the instruction set, shares clients or blocks of rows out to threads, and has what takes
-// no time: draws, means, empty clusters.
+// Seeds and iterates: what takes time is in cpu.cpp; draws, means and empty clusters are here.
+// Clients or blocks of rows are shared out to threads.
 #include <algorithm>
 #include <atomic>
 #include <bit>
@@ -13,18 +13,6 @@
 #include "kernels/common/scratch.h"
 #include "kernels/kmeans/cpu.h"
 
-// What cpu.cpp defines in the namespace of every instruction set it is compiled for.
-#define FEDSYN_DECLARE(isa)           \
-    namespace fedsyn::isa {           \
-    kmeans::Kernels kmeans_kernels(); \
-    }
-FEDSYN_DECLARE(baseline)
-#ifdef FEDSYN_X86
-FEDSYN_DECLARE(avx2)
-FEDSYN_DECLARE(avx512)
-#endif
-#undef FEDSYN_DECLARE
-
 namespace fedsyn::kmeans {
 namespace {
 
@@ -34,15 +22,6 @@ constexpr std::uint32_t kLeadingBits = 0xffff0000;
 constexpr double kTie = 1e-9;       // of what the worst draw leaves
 constexpr double kNothing = 1e-12;  // of the squared distances to the mean
 constexpr double kTiny = 1e-12;     // least norm that is divided by
-
-Kernels kernels_of(Isa isa) {
-#ifdef FEDSYN_X86
-    if (isa == Isa::avx512) return avx512::kmeans_kernels();
-    if (isa == Isa::avx2) return avx2::kmeans_kernels();
-#endif
-    (void)isa;
-    return baseline::kmeans_kernels();
-}
 
 // By eight sums side by side: fast, and the same for every instruction set.
 template <class T>
@@ -395,7 +374,7 @@ constexpr std::int64_t kStepGrain = std::int64_t{1} << 23;
 }  // namespace
 
 std::int64_t cluster(const Arguments& a, int threads, Isa isa) {
-    const Kernels kernels = kernels_of(isa);
+    const Kernels& kernels = kKmeansKernels[isa];
     std::vector<char> refused(a.clients, 0);
     const std::int64_t step = a.rows * a.width * a.count;
     const auto most = [&](std::int64_t worthwhile) {

@@ -1,24 +1,10 @@
-// Chooses the instruction set, shares the groups of rows out to threads and adds their results up.
+// Shares the groups of rows out to threads and adds their results up.
 #include <algorithm>
 #include <vector>
 
 #include "kernels/common/parallel.h"
 #include "kernels/common/scratch.h"
 #include "kernels/prototype_nce/cpu.h"
-
-// What cpu.cpp defines in the namespace of every instruction set it is compiled for.
-#define FEDSYN_DECLARE(isa)                                                           \
-    namespace fedsyn::isa {                                                           \
-    std::int64_t prototype_nce_scratch(std::int64_t, std::int64_t);                   \
-    void prototype_nce(const prototype_nce::Arguments&, const prototype_nce::Groups&, \
-                       std::int64_t, std::int64_t, float*);                           \
-    }
-FEDSYN_DECLARE(baseline)
-#ifdef FEDSYN_X86
-FEDSYN_DECLARE(avx2)
-FEDSYN_DECLARE(avx512)
-#endif
-#undef FEDSYN_DECLARE
 
 namespace fedsyn::prototype_nce {
 namespace {
@@ -33,18 +19,7 @@ constexpr std::int64_t kProductsPerElement = 16;  // as fast as one element of p
 }  // namespace
 
 void forward(const Arguments& a, int threads, Isa isa) {
-    auto* kernel = &baseline::prototype_nce;
-    auto* scratch_size = &baseline::prototype_nce_scratch;
-#ifdef FEDSYN_X86
-    if (isa == Isa::avx2) {
-        kernel = &avx2::prototype_nce;
-        scratch_size = &avx2::prototype_nce_scratch;
-    }
-    if (isa == Isa::avx512) {
-        kernel = &avx512::prototype_nce;
-        scratch_size = &avx512::prototype_nce_scratch;
-    }
-#endif
+    const Kernels& kernels = kPrototypeNceKernels[isa];
     const std::int64_t rows = std::max(kLeastRows, (a.rows + kMostGroups - 1) / kMostGroups);
     const std::int64_t count = std::max<std::int64_t>(1, (a.rows + rows - 1) / rows);
     const std::int64_t all = a.clients * count;
@@ -58,8 +33,8 @@ void forward(const Arguments& a, int threads, Isa isa) {
     const std::int64_t products = std::min(rows, a.rows) * size * 3;
     parallel_rows(all, products / kProductsPerElement, threads,
                   [&](std::int64_t begin, std::int64_t end) {
-                      const Scratch scratch(scratch_size(a.count, a.width));
-                      kernel(a, groups, begin, end, scratch.data());
+                      const Scratch scratch(kernels.scratch(a.count, a.width));
+                      kernels.groups(a, groups, begin, end, scratch.data());
                   });
 
     for (std::int64_t c = 0; c < a.clients; ++c) {

@@ -1,26 +1,13 @@
-// Chooses the instruction set, lays out the rows and shares the blocks out to threads.
+// Lays out the rows, shares the blocks out to threads and puts their results together.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "kernels/common/parallel.h"
 #include "kernels/common/scratch.h"
 #include "kernels/info_nce/blocks.h"
 #include "kernels/info_nce/cpu.h"
-
-// What cpu.cpp defines in the namespace of every instruction set it is compiled for.
-#define FEDSYN_DECLARE(isa)                                   \
-    namespace fedsyn::isa {                                   \
-    extern const info_nce::Blocks<float> kInfoNce;            \
-    extern const info_nce::Blocks<Bfloat16> kInfoNceBfloat16; \
-    }
-FEDSYN_DECLARE(baseline)
-#ifdef FEDSYN_X86
-FEDSYN_DECLARE(avx2)
-FEDSYN_DECLARE(avx512)
-FEDSYN_DECLARE(avx512bf16)
-#endif
-#undef FEDSYN_DECLARE
 
 namespace fedsyn::info_nce {
 namespace {
@@ -35,25 +22,12 @@ constexpr std::int64_t kLayoutRows = 512;
 constexpr std::int64_t kFinishedRows = 16;
 
 template <class T>
-const Blocks<T>& blocks_of(Isa isa);
-
-template <>
-const Blocks<float>& blocks_of<float>(Isa isa) {
-#ifdef FEDSYN_X86
-    if (isa == Isa::avx2) return avx2::kInfoNce;
-    if (isa == Isa::avx512) return avx512::kInfoNce;
-#endif
-    return baseline::kInfoNce;
-}
-
-template <>
-const Blocks<Bfloat16>& blocks_of<Bfloat16>(Isa isa) {
-#ifdef FEDSYN_X86
-    if (isa == Isa::avx2) return avx2::kInfoNceBfloat16;
-    if (isa == Isa::avx512 && has_bfloat16()) return avx512bf16::kInfoNceBfloat16;
-    if (isa == Isa::avx512) return avx512::kInfoNceBfloat16;
-#endif
-    return baseline::kInfoNceBfloat16;
+const Kernels<T>& kernels_of(Isa isa) {
+    if constexpr (std::is_same_v<T, float>) {
+        return kInfoNceKernels[isa];
+    } else {
+        return kInfoNceBfloat16Kernels[isa];
+    }
 }
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
@@ -81,14 +55,14 @@ std::vector<Scratch> per_thread(const Team& team, std::int64_t floats) {
 template <class T>
 class Client {
   public:
-    Client(const Problem<T>& problem, std::int64_t client, const Blocks<T>& blocks, Team& team)
+    Client(const Problem<T>& problem, std::int64_t client, const Kernels<T>& kernels, Team& team)
         : padded_(ceil_div(problem.width, kStep<T>) * kStep<T>),
           index_(kept(problem, client)),
           m_(problem.valid ? static_cast<std::int64_t>(index_.size()) : problem.m),
           n_(problem.valid ? m_ : problem.n),
           x_(elements<T>(gathered(problem.width) ? m_ * padded_ : 0)),
           y_(elements<T>(gathered(problem.width) ? n_ * padded_ : 0)),
-          packed_(elements<Step<T>>(blocks.packed_size(n_, padded_))),
+          packed_(elements<Step<T>>(kernels.packed_size(n_, padded_))),
           x_steps_(steps(m_)),
           y_steps_(steps(n_)) {
         const T* x = problem.x + client * problem.m * problem.width;
@@ -118,9 +92,9 @@ class Client {
             const std::int64_t first = (of_x ? task : task - own) * kLayoutRows;
             const std::int64_t last = std::min(of_x ? m_ : n_, first + kLayoutRows);
             const T* rows = of_x ? x : y;
-            squares[task] = blocks.largest_square(rows + first * padded_, last - first, padded_);
-            blocks.interleave(rows, padded_, first, last, as<Step<T>>(of_x ? x_steps_ : y_steps_));
-            if (!of_x) blocks.pack(rows, padded_, first, last, as<Step<T>>(packed_));
+            squares[task] = kernels.largest_square(rows + first * padded_, last - first, padded_);
+            kernels.interleave(rows, padded_, first, last, as<Step<T>>(of_x ? x_steps_ : y_steps_));
+            if (!of_x) kernels.pack(rows, padded_, first, last, as<Step<T>>(packed_));
         });
         const auto largest = [&](std::int64_t first, std::int64_t last) {
             float most = 0;
@@ -184,9 +158,9 @@ Range share(std::int64_t group, std::int64_t groups, std::int64_t blocks, std::i
 }
 
 template <class T>
-void forward_client(const Problem<T>& problem, std::int64_t client, const Blocks<T>& blocks,
+void forward_client(const Problem<T>& problem, std::int64_t client, const Kernels<T>& kernels,
                     float* rows, float* columns, float* loss, Team& team) {
-    const Client<T> of(problem, client, blocks, team);
+    const Client<T> of(problem, client, kernels, team);
     const Dense<T>& at = of.dense;
     if (problem.valid) {
         std::fill_n(rows, problem.m, 0.0f);
@@ -200,21 +174,21 @@ void forward_client(const Problem<T>& problem, std::int64_t client, const Blocks
     const Scratch column_max(groups * at.n), column_sum(groups * at.n), both(at.m + at.n);
     float* const dense_rows = both.data();
     float* const dense_columns = both.data() + at.m;
-    const std::vector<Scratch> scratch = per_thread(team, blocks.scratch);
+    const std::vector<Scratch> scratch = per_thread(team, kernels.scratch);
     team.each(groups, [&](std::int64_t group, int thread) {
         const Range range = share(group, groups, row_blocks, kBlockRows, at.m);
-        blocks.forward(at, range.first, range.last, dense_rows, column_max.data() + group * at.n,
-                       column_sum.data() + group * at.n, scratch[thread].data());
+        kernels.forward(at, range.first, range.last, dense_rows, column_max.data() + group * at.n,
+                        column_sum.data() + group * at.n, scratch[thread].data());
     });
     team.each(ceil_div(at.n, kLayoutRows), [&](std::int64_t task, int) {
         const std::int64_t first = task * kLayoutRows;
-        blocks.merge(column_max.data(), column_sum.data(), groups, at.n, first,
-                     std::min(at.n, first + kLayoutRows), dense_columns);
+        kernels.merge(column_max.data(), column_sum.data(), groups, at.n, first,
+                      std::min(at.n, first + kLayoutRows), dense_columns);
     });
     for (std::int64_t i = 0; i < at.m; ++i) rows[of.source(i)] = dense_rows[i];
     for (std::int64_t j = 0; j < at.n; ++j) columns[of.source(j)] = dense_columns[j];
     if (!loss) return;
-    double total = -blocks.positives(at, 0, at.m);
+    double total = -kernels.positives(at, 0, at.m);
     for (std::int64_t i = 0; i < at.m; ++i) {
         total += 0.5 * (static_cast<double>(dense_rows[i]) + dense_columns[i]);
     }
@@ -222,11 +196,11 @@ void forward_client(const Problem<T>& problem, std::int64_t client, const Blocks
 }
 
 template <class T>
-void backward_client(const Problem<T>& problem, std::int64_t client, const Blocks<T>& blocks,
+void backward_client(const Problem<T>& problem, std::int64_t client, const Kernels<T>& kernels,
                      float grad, const float* rows, const float* columns, T* dx, T* dy,
                      float* dscale, Team& team) {
     const std::int64_t width = problem.width;
-    const Client<T> of(problem, client, blocks, team);
+    const Client<T> of(problem, client, kernels, team);
     const Dense<T>& at = of.dense;
     if (problem.valid || at.m == 0 || at.n == 0) {
         std::fill_n(dx, problem.m * width, T{});
@@ -239,7 +213,7 @@ void backward_client(const Problem<T>& problem, std::int64_t client, const Block
     for (std::int64_t i = 0; i < at.m; ++i) lse.data()[i] = rows[of.source(i)];
     for (std::int64_t j = 0; j < at.n; ++j) lse.data()[at.m + j] = columns[of.source(j)];
     const float weight = 0.5f * grad / static_cast<float>(at.m);
-    blocks.weigh(lse.data(), at.m + at.n, weight, at.shifted, weighed.data());
+    kernels.weigh(lse.data(), at.m + at.n, weight, at.shifted, weighed.data());
     const Weights weights{weighed.data(), weighed.data() + at.m, weight};
 
     const std::int64_t column_blocks = ceil_div(at.n, kBlockColumns);
@@ -247,32 +221,32 @@ void backward_client(const Problem<T>& problem, std::int64_t client, const Block
     const std::int64_t part = kBlockRows * at.width;
     const Scratch dx_parts(groups * part), dy_sums(at.n * at.width);
     std::vector<double> products(ceil_div(at.m, kBlockRows) * kBlockRows, 0.0);
-    const std::vector<Scratch> scratch = per_thread(team, blocks.scratch);
+    const std::vector<Scratch> scratch = per_thread(team, kernels.scratch);
     for (std::int64_t row = 0; row < at.m; row += kBlockRows) {
         const std::int64_t height = std::min(kBlockRows, at.m - row);
         team.each(groups, [&](std::int64_t group, int thread) {
             const Range range = share(group, groups, column_blocks, kBlockColumns, at.n);
             for (std::int64_t j = range.first; j < range.last; j += kBlockColumns) {
-                blocks.backward(at, weights, row, height, j,
-                                std::min(kBlockColumns, range.last - j),
-                                dx_parts.data() + group * part, j > range.first, dy_sums.data(),
-                                row > 0, scratch[thread].data());
+                kernels.backward(at, weights, row, height, j,
+                                 std::min(kBlockColumns, range.last - j),
+                                 dx_parts.data() + group * part, j > range.first, dy_sums.data(),
+                                 row > 0, scratch[thread].data());
             }
         });
         team.each(ceil_div(height, kFinishedRows), [&](std::int64_t task, int) {
             const std::int64_t last = std::min(height, (task + 1) * kFinishedRows);
             for (std::int64_t i = task * kFinishedRows; i < last; ++i) {
                 products[row + i] =
-                    blocks.finish(dx_parts.data() + i * at.width, groups, part, width, at.scale,
-                                  at.x + (row + i) * at.width, dx + of.source(row + i) * width);
+                    kernels.finish(dx_parts.data() + i * at.width, groups, part, width, at.scale,
+                                   at.x + (row + i) * at.width, dx + of.source(row + i) * width);
             }
         });
     }
     team.each(ceil_div(at.n, kLayoutRows), [&](std::int64_t task, int) {
         const std::int64_t last = std::min(at.n, (task + 1) * kLayoutRows);
         for (std::int64_t j = task * kLayoutRows; j < last; ++j) {
-            blocks.finish(dy_sums.data() + j * at.width, 1, 0, width, at.scale,
-                          static_cast<const T*>(nullptr), dy + of.source(j) * width);
+            kernels.finish(dy_sums.data() + j * at.width, 1, 0, width, at.scale,
+                           static_cast<const T*>(nullptr), dy + of.source(j) * width);
         }
     });
     double total = 0;
@@ -302,9 +276,9 @@ void each_client(const Problem<T>& problem, int threads, Body body) {
 template <class T>
 void forward(const Problem<T>& problem, float* rows, float* columns, float* loss, int threads,
              Isa isa) {
-    const Blocks<T>& blocks = blocks_of<T>(isa);
+    const Kernels<T>& kernels = kernels_of<T>(isa);
     each_client(problem, threads, [&](std::int64_t client, Team& team) {
-        forward_client(problem, client, blocks, rows + client * problem.m,
+        forward_client(problem, client, kernels, rows + client * problem.m,
                        columns + client * problem.n, loss ? loss + client : nullptr, team);
     });
 }
@@ -312,9 +286,9 @@ void forward(const Problem<T>& problem, float* rows, float* columns, float* loss
 template <class T>
 void backward(const Problem<T>& problem, const float* grad, const float* rows, const float* columns,
               T* dx, T* dy, float* dscale, int threads, Isa isa) {
-    const Blocks<T>& blocks = blocks_of<T>(isa);
+    const Kernels<T>& kernels = kernels_of<T>(isa);
     each_client(problem, threads, [&](std::int64_t client, Team& team) {
-        backward_client(problem, client, blocks, grad[client], rows + client * problem.m,
+        backward_client(problem, client, kernels, grad[client], rows + client * problem.m,
                         columns + client * problem.n, dx + client * problem.m * problem.width,
                         dy + client * problem.n * problem.width, dscale + client, team);
     });
