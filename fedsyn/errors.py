@@ -13,5 +13,9 @@ class DataError(FedsynError):
     """A data file is missing, malformed, or holds what cannot be trained on."""
 
 
+class UnsafeDataError(DataError):
+    """An array that would harm whoever reads it: it is not passed over like an unreadable one."""
+
+
 class RunError(FedsynError):
     """A run directory cannot be written, resumed or read."""

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,21 +11,44 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from fedsyn import config
 from fedsyn import cli
 from fedsyn.federation.runner import run
 from fedsyn.ops import backends
 
+PATIENCE = 1800  # seconds for tests that compile kernels or start processes
 
+# Other machines, and this one while it is busy, are slower than any deadline.
+settings.register_profile("default", deadline=None)
+# The same examples every time: what is refused was broken by the change at hand.
+settings.register_profile(
+    "ci",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.hookimpl(trylast=True)  # after Hypothesis has marked its own
 def pytest_collection_modifyitems(items):
-    """Skip the tests that need a GPU where there is none."""
-    if "cuda" in backends():
-        return
+    """Skip the tests that need a GPU where there is none, and say how long the others may take."""
     absent = pytest.mark.skip(reason="no NVIDIA GPU, or the CUDA kernels were not built")
+    without_gpu = "cuda" not in backends()
     for item in items:
-        if "gpu" in item.keywords:
+        if without_gpu and "gpu" in item.keywords:
             item.add_marker(absent)
+        if item.get_closest_marker("timeout"):
+            continue
+        if any(map(item.get_closest_marker, ("slow", "flower", "gpu"))):
+            item.add_marker(pytest.mark.timeout(PATIENCE))
+        elif item.get_closest_marker("hypothesis"):
+            # Hypothesis takes the failure for one of its example and tries that again, without an
+            # end; the other method ends the session, after it has said where it was.
+            item.add_marker(pytest.mark.timeout(method="thread"))
 
 
 @pytest.fixture(autouse=True)

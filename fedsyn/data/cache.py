@@ -42,13 +42,18 @@ def key(kind: str, content: np.ndarray, **parameters: object) -> str:
     return f"{kind}-{digest.hexdigest()}"
 
 
-def cached(directory: Path | None, name: str, compute: Callable[[], Arrays]) -> Arrays:
-    """The arrays of entry ``name``, from disk where they are there and whole, else computed."""
+def cached(
+    directory: Path | None,
+    name: str,
+    compute: Callable[[], Arrays],
+    valid: Callable[[Arrays], bool] = lambda found: True,
+) -> Arrays:
+    """The arrays of entry ``name``, from disk where they are whole and ``valid``, else computed."""
     if directory is None:
         return compute()
     path = directory / f"{name}.npz"
     found = _read(path)
-    if found is not None:
+    if found is not None and valid(found):
         return found
     arrays = compute()
     with contextlib.suppress(OSError):

@@ -16,12 +16,20 @@ from typing import Any
 
 import numpy as np
 
+from fedsyn.data import sparse
 from fedsyn.data.official import official
-from fedsyn.errors import DataError
+from fedsyn.errors import DataError, UnsafeDataError
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MATLAB_HEADER = b"MATLAB 7.3 MAT-file"
+SPARSE = "MATLAB_sparse"  # an attribute of the group that is a sparse matrix: its number of rows
+MAYBE_SPARSE = "sparse", "logical"  # classes that SciPy gives to sparse matrices
 ZIP_HEADER = struct.Struct("<26xHH")  # lengths of name and extra field in a local file header
+# What the libraries raise on damaged files.
+DAMAGE = (
+    OSError, ValueError, KeyError, EOFError, TypeError, IndexError, NotImplementedError,
+    RuntimeError, struct.error, zipfile.BadZipFile, zlib.error, csv.Error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,10 +90,7 @@ def _damage_reported(path: Path) -> Iterator[None]:
         raise
     except PermissionError:
         raise DataError(f"data file {str(path)!r} may not be read") from None
-    except (
-        OSError, ValueError, KeyError, EOFError, TypeError, IndexError, NotImplementedError,
-        RuntimeError, struct.error, zipfile.BadZipFile, zlib.error, csv.Error,
-    ) as error:  # fmt: skip
+    except DAMAGE as error:
         detail = str(error).partition("\n")[0]
         raise DataError(
             f"data file {str(path)!r} is damaged or not a {path.suffix} file: {detail}"
@@ -154,25 +159,49 @@ def _mat(path: Path) -> dict[str, Stored]:
         return _hdf5(path, matlab=True)
     from scipy.io import loadmat, whosmat
     from scipy.io.matlab import MatReadError
+    from scipy.sparse import issparse
 
-    def reader(name: str) -> Callable[[], np.ndarray]:
-        return lambda: _from_matlab(loadmat(path, variable_names=[name])[name])
+    def reader(name: str, axes: tuple[int, ...], kind: str) -> Callable[[], np.ndarray]:
+        where = _where(path, name)
+
+        def read() -> np.ndarray:
+            try:
+                value = loadmat(path, variable_names=[name])[name]
+            except (*DAMAGE, MatReadError, OverflowError, MemoryError) as error:
+                if kind not in MAYBE_SPARSE:
+                    raise
+                sparse.check_size(where, axes, itemsize=1)
+                raise _unreadable(where, str(error)) from error
+            if issparse(value):
+                sparse.check_size(where, axes, itemsize=1)  # these, too, a file can forge
+                value = sparse.dense(where, value)
+            return _from_matlab(value)
+
+        return read
 
     def stored(name: str, axes: tuple[int, ...], kind: str) -> Stored:
         shape = _without_unit_axes(axes)
-        return Stored(kind, shape, len(shape) == 1 or kind in ("char", "cell"), reader(name))
+        column = len(shape) == 1 or kind in ("char", "cell")
+        return Stored(kind, shape, column, reader(name, axes, kind))
 
     try:
         return {name: stored(name, axes, kind) for name, axes, kind in whosmat(path)}
-    except MatReadError as error:
+    except (MatReadError, OverflowError) as error:  # the latter of infinite axes in version 4
         raise ValueError(str(error)) from None
 
 
-def _from_matlab(value: Any) -> np.ndarray:
-    """MATLAB has no vectors and no string arrays: drop unit axes, open cells, densify."""
-    from scipy.sparse import issparse
+def _where(path: Path, name: str) -> str:
+    return f"array {name!r} of {str(path)!r}"
 
-    array = value.toarray() if issparse(value) else np.asarray(value)
+
+def _unreadable(where: str, why: str) -> UnsafeDataError:
+    detail = why.partition("\n")[0]
+    return UnsafeDataError(f"{where} cannot be read: {detail}")
+
+
+def _from_matlab(value: Any) -> np.ndarray:
+    """MATLAB has no vectors and no string arrays: drop unit axes, open cells."""
+    array = np.asarray(value)
     array = array.reshape(_without_unit_axes(array.shape))
     if array.dtype != object:
         return array
@@ -201,7 +230,11 @@ def _hdf5(path: Path, matlab: bool) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
 
     def visit(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset) and not name.startswith("#"):
+        if name.startswith("#") or (matlab and SPARSE in node.parent.attrs):
+            return
+        if matlab and SPARSE in node.attrs and isinstance(node, h5py.Group):
+            found[name] = _hdf5_sparse(path, name, node)
+        elif isinstance(node, h5py.Dataset):
             found[name] = _hdf5_array(path, name, node, matlab)
 
     with h5py.File(path, "r") as file:
@@ -254,6 +287,72 @@ def _matlab_values(file: Any, node: Any) -> np.ndarray:
     else:
         values = np.asarray(node[()]).T
     return values.reshape(_without_unit_axes(values.shape))
+
+
+def _hdf5_sparse(path: Path, name: str, node: Any) -> Stored:
+    """MATLAB's sparse matrices: a group of pointers ``jc``, row numbers ``ir`` and ``data``."""
+    import h5py
+
+    where = _where(path, name)
+
+    def read() -> np.ndarray:
+        with h5py.File(path, "r") as file:
+            try:
+                return _matlab_sparse(where, file[name])
+            except DataError:
+                raise
+            except (*DAMAGE, OverflowError, MemoryError) as error:
+                raise _unreadable(where, str(error)) from error
+
+    rows, pointers = _sparse_rows(node), _sparse_part(node, "jc")
+    if rows is None or pointers is None:
+        shape: tuple[int, ...] = ()  # reading it says why
+    else:
+        shape = _without_unit_axes((rows, pointers.size - 1))
+    return Stored("sparse", shape, len(shape) == 1, read)
+
+
+def _matlab_sparse(where: str, group: Any) -> np.ndarray:
+    from scipy.sparse import csc_array
+
+    rows, pointers = _sparse_rows(group), _sparse_part(group, "jc")
+    if rows is None:
+        raise _unreadable(where, "its number of rows is no whole number")
+    if pointers is None or pointers.size == 0:
+        raise _unreadable(where, "it has no 'jc'")
+    shape = rows, pointers.size - 1
+    # Without any values MATLAB leaves these two out.
+    indices, values = (_sparse_part(group, part) for part in ("ir", "data"))
+    parts = [part for part in (pointers, indices, values) if part is not None]
+    itemsize = 8 if values is None else values.dtype.itemsize
+    # Before anything is read: a part can be declared at any length and take no space in the file.
+    sparse.check_size(where, shape, itemsize, beside=sum(part.nbytes for part in parts))
+    if values is not None and values.dtype.kind not in "fiub":
+        raise DataError(f"{where} is a sparse matrix of {values.dtype}; expected real numbers")
+    jc = pointers[()].ravel()
+    ir = np.empty(0, np.int64) if indices is None else indices[()].ravel()
+    data = np.empty(0) if values is None else values[()].ravel()
+    sparse.check(where, shape, sparse.compressed_fault(shape[1], rows, jc, ir, data))
+    jc, ir = jc.astype(np.int64), ir.astype(np.int64)
+    dense = sparse.dense(where, csc_array((data, ir, jc), shape=shape))
+    return dense.reshape(_without_unit_axes(shape))
+
+
+def _sparse_rows(group: Any) -> int | None:
+    rows = np.asarray(group.attrs[SPARSE])
+    return int(rows.item()) if rows.size == 1 and rows.dtype.kind in "iu" else None
+
+
+def _sparse_part(group: Any, name: str) -> Any:
+    """A data set that lies in this group and nowhere else; None where there is no such."""
+    import h5py
+
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        return None
+    part = group[name]
+    if not isinstance(part, h5py.Dataset) or part.external is not None or part.is_virtual:
+        return None
+    return part
 
 
 def _matlab_strings(node: Any) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fedsyn.data.formats import Stored, arrays
-from fedsyn.errors import DataError
+from fedsyn.errors import DataError, UnsafeDataError
 
 CHUNK = 1 << 24  # values at a time
 EXAMPLE = 60  # characters
@@ -31,7 +31,7 @@ def inspect(path: Path | str) -> list[ArraySummary]:
     Raises
     ------
     DataError
-        If the file is missing, of an unknown kind or damaged.
+        If the file is missing, of an unknown kind or damaged, or an array is unsafe to read.
     """
     path = Path(path).expanduser()
     return [_summary(name, stored) for name, stored in arrays(path).items()]
@@ -40,6 +40,8 @@ def inspect(path: Path | str) -> list[ArraySummary]:
 def _summary(name: str, stored: Stored) -> ArraySummary:
     try:
         values = stored.read()
+    except UnsafeDataError:
+        raise
     except DataError as error:
         return ArraySummary(name, stored.dtype, stored.shape, None, None, 0, str(error))
     first = values.ravel()[:1] if values.ndim < 2 else values[:1].ravel()

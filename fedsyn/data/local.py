@@ -16,6 +16,7 @@ from fedsyn.data.questions import ask
 from fedsyn.data.readers import read
 from fedsyn.data.settings import DataConfig, DataSettings
 from fedsyn.data.silos import ELSEWHERE, NOTHING, Silo, silo, single_modality
+from fedsyn.data.sparse import compressed_fault
 from fedsyn.errors import ConfigError, DataError
 from fedsyn.streams import numpy_generator
 
@@ -348,7 +349,16 @@ def _cached_counts(strings: np.ndarray, config: DataConfig) -> Descriptors:
         fresh = hashed_counts(strings, config.buckets)
         return {"data": fresh.data, "indices": fresh.indices, "indptr": fresh.indptr}
 
-    name = cache.key("text", strings, version=VERSION, buckets=config.buckets)
-    found = cache.cached(cache.folder(config.cache), name, compute)
     shape = (len(strings), config.buckets)
+
+    def valid(found: cache.Arrays) -> bool:
+        # A cache is a file like others: SciPy would write to wherever these indices point.
+        if not {"data", "indices", "indptr"} <= found.keys():
+            return False
+        data, indices, pointers = found["data"], found["indices"], found["indptr"]
+        fault = compressed_fault(*shape, pointers, indices, data)
+        return fault is None and data.dtype.kind in "fiu"
+
+    name = cache.key("text", strings, version=VERSION, buckets=config.buckets)
+    found = cache.cached(cache.folder(config.cache), name, compute, valid)
     return csr_array((found["data"], found["indices"], found["indptr"]), shape=shape)

@@ -302,7 +302,7 @@ def derive(modality: Modality, total: Payload, standardize: bool) -> Payload:
     Raises
     ------
     DataError
-        If no client has a row.
+        If no client has a row, or the moments are not finite.
     """
     name = modality.name
     own = {key: total[f"{name}.{key}"] for key in ("count", "sum", "second")}
@@ -310,6 +310,8 @@ def derive(modality: Modality, total: Payload, standardize: bool) -> Payload:
         raise DataError(f"no client has a training {name}, so there is nothing to fit")
     if modality.form == "features":
         projection = scaling(own, standardize)
+    elif not torch.isfinite(own["second"]).all():
+        raise DataError(f"the second moments of the training {name}s are not finite numbers")
     else:
         projection = components(own, modality.features, modality.form == "pixels", standardize)
     size = {"image.size": torch.tensor(modality.size)} if modality.form == "pixels" else {}
@@ -353,19 +355,54 @@ def components(total: Payload, dim: int, centred: bool, standardize: bool) -> Pa
     width = len(mean)
     matrix = np.zeros((width, width))
     matrix[np.triu_indices(width)] = total["second"].numpy() / count
+    moment = np.trace(matrix)
     if centred:
         matrix -= np.outer(mean, mean)
-    # All directions at once: several times faster here than LAPACK's routines for a subset.
-    spectrum, basis = torch.linalg.eigh(torch.from_numpy(matrix), UPLO="U")
-    values = spectrum.numpy()[: -dim - 1 : -1]
-    vectors = _signed(basis.numpy()[:, : -dim - 1 : -1])
+    spectrum, basis = _eigen(matrix)
+    values = spectrum[: -dim - 1 : -1]
+    vectors = _signed(basis[:, : -dim - 1 : -1])
     shift = mean @ vectors
     variance = values if centred else values - shift**2
+    # Where all rows are alike, even the largest is rounding and no measure of the others.
+    largest = values.max()
+    reference = largest if largest > CONSTANT * moment else moment
     return {
         "components": torch.from_numpy(vectors),
         "offset": torch.from_numpy(shift if centred or standardize else np.zeros(dim)),
-        "scale": _scale(variance, values.max(), standardize),
+        "scale": _scale(variance, reference, standardize),
     }
+
+
+def _eigen(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending eigenvalues [F] and vectors [F, F] of a symmetric matrix, by its upper triangle."""
+    try:
+        # All directions at once: several times faster here than LAPACK's routines for a subset.
+        spectrum, basis = torch.linalg.eigh(torch.from_numpy(matrix), UPLO="U")
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        return _eigen_of_singular(matrix)
+    return spectrum.numpy(), basis.numpy()
+
+
+def _eigen_of_singular(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same where LAPACK's divide and conquer gives up, as it does on some singular matrices.
+
+    Most are so for rows and columns of zeros, buckets that no text has: these are eigenvectors as
+    they are. The rest goes through QR iteration, which is slower and converges.
+    """
+    from scipy.linalg import eigh
+
+    whole = np.triu(matrix) + np.triu(matrix, 1).T
+    used = whole.any(axis=1)
+    unused = np.flatnonzero(~used)
+    values, vectors = np.zeros(len(whole)), np.zeros_like(whole)
+    vectors[unused, np.arange(len(unused))] = 1.0
+    if used.any():
+        # What is left of the columns, which lie behind those of the unused rows.
+        values[len(unused) :], vectors[used, len(unused) :] = eigh(
+            whole[np.ix_(used, used)], driver="ev"
+        )
+    ascending = np.argsort(values, kind="stable")  # rounding makes some zeros negative
+    return values[ascending], vectors[:, ascending]
 
 
 def scaling(total: Payload, standardize: bool) -> Payload:

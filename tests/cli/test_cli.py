@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from fedsyn import config
 from fedsyn import cli
@@ -51,6 +52,20 @@ def test_run_ends_with_a_table_and_a_report(fedsyn, pairs, tmp_path):
     assert code == 0 and err == ""
     assert "mAP" in out and "report.html" in out
     assert (tmp_path / "run/report.html").stat().st_size > 10_000
+
+
+def test_a_run_on_few_distinct_captions(fedsyn, tmp_path, monkeypatch):
+    five = ["滩在滩沙水海", "车黑的上睡色骑人", "狗果上子场个睡男", "海车果场买", "人水里自两耍在"]
+    image = np.random.default_rng(0).normal(size=(60, 5))
+    np.savez(tmp_path / "few.npz", image=image, text=np.array(five * 12), label=np.arange(60) % 5)
+
+    def gives_up(*arguments, **keys):  # as it does on some machines, with some numbers of threads
+        raise torch.linalg.LinAlgError("linalg.eigh: The algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", gives_up)
+    overrides = [f"data.path={tmp_path / 'few.npz'}", "data.cache=", *SMALL]
+    code, out, err = fedsyn("run", *overrides, "--out", tmp_path / "run", "--json")
+    assert (code, err) == (0, "") and json.loads(out)["rounds"] == 2
 
 
 def test_run_json_is_the_summary_and_nothing_else(fedsyn, pairs, tmp_path):

@@ -10,9 +10,15 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from fedsyn.data.features import hashed_counts, hog
 from fedsyn.data.preprocessing import (
     Modality,
+    components,
+    derive,
+    derive_idf,
     fit,
+    frequencies,
+    moments,
     payload_bytes,
     project,
+    tfidf,
     transform_image,
     transform_text,
 )
@@ -32,6 +38,28 @@ MODALITIES = {
     "features": Modality("image", "features", FEATURES, DIM),
     "pixels": Modality("image", "pixels", DESCRIPTORS, DIM, (16, 16, 1)),
     "strings": Modality("text", "strings", COUNTS, DIM),
+}
+
+
+# Twelve times each, divide and conquer gave up on them (one thread, an AMD EPYC).
+CHINESE = [
+    "滩在滩沙水海",
+    "车黑的上睡色骑人海车自只玩子",
+    "狗果上子场个睡男",
+    "海车果场买",
+    "人水里自两耍在",
+]
+TEXTS = Modality("text", "strings", hashed_counts(CHINESE * 12, 1024), 128)
+IDF = derive_idf(frequencies(TEXTS, [np.arange(60)]))["text.idf"]
+SINGULAR = {
+    "texts": tfidf(TEXTS.descriptors, IDF).toarray(),
+    "zero columns": np.pad(DESCRIPTORS, ((0, 0), (3, 4))),
+    "constant columns": np.concatenate([DESCRIPTORS, np.full((ROWS, 3), 7.0)], axis=1),
+    "repeated columns": np.concatenate([DESCRIPTORS, DESCRIPTORS], axis=1),
+    "one distinct row": np.repeat(DESCRIPTORS[:1], ROWS, axis=0),
+    "fewer rows than columns": DESCRIPTORS[:4],
+    "zeros": np.zeros((ROWS, 9)),
+    "regular": DESCRIPTORS,
 }
 
 
@@ -110,6 +138,68 @@ def test_directions_beyond_the_rank_are_switched_off():
     modality = Modality("image", "pixels", DESCRIPTORS, 9, (16, 16, 1))
     derived = fit(modality, [TRAIN[:4]], True).preprocessing
     assert (derived["image.scale"] > 0).tolist() == [True] * 3 + [False] * 6
+
+
+def gives_up(*arguments, **keys):
+    raise torch.linalg.LinAlgError("linalg.eigh: The algorithm failed to converge")
+
+
+def sums(x: np.ndarray) -> dict[str, torch.Tensor]:
+    second = (x.T @ x)[np.triu_indices(x.shape[1])]
+    values = {"count": float(len(x)), "sum": x.sum(axis=0), "second": second}
+    return {key: torch.as_tensor(value, dtype=torch.float64) for key, value in values.items()}
+
+
+@pytest.mark.parametrize("converges", [True, False])
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("rows", SINGULAR)
+def test_singular_moments_have_directions(monkeypatch, rows, centred, converges):
+    x = SINGULAR[rows].astype(np.float64)
+    if not converges:
+        monkeypatch.setattr(torch.linalg, "eigh", gives_up)
+    dim = min(x.shape[1], 128)  # more than most of them have
+    found = {key: value.numpy() for key, value in components(sums(x), dim, centred, True).items()}
+
+    vectors, offset, scale = found["components"], found["offset"], found["scale"]
+    assert np.allclose(vectors.T @ vectors, np.eye(dim), rtol=0, atol=1e-12)
+    # Of the rows themselves, not of their moments: the singular values.
+    exact = np.linalg.svd(x - centred * x.mean(axis=0), compute_uv=False) ** 2 / len(x)
+    exact = np.pad(exact, (0, max(0, dim - len(exact))))[:dim]
+    projected = x @ vectors
+    about = projected - centred * projected.mean(axis=0)
+    assert np.allclose((about**2).mean(axis=0), exact, rtol=1e-9, atol=1e-12 * max(1, exact[0]))
+    assert np.allclose(offset, projected.mean(axis=0), rtol=1e-9, atol=1e-9)
+    variance = projected.var(axis=0)
+    varies = variance > 1e-9 * max(exact[0], 1e-9)
+    assert np.array_equal(scale > 0, varies)
+    assert np.allclose(scale[varies], variance[varies] ** -0.5, rtol=1e-6)
+
+
+def test_both_ways_to_directions_agree(monkeypatch):
+    one = components(sums(DESCRIPTORS.astype(float)), DIM, True, True)
+    monkeypatch.setattr(torch.linalg, "eigh", gives_up)
+    other = components(sums(DESCRIPTORS.astype(float)), DIM, True, True)
+    for key in one:
+        assert torch.allclose(one[key], other[key], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("distinct", [1, 5])
+def test_few_distinct_texts_are_fitted(distinct):
+    counts = hashed_counts([CHINESE[row % distinct] for row in range(60)], 1024)
+    modality = Modality("text", "strings", counts, 128)
+    derived = fit(modality, [np.arange(30), np.arange(30, 60)], True).preprocessing
+    x = project("text", counts, derived)
+    assert x.shape == (60, 128) and torch.isfinite(x).all()
+    assert len(x.unique(dim=0)) == distinct  # the same of the same, and nothing else
+    assert torch.linalg.matrix_rank(x) == distinct - 1  # around their mean
+
+
+def test_moments_that_are_no_numbers_are_refused():
+    modality = MODALITIES["strings"]
+    total = moments(modality, [TRAIN], derive_idf(frequencies(modality, [TRAIN])))
+    total["text.second"][3] = torch.nan
+    with pytest.raises(DataError, match="second moments of the training texts are not finite"):
+        derive(modality, total, True)
 
 
 def test_a_single_training_row_is_no_accident():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.timeout(900)  # hundreds of tests, interpreted
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is absent")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is the interpreter")
 def test_the_kernels_are_right_in_the_interpreter():
