@@ -102,12 +102,12 @@ $(CLIP)/installed: $(VENV)/installed
 # less than two hours on two cores; interrupted, it goes on. `make evidence ARGS=--quick` tries all of
 # it and keeps nothing.
 evidence: $(VENV)/installed
-	PYTHONPATH=bench $(BIN)/python -m evidence $(ARGS)
+	PYTHONPATH=bench $(BIN)/python -m studies.evidence $(ARGS)
 
 # The related methods, each in its own task, against baselines and ablations (docs/related-methods.md),
 # in less than three hours on two cores; interrupted, it goes on. `ARGS=--quick` keeps nothing.
 evidence-related: $(VENV)/installed
-	PYTHONPATH=bench $(BIN)/python -m related $(ARGS)
+	PYTHONPATH=bench $(BIN)/python -m studies.related $(ARGS)
 
 clean:
 	rm -rf $(VENV) build

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+
 from machine import facts
 from memory import peak_mib
 

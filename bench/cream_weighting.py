@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import facts
-from memory import peak_mib
 from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from fedsyn import ops, streams
 from fedsyn.engine import records
+from machine import facts
+from memory import peak_mib
 
 WIDTH, SCALE, CHECKED, LIMIT_MIB = 256, 1.0, 512, 1024
 BOTH, ALONE = (4096, 8192), (50_000,)

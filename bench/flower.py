@@ -15,7 +15,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from machine import facts
 from rich.console import Console
 from rich.table import Table
 
@@ -23,6 +22,7 @@ from fedsyn import config as configuration
 from fedsyn.engine import records
 from fedsyn.engine.flower import processes, project, runs
 from fedsyn.engine.runner import Silent, run
+from machine import facts
 
 RESULTS = Path(__file__).parent / "results" / "flower.json"
 PORT = 23_480

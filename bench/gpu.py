@@ -19,8 +19,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from machine import facts
-from peers import submodule
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -28,6 +26,8 @@ from torch.nn.functional import cross_entropy, leaky_relu, normalize
 
 from fedsyn import ops
 from fedsyn.ops.js_divergence import js_divergence_reference
+from machine import facts
+from peers import submodule
 
 Call = Callable[[], tuple[Tensor, ...]]
 SLOPE = 0.2

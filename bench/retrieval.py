@@ -16,10 +16,7 @@ from typing import Any
 
 import faiss
 import torch
-from machine import facts
-from memory import peak_mib
 from rich.console import Console
-from sorting import sorted_average_precision
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -27,6 +24,9 @@ from fedsyn.engine import records
 from fedsyn.metrics.retrieval import PairSet, evaluate_between
 from fedsyn.ops import average_precision, pack_bits, top_k
 from fedsyn.ops.ranking import precision_of_hits, shares_label
+from machine import facts
+from memory import peak_mib
+from sorting import sorted_average_precision
 
 QUERIES, ITEMS, WIDTH, CLASSES, DEPTH = 10_000, 1_000_000, 64, 100, 50
 SETS, FEW, CHECKED = 24, 200, 200

@@ -5,10 +5,10 @@ Run with ``pytest bench/test_info_nce.py``; on as many threads as PyTorch takes.
 
 import pytest
 import torch
-from peers import submodule
 from torch.nn.functional import cross_entropy, normalize
 
 from fedsyn.ops import backend, backends, info_nce
+from peers import submodule
 
 SCALE = 14.0
 # Batches of ten clients; of one large client; of a server. The last is for the kernel alone.

@@ -6,11 +6,11 @@ many more queries and items. Every contender must find the kernel's ranking.
 
 import pytest
 import torch
-from sorting import sorted_average_precision
 from torch.nn.functional import normalize
 
 from fedsyn.ops import average_precision, backend, backends, pack_bits, top_k
 from fedsyn.ops.ranking import rows_of
+from sorting import sorted_average_precision
 
 QUERIES, ITEMS, WIDTH, CLASSES, DEPTH = 500, 100_000, 64, 100, 50
 CHUNK = 8  # queries of which PyTorch stores all scores: the fastest of 8 to 256

@@ -18,11 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from machine import facts
 from rich.console import Console
 from rich.table import Table
 
 from fedsyn.engine import records
+from machine import facts
 from simulator import arithmetic, plot
 from simulator.measure import (
     SYSTEMS,

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from machine import facts
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress import TimeElapsedColumn as Passed
 from rich.progress import TimeRemainingColumn as Left
 
 from fedsyn.errors import FedsynError
-from trials import runs
-from trials.arithmetic import Row
-from trials.runs import Cell
+from machine import facts
+from studies.trials import runs
+from studies.trials.arithmetic import Row
+from studies.trials.runs import Cell
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 RESULTS, DOCS = ROOT / "bench" / "results", ROOT / "docs"
 console = Console(stderr=True)
 C = TypeVar("C", bound=Cell)

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fedsyn.report import tables
-from trials.arithmetic import Row
+from studies.trials.arithmetic import Row
 
 
 def render(template: Path, **values: Any) -> str:

@@ -7,13 +7,13 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from trials.arithmetic import Row
 
 from fedsyn.metrics.headline import SCORES
 from fedsyn.report import plots
 from fedsyn.report.plots import COLOURS, INK
-from related.arithmetic import by_task
-from related.studies import Study
+from studies.related.arithmetic import by_task
+from studies.related.studies import Study
+from studies.trials.arithmetic import Row
 
 WIDTH = 7.4  # inches
 

@@ -1,6 +1,6 @@
 """How near generated pairs are to real ones while an adversarial generator is trained.
 
-    python bench/fidelity.py [--data DIR] [--steps 500]
+    PYTHONPATH=bench .venv/bin/python -m studies.fidelity [--data DIR] [--steps 500]
 
 Trains every client's WGAN-GP from its closed-form Gaussian (step 0), without a federation around
 it, and measures every hundred steps the energy distance (Székely & Rizzo 2013) between its pairs,
@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from evidence.studies import sources
-from machine import facts
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -35,6 +33,9 @@ from fedsyn.engine import records
 from fedsyn.engine.federation import Federation, federation
 from fedsyn.models.generator import Generator, directions
 from fedsyn.synthesis import generators
+from machine import facts
+from studies.evidence.studies import DATA
+from studies.trials.command import available
 
 HERE = Path(__file__).parent
 FEWEST, DRAWN, EVERY = 30, 1000, 100
@@ -52,15 +53,15 @@ RECIPES = {
 def main() -> None:
     """Measure, write and show."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=HERE.parents[2] / "shared" / "data")
     parser.add_argument("--steps", type=int, default=500)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for name, overrides in sources(arguments.data).items():
+    for name, overrides in available(DATA, arguments.data).items():
         for recipe, changes in RECIPES.items():
             rows += measure(name, recipe, [*overrides, *changes], arguments.steps)
-    records.write_json(HERE / "results" / "fidelity.json", {**facts(), "rows": rows})
+    records.write_json(HERE.parent / "results" / "fidelity.json", {**facts(), "rows": rows})
     show(rows)
 
 

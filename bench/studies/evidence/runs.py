@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trials.runs import key, row_of
-
-from evidence.studies import Study
 from fedsyn import config
 from fedsyn.engine import compare
 from fedsyn.engine.compare import Job
+from studies.evidence.studies import Study
+from studies.trials.runs import key, row_of
 
 
 @dataclass(frozen=True)

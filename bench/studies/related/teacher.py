@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from trials.runs import key
-
 from fedsyn import config
 from fedsyn.engine import compare
 from fedsyn.engine.compare import Job
-from related import rows
+from studies.related import rows
+from studies.trials.runs import key
 
 # Colours it never sees; 5 % of its rows are set aside, since a run needs some to test.
 SETTINGS = (

@@ -1,6 +1,6 @@
 """Synthetic pairs streamed through the server's filter: time and memory against their number.
 
-    python bench/candidates.py
+    PYTHONPATH=bench .venv/bin/python -m studies.candidates
 
 A hundred clients' generators (default sizes, 128 + 128 features) are sampled, scored and filtered,
 and the pairs of one fine-tuning are drawn from what is left. Writes
@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import facts
-from memory import peak_mib
 from rich.console import Console
 
 from fedsyn import ops, streams
@@ -25,6 +23,8 @@ from fedsyn.engine import records
 from fedsyn.models.retrieval import build
 from fedsyn.synthesis import generators
 from fedsyn.synthesis.server import Library, synthesise
+from machine import facts
+from memory import peak_mib
 
 CLIENTS, PAIRS, STACK, THREADS = 100, 320, 8, 2
 NUMBERS = (100_000, 1_000_000, 10_000_000)
@@ -40,7 +40,7 @@ def main() -> None:
     with ops.threads(THREADS):
         rows = [measure(net, model, library, number) for number in NUMBERS]
     result = {**facts(), "clients": CLIENTS, "stack": STACK, "threads": THREADS, "rows": rows}
-    records.write_json(Path(__file__).parent / "results" / "candidates.json", result)
+    records.write_json(Path(__file__).parents[1] / "results" / "candidates.json", result)
     Console().print_json(json.dumps(result))
 
 

@@ -1,7 +1,7 @@
 """Whether synthesis helps: every study, its rows in a file, and the page that shows them.
 
     make evidence                                             # everything
-    PYTHONPATH=bench .venv/bin/python -m evidence --help      # parts of it
+    PYTHONPATH=bench .venv/bin/python -m studies.evidence --help      # parts of it
 
 Runs lie in ``runs/evidence``, so whatever is interrupted goes on where it stopped. The rows of a
 study are written to ``bench/results/evidence.json`` when it is done, and the page
@@ -16,12 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trials import command
-
-from evidence import arithmetic, page, picture, studies
-from evidence.runs import Cell, cells
 from fedsyn.engine import records
 from fedsyn.engine.compare import Job
+from studies.evidence import arithmetic, page, picture, studies
+from studies.evidence.runs import Cell, cells
+from studies.trials import command
 
 QUICK = (
     *("run.rounds=2", "synthesis.steps=2", "synthesis.critic_warmup=2"),

@@ -6,15 +6,15 @@ from statistics import fmean, stdev
 
 import numpy as np
 import pytest
-from related import __main__ as command
-from related import figures, page, rows, runs, studies, teacher
-from related.arithmetic import verdicts
-from related.studies import Case, Claim, Contender, Study, above
 
 from fedsyn import config
 from fedsyn.data.glyphs import glyphs
 from fedsyn.metrics.headline import SCORES
 from fedsyn.teachers import dual_encoder
+from studies.related import __main__ as command
+from studies.related import figures, page, rows, runs, studies, teacher
+from studies.related.arithmetic import verdicts
+from studies.related.studies import Case, Claim, Contender, Study, above
 
 
 def row(contender, values, *, case="small", task="vqa", study="trial", **others):

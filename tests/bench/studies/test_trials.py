@@ -3,10 +3,10 @@
 import math
 
 import pytest
-from trials import command, page, runs
-from trials.arithmetic import interval, paired, signed
 
 from fedsyn import config
+from studies.trials import command, page, runs
+from studies.trials.arithmetic import interval, paired, signed
 
 
 def test_the_interval_is_students():

@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trials.runs import key, row_of
-
 from fedsyn import config
 from fedsyn.engine.compare import Job
 from fedsyn.engine.federation import method_of
 from fedsyn.errors import ConfigError
-from related.studies import Study
+from studies.related.studies import Study
+from studies.trials.runs import key, row_of
 
 Failure = dict[str, str]
 

@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trials.arithmetic import CONFIDENCE, Row, signed
-from trials.page import hours, measured, render, several, table
-
-from evidence import figures, studies
-from evidence.arithmetic import NOISE, change
 from fedsyn import config
 from fedsyn.report import tables
+from studies.evidence import figures, studies
+from studies.evidence.arithmetic import NOISE, change
+from studies.trials.arithmetic import CONFIDENCE, Row, signed
+from studies.trials.page import hours, measured, render, several, table
 
 ABSENT = tables.ABSENT
 MODES = ("off", "on", "oracle")

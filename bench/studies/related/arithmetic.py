@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from trials.arithmetic import Row, interval, paired
-
 from fedsyn.metrics.headline import SCORES
-from related.studies import Claim, Study
+from studies.related.studies import Claim, Study
+from studies.trials.arithmetic import Row, interval, paired
 
 
 def verdicts(rows: Sequence[Row], studies: Sequence[Study]) -> list[dict[str, Any]]:

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trials.arithmetic import CONFIDENCE, Row, signed
-from trials.page import hours, measured, render, several, table
-
 from fedsyn.metrics.headline import SCORES
 from fedsyn.report import tables
-from related import figures
-from related.arithmetic import by_task
-from related.studies import STUDIES, Study
+from studies.related import figures
+from studies.related.arithmetic import by_task
+from studies.related.studies import STUDIES, Study
+from studies.trials.arithmetic import CONFIDENCE, Row, signed
+from studies.trials.page import hours, measured, render, several, table
 
 VERDICTS = {True: "holds", False: "**does not hold**", None: "not judged"}
 

@@ -1,6 +1,6 @@
 """The main job as a newcomer meets it: how long it takes, and that it repeats itself.
 
-    python bench/main_job.py
+    PYTHONPATH=bench .venv/bin/python -m studies.main_job
 
 Runs the default configuration (FedAvg with synthesis on glyphs) in fresh processes: once for
 time, again for byte-equality of ``metrics.jsonl`` (but for times), and with other values of
@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import facts
 from rich.console import Console
 
 from fedsyn.engine import records
+from machine import facts
 
 STACKS = (1, 3, 10)
 
@@ -43,7 +43,7 @@ def main() -> None:
             if name != "stack 10"
         },
     }
-    records.write_json(Path(__file__).parent / "results" / "main_job.json", result)
+    records.write_json(Path(__file__).parents[1] / "results" / "main_job.json", result)
     Console().print_json(json.dumps(result))
 
 

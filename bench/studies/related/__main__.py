@@ -2,7 +2,7 @@
 
     make evidence-related                                    # everything
     make evidence-related ARGS=--tuning                      # to choose settings by
-    PYTHONPATH=bench .venv/bin/python -m related --help      # parts of it
+    PYTHONPATH=bench .venv/bin/python -m studies.related --help      # parts of it
 
 Runs lie in ``runs/related``, so whatever is interrupted goes on where it stopped. The rows of a
 study are written to ``bench/results/related.json`` when it is done, and the page
@@ -16,12 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trials import command
-
 from fedsyn.engine import records
-from related import arithmetic, page, rows, teacher
-from related.runs import Cell, Failure, cells
-from related.studies import DATA, STUDIES, Study
+from studies.related import arithmetic, page, rows, teacher
+from studies.related.runs import Cell, Failure, cells
+from studies.related.studies import DATA, STUDIES, Study
+from studies.trials import command
 
 QUICK = ("run.rounds=2", "run.evaluate_every=1")
 

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
-from trials.arithmetic import Row, interval, paired, signed
-
-from evidence import studies
 from fedsyn.engine.compare import gap_closed
+from studies.evidence import studies
+from studies.trials.arithmetic import Row, interval, paired, signed
 
 NOISE = 2.0  # standard deviations that a gap must exceed to be one
 CLOSED_PLAIN, CLOSED_EACH, SMALL = 0.9, 0.6, 0.5  # targets

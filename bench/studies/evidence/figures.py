@@ -7,12 +7,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from trials.arithmetic import CONFIDENCE, Row
 
-from evidence import studies
 from fedsyn.report import plots
 from fedsyn.report.plots import COLOURS, INK, LINE, MODE_COLOURS, MUTED, SYNTHESIS, UNLABELLED
 from fedsyn.report.tables import ABSENT
+from studies.evidence import studies
+from studies.trials.arithmetic import CONFIDENCE, Row
 
 WIDTH = 7.4  # inches: 8 points of text remain readable where the picture is 800 pixels wide
 # Told apart by lightness too, for those who do not see the hues.

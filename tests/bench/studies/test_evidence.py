@@ -3,9 +3,10 @@
 from statistics import fmean, stdev
 
 import pytest
-from evidence import arithmetic, page, runs, studies
-from evidence.arithmetic import change, relate, summary
-from trials.runs import mixed
+
+from studies.evidence import arithmetic, page, runs, studies
+from studies.evidence.arithmetic import change, relate, summary
+from studies.trials.runs import mixed
 
 
 def row(synthesis, runs, *, study="baselines", data="glyphs", alpha=0.1, setting="default",
