@@ -57,10 +57,10 @@ lint: $(VENV)/installed
 cuda-check: $(VENV)/installed
 	$(BIN)/python -m pytest -q tests/kernels/test_cuda_compile.py tests/kernels/test_triton_compile.py
 
-# Every operator against its peers: a table of ratios and peak memory, and JSON.
+# Every operator against its peers: a table of ratios and peak memory, and a result file.
 bench: $(VENV)/peers
-	$(BIN)/python -m pytest -q bench --benchmark-quiet --benchmark-json=bench/results/operators.json
-	$(BIN)/python bench/table.py bench/results/operators.json
+	$(BIN)/python -m pytest -q bench --benchmark-quiet --results=bench/results/operators.jsonl
+	$(BIN)/python bench/table.py bench/results/operators.jsonl
 
 # Without their dependencies, which would bring another torch.
 $(VENV)/peers: $(VENV)/installed

@@ -1,4 +1,4 @@
-"""The operators on a GPU against their peers and their ceilings: one table on stdout, and JSON.
+"""The operators on a GPU against their peers and their ceilings: a table, and a result file.
 
 Times are medians of CUDA events; before every call a buffer larger than the cache is overwritten,
 so that operands come from memory. Every contender is checked against float64 before it is timed.
@@ -10,7 +10,6 @@ No figure of this file has been measured yet; `bench/gpu.sh` builds, tests and r
 
 import argparse
 import functools
-import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -24,10 +23,12 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import cross_entropy, leaky_relu, normalize
 
+import results
 from fedsyn import ops
 from fedsyn.ops.js_divergence import js_divergence_reference
 from machine import facts
 from peers import submodule
+from results import Row
 
 Call = Callable[[], tuple[Tensor, ...]]
 SLOPE = 0.2
@@ -405,11 +406,11 @@ def captured(call: Call) -> Call:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        results = call()
+        given = call()
 
     def replay() -> tuple[Tensor, ...]:
         graph.replay()
-        return results
+        return given
 
     return replay
 
@@ -428,20 +429,18 @@ CASES = (
 # ---- Measuring ---------------------------------------------------------------------------------
 
 
-def relative_error(
-    results: tuple[Tensor, ...], exact: tuple[Tensor, ...], rows: int | None
-) -> float:
-    """The largest over results of ‖result − exact‖ / ‖exact‖; not a number counts as infinite."""
+def relative_error(given: tuple[Tensor, ...], exact: tuple[Tensor, ...], rows: int | None) -> float:
+    """The largest over tensors of ‖given − exact‖ / ‖exact‖; not a number counts as infinite."""
     worst = 0.0
-    for result, expected in zip(results, exact, strict=False):
-        near = result.detach().double()
+    for tensor, expected in zip(given, exact, strict=False):
+        near = tensor.detach().double()
         near = near if rows is None else near[:rows]
         error = ((near - expected).norm() / expected.norm()).item()
         worst = max(worst, error if error == error else float("inf"))
     return worst
 
 
-def measure(case: Case, machine: Machine) -> Iterator[dict[str, object]]:
+def measure(case: Case, machine: Machine) -> Iterator[Row]:
     """One record a contender; a wrong kernel of ours ends the run."""
     exact = tuple(value.detach() for value in case.exact())
     ceiling = max(case.bytes / machine.bandwidth, case.flops / machine.products[case.dtype])
@@ -472,36 +471,33 @@ def measure(case: Case, machine: Machine) -> Iterator[dict[str, object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--out", type=Path, required=True, help="the result file to write")
     out = parser.parse_args().out
     if "cuda" not in ops.backends():
         sys.exit(f"the CUDA kernels cannot run here, available are {ops.backends()}")
 
     machine = rates()
-    records = []
+    rows: list[Row] = []
     for cases in CASES:
         torch._dynamo.reset()
         for case in cases():
-            records.extend(measure(case, machine))
+            rows.extend(measure(case, machine))
             torch.cuda.empty_cache()
     products = {str(dtype): rate for dtype, rate in machine.products.items()}
-    result = {
-        **facts(),
+    about = facts() | {
         "cuda": torch.version.cuda,
         "copy_bytes_per_second": machine.bandwidth,
         "product_flops_per_second": products,
-        "records": records,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    results.write(out, {results.ABOUT: [about], "row": rows})
 
     title = (
         f"{torch.cuda.get_device_name()}: copy {machine.bandwidth / 1e12:.2f} TB/s, products "
         + ", ".join(f"{name} {rate / 1e12:.0f} TFLOP/s" for name, rate in products.items())
     )
-    table = Table(*records[0], title=title)
-    for record in records:
-        cells = (f"{x:.3g}" if isinstance(x, float) else str(x or "") for x in record.values())
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        cells = (f"{x:.3g}" if isinstance(x, float) else str(x or "") for x in row.values())
         table.add_row(*cells)
     Console(width=160).print(table)
 

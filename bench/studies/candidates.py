@@ -4,22 +4,19 @@
 
 A hundred clients' generators (default sizes, 128 + 128 features) are sampled, scored and filtered,
 and the pairs of one fine-tuning are drawn from what is left. Writes
-``bench/results/candidates.json``; ``pairs_mib`` is what holding all candidates would take.
+``bench/results/candidates.jsonl``; ``pairs_mib`` is what holding all candidates would take.
 """
 
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
+import results
 from fedsyn import ops, streams
 from fedsyn.config import ModelConfig, SynthesisConfig
 from fedsyn.core.cohort import Cohort
-from fedsyn.engine import records
 from fedsyn.models.retrieval import build
 from fedsyn.synthesis import generators
 from fedsyn.synthesis.server import Library, synthesise
@@ -32,16 +29,15 @@ DRAWN = 20 * 256  # pairs of one fine-tuning
 
 
 def main() -> None:
-    """Measure, write and show."""
+    """Measure and publish."""
     torch.set_num_threads(1)
     net = build(ModelConfig(), 128, 128, {})
     model = net.init(streams.generator(0, "model"))[None]
     library = uploads(SynthesisConfig())
     with ops.threads(THREADS):
         rows = [measure(net, model, library, number) for number in NUMBERS]
-    result = {**facts(), "clients": CLIENTS, "stack": STACK, "threads": THREADS, "rows": rows}
-    records.write_json(Path(__file__).parents[1] / "results" / "candidates.json", result)
-    Console().print_json(json.dumps(result))
+    about = {**facts(), "clients": CLIENTS, "stack": STACK, "threads": THREADS}
+    results.publish("candidates", about, rows)
 
 
 def uploads(config: SynthesisConfig) -> Library:

@@ -8,7 +8,7 @@ at full noise, and the client's real ones: those it trains on, and those it has 
 held-out and test pairs). Means over the clients with at least 30 unseen pairs; beside them the
 distance between seen and unseen real pairs, below which no generator can be expected to come.
 The distance is estimated without bias, so it may be below zero. Writes
-``bench/results/fidelity.json``.
+``bench/results/fidelity.jsonl``.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+import results
 from fedsyn import config, streams
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.data import federated
 from fedsyn.data.silos import Silo
-from fedsyn.engine import records
 from fedsyn.engine.federation import Federation, federation
 from fedsyn.models.generator import Generator, directions
 from fedsyn.synthesis import generators
@@ -61,7 +61,8 @@ def main() -> None:
     for name, overrides in available(DATA, arguments.data).items():
         for recipe, changes in RECIPES.items():
             rows += measure(name, recipe, [*overrides, *changes], arguments.steps)
-    records.write_json(HERE.parent / "results" / "fidelity.json", {**facts(), "rows": rows})
+    path = results.FOLDER / "fidelity.jsonl"
+    results.write(path, {results.ABOUT: [facts()], "row": rows})
     show(rows)
 
 

@@ -5,7 +5,7 @@
 Runs the default configuration (FedAvg with synthesis on glyphs) in fresh processes: once for
 time, again for byte-equality of ``metrics.jsonl`` (but for times), and with other values of
 ``engine.stack`` for the largest difference of any metric of any round. Writes
-``bench/results/main_job.json``.
+``bench/results/main_job.jsonl``.
 """
 
 import json
@@ -17,8 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+import results
 from fedsyn.engine import records
 from machine import facts
 
@@ -26,12 +25,11 @@ STACKS = (1, 3, 10)
 
 
 def main() -> None:
-    """Measure, write and show."""
+    """Measure and publish."""
     with tempfile.TemporaryDirectory() as folder:
         runs = {name: train(Path(folder) / name, stack) for name, stack in plan().items()}
     first = runs["stack 10"]
-    result = {
-        **facts(),
+    row = {
         "import_s": import_seconds(),
         "wall_s": first["wall"],
         "training_s": first["seconds"],
@@ -43,8 +41,7 @@ def main() -> None:
             if name != "stack 10"
         },
     }
-    records.write_json(Path(__file__).parents[1] / "results" / "main_job.json", result)
-    Console().print_json(json.dumps(result))
+    results.publish("main_job", facts(), [row])
 
 
 def plan() -> dict[str, int]:
@@ -68,7 +65,7 @@ def train(out: Path, stack: int) -> dict[str, Any]:
 def difference(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> float:
     """The largest difference of any retrieval metric but ranks, over all rounds."""
     return max(
-        abs(a["metrics"][name] - b["metrics"][name])
+        float(abs(a["metrics"][name] - b["metrics"][name]))
         for a, b in zip(one, other, strict=True)
         for name in a["metrics"]
         if not name.startswith("median_rank")
