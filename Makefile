@@ -24,6 +24,8 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/* kernels/*/*.cpp kernel
 run: $(VENV)/installed
 	$(BIN)/fedsyn run
 
+# FEDSYN_DATA=DIR adds the tests of data sets that are not ours to copy: DIR/NAME/NAME.npz with NAME of
+# emoji, wikipedia, uci_mfeat and flickr8k_1k. The others need nothing from outside.
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m "not slow"
 
@@ -98,16 +100,16 @@ $(CLIP)/installed: $(VENV)/installed
 		"open_clip_torch>=3" timm torchvision==0.28.0
 	touch $@
 
-# Whether synthesis helps (docs/evidence.md): baselines, ablations and federations on real data, in
-# less than two hours on two cores; interrupted, it goes on. `make evidence ARGS=--quick` tries all of
-# it and keeps nothing.
+# Whether synthesis helps (docs/evidence.md): baselines, ablations and federations on real data in the
+# folder DATA, in less than two hours on two cores; interrupted, it goes on. `make evidence
+# ARGS=--quick` tries all of it on embedded data and keeps nothing.
 evidence: $(VENV)/installed
-	PYTHONPATH=bench $(BIN)/python -m studies.evidence $(ARGS)
+	PYTHONPATH=bench $(BIN)/python -m studies.evidence $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 # The related methods, each in its own task, against baselines and ablations (docs/related-methods.md),
 # in less than three hours on two cores; interrupted, it goes on. `ARGS=--quick` keeps nothing.
 evidence-related: $(VENV)/installed
-	PYTHONPATH=bench $(BIN)/python -m studies.related $(ARGS)
+	PYTHONPATH=bench $(BIN)/python -m studies.related $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 clean:
 	rm -rf $(VENV) build

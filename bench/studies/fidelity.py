@@ -1,6 +1,6 @@
 """How near generated pairs are to real ones while an adversarial generator is trained.
 
-    PYTHONPATH=bench .venv/bin/python -m studies.fidelity [--data DIR] [--steps 500]
+    PYTHONPATH=bench .venv/bin/python -m studies.fidelity --data DIR [--steps 500]
 
 Trains every client's WGAN-GP from its closed-form Gaussian (step 0), without a federation around
 it, and measures every hundred steps the energy distance (Székely & Rizzo 2013) between its pairs,
@@ -14,9 +14,7 @@ The distance is estimated without bias, so it may be below zero. Writes
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,12 +30,13 @@ from fedsyn.data import federated
 from fedsyn.data.silos import Silo
 from fedsyn.engine.federation import Federation, federation
 from fedsyn.models.generator import Generator, directions
+from fedsyn.models.retrieval import RetrievalNet
 from fedsyn.synthesis import generators
 from machine import facts
 from studies.evidence.studies import DATA
-from studies.trials.command import available
+from studies.trials.arithmetic import Row
+from studies.trials.command import add_data, available, check_data
 
-HERE = Path(__file__).parent
 FEWEST, DRAWN, EVERY = 30, 1000, 100
 RECIPES = {
     "default": (),
@@ -53,9 +52,10 @@ RECIPES = {
 def main() -> None:
     """Measure, write and show."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=HERE.parents[2] / "shared" / "data")
+    add_data(parser, DATA)
     parser.add_argument("--steps", type=int, default=500)
     arguments = parser.parse_args()
+    check_data(parser, arguments.data, DATA)
     torch.set_num_threads(1)
     rows = []
     for name, overrides in available(DATA, arguments.data).items():
@@ -66,29 +66,28 @@ def main() -> None:
     show(rows)
 
 
-def measure(name: str, recipe: str, overrides: list[str], steps: int) -> list[dict[str, Any]]:
+def measure(name: str, recipe: str, overrides: list[str], steps: int) -> list[Row]:
     """A row every hundred steps."""
     settings = ("synthesis.generator=wgan-gp", f"synthesis.steps={EVERY}", "partition.alpha=0.1")
     chosen = config.load(None, [*settings, *overrides])
     fed = federation(chosen, federated.load(chosen), torch.device("cpu"))
-    features, silos = fed.problem.features, fed.silos
+    features, silos, net = fed.problem.features, fed.silos, fed.problem.net
+    assert isinstance(net, RetrievalNet)  # whose embeddings have one size
     cohort = Cohort(tuple(range(len(silos))), tuple(silo.pairs for silo in silos), 0, 0)
-    state = generators.init(features, cohort, chosen.synthesis, fed.problem.net.code)
+    state = generators.init(features, cohort, chosen.synthesis, net.code)
     judged = [
         client
         for client, silo in enumerate(silos)
         if len(unseen(silo)) >= FEWEST and state["counts"][client].any()
     ]
     floor = fmean(energy(features[silos[c].pairs], features[unseen(silos[c])]) for c in judged)
-    encoder = torch.zeros(len(silos), fed.problem.net.layout.size)  # no constraint loss looks at it
+    encoder = torch.zeros(len(silos), net.layout.size)  # no constraint loss looks at it
     rows = []
     for round in range(steps // EVERY + 1):
         critic = None
         if round:
             now = replace(cohort, round=round)
-            losses = generators.train(
-                state, features, now, chosen.synthesis, fed.problem.net, encoder
-            )
+            losses = generators.train(state, features, now, chosen.synthesis, net, encoder)
             critic = -float(losses["critic"][judged].mean())
         seen, new = zip(*distances(fed, state, judged), strict=True)
         rows.append(
@@ -128,7 +127,7 @@ def energy(x: Tensor, y: Tensor) -> float:  # [n, D], [m, D]
     return float(2 * torch.cdist(x, y).mean() - within[0] - within[1])
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def show(rows: list[Row]) -> None:
     """The table."""
     table = Table("data", "recipe", "steps", "to seen", "to unseen", "seen to unseen", "critic")
     for row in rows:

@@ -13,8 +13,9 @@ from fedsyn.report.plots import COLOURS, INK, LINE, MODE_COLOURS, MUTED, SYNTHES
 from fedsyn.report.tables import ABSENT
 from studies.evidence import studies
 from studies.trials.arithmetic import CONFIDENCE, Row
+from studies.trials.figures import WIDTH, save
+from studies.trials.files import Result
 
-WIDTH = 7.4  # inches: 8 points of text remain readable where the picture is 800 pixels wide
 # Told apart by lightness too, for those who do not see the hues.
 SERIES = (COLOURS[0], COLOURS[1], INK, UNLABELLED)
 MARKERS = {"off": "s", "on": "o", "oracle": "d"}
@@ -23,24 +24,22 @@ SHARES = (-0.5, 2.0)  # of a gap, that are drawn; longer bars are cut and say so
 MEGA = 1e6
 
 
-def draw(result: dict[str, Any], folder: Path) -> dict[str, str]:
+def draw(result: Result, folder: Path) -> dict[str, str]:
     """Save what there are rows for; file names by what they show."""
-    rows = result["rows"]
+    rows = result.rows
     with plots.style():
         figures = {
             "gaps": gaps(rows),
             "curves": curves(rows),
             "bytes": traffic(rows),
-            "features": features(result.get("picture")),
+            "features": features(result.picture),
             **{one.name: levels(rows, one) or effects(rows, one) for one in studies.STUDIES},
         }
-    folder.mkdir(parents=True, exist_ok=True)
-    saved = {}
-    for name, figure in figures.items():
-        if figure is not None:
-            saved[name] = f"evidence-{name}.png"
-            (folder / saved[name]).write_bytes(plots.png(figure, dpi=130))
-    return saved
+    return {
+        name: save(figure, folder / f"evidence-{name}.png")
+        for name, figure in figures.items()
+        if figure is not None
+    }
 
 
 def gaps(rows: Sequence[Row]) -> Figure | None:
@@ -126,7 +125,7 @@ def traffic(rows: Sequence[Row]) -> Figure | None:
     return figure
 
 
-def features(picture: dict[str, Any] | None) -> Figure | None:
+def features(picture: Row | None) -> Figure | None:
     """Real and synthetic pairs in the plane, coloured by client: each kind, over the other's."""
     if picture is None:
         return None

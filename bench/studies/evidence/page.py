@@ -6,9 +6,10 @@ from typing import Any
 
 from fedsyn import config
 from fedsyn.report import tables
-from studies.evidence import figures, studies
+from studies.evidence import arithmetic, figures, studies
 from studies.evidence.arithmetic import NOISE, change
 from studies.trials.arithmetic import CONFIDENCE, Row, signed
+from studies.trials.files import Result
 from studies.trials.page import hours, measured, render, several, table
 
 ABSENT = tables.ABSENT
@@ -31,19 +32,19 @@ MORE = {
 Modes = dict[str, Row]  # the rows of one setting by synthesis
 
 
-def write(result: dict[str, Any], path: Path, images: Path) -> None:
+def write(result: Result, path: Path, images: Path) -> None:
     """Write the page to ``path`` and its pictures to ``images``."""
     saved = figures.draw(result, images)
-    rows, summary = result["rows"], result["summary"]
+    rows, summary = result.rows, arithmetic.summary(result.rows)
     text = render(
         Path(__file__).with_name("evidence.md.jinja"),
-        **result,
+        failures=result.failures,
         clients=config.PartitionConfig().clients,
         rounds=several(rows, "rounds"),
         seeds=several(rows, "seeds"),
         noise=f"{NOISE:g}",
         confidence=f"{CONFIDENCE:.0%}",
-        when=measured(result["measured"]),
+        when=measured(result.measured),
         targets=targets(summary["targets"]),
         hurts=", ".join(_hurt(cell) for cell in summary["hurts"]["cells"]),
         recalls=_recalls(summary["hurts_r10"]) if summary["hurts_r10"]["of"] else "",

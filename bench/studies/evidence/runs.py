@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedsyn import config
 from fedsyn.engine import compare
 from fedsyn.engine.compare import Job
 from studies.evidence.studies import Study
+from studies.trials.arithmetic import Row
 from studies.trials.runs import key, row_of
+
+# What tells rows apart.
+NAMES = ("study", "data", "alpha", "setting", "method", "objective", "synthesis")
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Cell:
     against: str
     jobs: tuple[Job, ...]
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Row:
         """What the runs, all finished, say."""
         return {
             "study": self.study,
@@ -32,6 +35,11 @@ class Cell:
             "alpha": self.jobs[0].config.partition.alpha,
             **row_of(self.jobs),
         }
+
+    def failure(self, why: str) -> Row:
+        """What is said in the place of its row."""
+        cell = f"{self.data}, {self.setting}, {'+'.join(self.jobs[0].setting)}"
+        return {"study": self.study, "cell": cell, "why": why}
 
 
 def cells(

@@ -14,8 +14,7 @@ from fedsyn.report.plots import COLOURS, INK
 from studies.related.arithmetic import by_task
 from studies.related.studies import Study
 from studies.trials.arithmetic import Row
-
-WIDTH = 7.4  # inches
+from studies.trials.figures import WIDTH, save
 
 
 def draw(rows: Sequence[Row], study: Study, folder: Path) -> dict[str, str]:
@@ -31,12 +30,10 @@ def draw(rows: Sequence[Row], study: Study, folder: Path) -> dict[str, str]:
             for name in SCORES[task].apart:
                 title = f"{SCORES[task].noun(name).capitalize()} over the rounds"
                 figures[title, f"-{name}"] = curves(of_task, study, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    saved = {}
-    for (title, end), figure in figures.items():
-        saved[title] = f"related-{study.name}{end}.png"
-        (folder / saved[title]).write_bytes(plots.png(figure, dpi=130))
-    return saved
+    return {
+        title: save(figure, folder / f"related-{study.name}{end}.png")
+        for (title, end), figure in figures.items()
+    }
 
 
 def levels(rows: Sequence[Row], study: Study) -> Figure:

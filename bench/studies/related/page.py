@@ -7,30 +7,31 @@ from typing import Any
 from fedsyn.metrics.headline import SCORES
 from fedsyn.report import tables
 from studies.related import figures
-from studies.related.arithmetic import by_task
+from studies.related.arithmetic import by_task, verdicts
 from studies.related.studies import STUDIES, Study
 from studies.trials.arithmetic import CONFIDENCE, Row, signed
+from studies.trials.files import Result
 from studies.trials.page import hours, measured, render, several, table
 
 VERDICTS = {True: "holds", False: "**does not hold**", None: "not judged"}
 
 
-def write(result: Mapping[str, Any], path: Path, images: Path) -> None:
+def write(result: Result, path: Path, images: Path) -> None:
     """Write the page to ``path`` and its pictures to ``images``."""
-    rows = result["rows"]
+    rows, judged = result.rows, verdicts(result.rows, STUDIES)
     text = render(
         Path(__file__).with_name("related.md.jinja"),
-        **result,
+        failures=result.failures,
         rounds=several(rows, "rounds"),
         seeds=several(rows, "seeds"),
         confidence=f"{CONFIDENCE:.0%}",
-        when=measured(result["measured"]),
+        when=measured(result.measured),
         hours=hours(rows),
-        held=sum(one["holds"] is True for one in result["verdicts"]),
-        judged=sum(one["holds"] is not None for one in result["verdicts"]),
-        summary=summary(result["verdicts"]),
+        held=sum(one["holds"] is True for one in judged),
+        judged=sum(one["holds"] is not None for one in judged),
+        summary=summary(judged),
         sections=[
-            section(study, rows, result["verdicts"], images)
+            section(study, rows, judged, images)
             for study in STUDIES
             if any(row["study"] == study.name for row in rows)
         ],
@@ -39,7 +40,7 @@ def write(result: Mapping[str, Any], path: Path, images: Path) -> None:
 
 
 def section(
-    study: Study, rows: Sequence[Row], verdicts: Sequence[Mapping[str, Any]], images: Path
+    study: Study, rows: Sequence[Row], judged: Sequence[Mapping[str, Any]], images: Path
 ) -> dict[str, Any]:
     """What the page says of a study."""
     mine = [row for row in rows if row["study"] == study.name]
@@ -49,16 +50,16 @@ def section(
         "figures": figures.draw(rows, study, images),
         "tables": [table_of(of_task) for of_task in by_task(mine).values()],
         "tried": study.tried,
-        "claims": [line(one) for one in verdicts if one["study"] == study.name],
+        "claims": [line(one) for one in judged if one["study"] == study.name],
     }
 
 
-def summary(verdicts: Sequence[Mapping[str, Any]]) -> str:
+def summary(judged: Sequence[Mapping[str, Any]]) -> str:
     """Every claim, the difference over all its runs, and whether it holds."""
     titles = {study.name: study.title for study in STUDIES}
     lines = [
         (titles[one["study"]], claim(one), difference(one["effect"]), VERDICTS[one["holds"]])
-        for one in verdicts
+        for one in judged
     ]
     return table(("", "claim", "difference", ""), lines)
 

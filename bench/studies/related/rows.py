@@ -1,6 +1,7 @@
 """Training rows alone, in files of their own: to choose settings by, and to teach a teacher."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,6 @@ def _embedded() -> Arrays:
     }  # fmt: skip
 
 
-def _write(to: Path, arrays: Arrays) -> None:
+def _write(to: Path, arrays: dict[str, Any]) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     np.savez(to, **arrays)

@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fedsyn import config
 from fedsyn.engine.compare import Job
 from fedsyn.engine.federation import method_of
 from fedsyn.errors import ConfigError
 from studies.related.studies import Study
+from studies.trials.arithmetic import Row
 from studies.trials.runs import key, row_of
 
-Failure = dict[str, str]
+NAMES = ("study", "case", "contender")  # that tell rows apart
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Cell:
     contender: str
     jobs: tuple[Job, ...] = ()
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Row:
         """What the runs, all finished, say."""
         names = {"study": self.study, "case": self.case, "data": self.data}
         return {**names, "contender": self.contender, **row_of(self.jobs)}
 
-    def failure(self, why: str) -> Failure:
+    def failure(self, why: str) -> Row:
         """What is said in the place of its row."""
         return {"study": self.study, "cell": f"{self.case}, {self.contender}", "why": why}
 
@@ -41,7 +41,7 @@ def cells(
     runs: Path,
     seeds: int,
     extra: Sequence[str] = (),
-) -> tuple[list[Cell], list[Failure]]:
+) -> tuple[list[Cell], list[Row]]:
     """The cells of a study on the data sets that are there, and those that cannot be configured.
 
     Overrides of the case come after those of the study, then those of the contender, then

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Protocol
 
 import fedsyn
 from fedsyn.config import Config
@@ -25,6 +25,7 @@ from fedsyn.engine import compare, records
 from fedsyn.engine.compare import Job
 from fedsyn.engine.runner import digest
 from fedsyn.metrics.headline import SCORES
+from studies.trials.arithmetic import Row
 
 READERS = ("cli.py", "cli_flower.py", "terminal.py", "report")  # make nothing that a run computes
 
@@ -35,6 +36,12 @@ class Cell(Protocol):
     @property
     def jobs(self) -> Sequence[Job]:
         """A seed each."""
+
+    def row(self) -> Row:
+        """What the runs, all finished, say."""
+
+    def failure(self, why: str) -> Row:
+        """What is said in the place of its row."""
 
 
 def key(configuration: Config) -> str:
@@ -99,7 +106,7 @@ def rounds(cells: Sequence[Cell]) -> int:
     return sum(job.config.run.rounds for job in mixed(cells))
 
 
-def row_of(jobs: Sequence[Job]) -> dict[str, Any]:
+def row_of(jobs: Sequence[Job]) -> Row:
     """What the runs of one setting, all finished, say; bytes are a round's."""
     found = compare.row_of(jobs)
     for name in SCORES[found["task"]].apart:

@@ -15,6 +15,7 @@ from studies.related import __main__ as command
 from studies.related import figures, page, rows, runs, studies, teacher
 from studies.related.arithmetic import verdicts
 from studies.related.studies import Case, Claim, Contender, Study, above
+from studies.trials.files import Result
 
 
 def row(contender, values, *, case="small", task="vqa", study="trial", **others):
@@ -278,10 +279,8 @@ def test_the_page_shows_every_study_that_was_measured(tmp_path, monkeypatch, fac
     rows = [row(name, [0.5, 0.6], case=case) for case in ("small", "large") for name in
             ("new", "old")]  # fmt: skip
     rows.append(row("old", [None, 0.2], case="without a number"))
-    result = {
-        "rows": rows, "verdicts": verdicts(rows, [study]), "measured": {"trial": facts},
-        "failures": [{"study": "trial", "cell": "small, gone", "why": "it diverged"}],
-    }  # fmt: skip
+    failures = [{"study": "trial", "cell": "small, gone", "why": "it diverged"}]
+    result = Result(rows, failures, {"trial": facts})
     page.write(result, tmp_path / "page.md", tmp_path / "images")
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "## A trial" in text and "Another" not in text

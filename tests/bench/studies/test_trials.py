@@ -1,12 +1,15 @@
-"""What the studies share: intervals, where runs lie, data that are there; bench/ is on the path."""
+"""What the studies share: intervals, where runs and results lie, data that are there."""
 
 import math
+import sys
 
 import pytest
 
 from fedsyn import config
-from studies.trials import command, page, runs
+from results import ResultError
+from studies.trials import command, files, page, runs
 from studies.trials.arithmetic import interval, paired, signed
+from studies.trials.files import Result
 
 
 def test_the_interval_is_students():
@@ -53,6 +56,70 @@ def test_a_set_that_is_absent_is_left_out(tmp_path, capsys):
     assert there == {"glyphs": [], "emoji": [f"data.path={tmp_path / 'emoji/emoji.npz'}"]}
 
 
+def test_without_a_folder_there_is_what_is_embedded(capsys):
+    assert command.available({"glyphs": "", "emoji": "emoji/emoji.npz"}, None) == {"glyphs": []}
+    assert capsys.readouterr().err == ""
+
+
+# ---- What is asked for -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    """``ask("--only", "one")``: the arguments as studies see them."""
+    data = {"glyphs": "", "emoji": "emoji/emoji.npz", "photos": "photos/photos.npz"}
+
+    def asked(*words):
+        monkeypatch.setattr(sys, "argv", ["trial", *map(str, words)])
+        return command.arguments("trial", "A trial.", ["one", "two"], data, "quick")
+
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "--data: expected the folder with emoji/emoji.npz, photos/photos.npz"),
+        (("--data", "gone"), "gone: no such folder; expected the folder with emoji/emoji.npz"),
+    ],
+)
+def test_nothing_is_measured_without_the_folder_of_the_data(ask, capsys, words, said):
+    with pytest.raises(SystemExit) as caught:
+        ask(*words)
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_page_and_a_quick_try_need_no_data(ask, tmp_path):
+    assert ask("--data", tmp_path).data == tmp_path
+    assert ask("--page").results == command.results.FOLDER
+    quick = ask("--quick", "--data", tmp_path)
+    assert (quick.data, quick.seeds) == (None, 1)
+    assert quick.results == quick.docs == command.ROOT / "runs" / "trial-quick"
+
+
+# ---- The files -------------------------------------------------------------------------------
+
+
+def test_curves_lie_beside_the_rows_and_are_read_into_them(tmp_path, facts):
+    curve = {"rounds": [1, 2], "mean": [0.25, None], "std": [0.0, None]}
+    rows = [
+        {"study": "one", "case": "a", "value": 0.5, "curve": curve},
+        {"study": "one", "case": "b", "value": 0.25, "curve": curve, "loss_curve": curve},
+        {"study": "two", "case": "a", "value": 1},
+    ]
+    failures = [{"study": "two", "cell": "b", "why": "it diverged"}]
+    result = Result(rows, failures, {"one": facts, "two": facts}, {"at": [[1, 2]]})
+    path = tmp_path / "trial.jsonl"
+    files.write(path, result, ("study", "case"))
+    assert "curve" not in path.read_text("utf-8")
+    assert (tmp_path / "trial.curves.jsonl").read_text("utf-8").count('"rounds"') == 3
+    assert files.read(path, ("study", "case")) == result
+    path.write_text(path.read_text("utf-8")[:-9], "utf-8")
+    with pytest.raises(ResultError, match="line 6 is torn"):
+        files.read(path, ("study", "case"))
+
+
 def test_time_is_counted_once_for_runs_that_studies_share():
     row = {"runs": ["a", "b"], "seeds": 2, "seconds_mean": 30.0, "rounds": 5}
     other = {"runs": ["c"], "seeds": 1, "seconds_mean": 20.0, "rounds": 20}
@@ -78,14 +145,14 @@ def test_another_program_day_or_device_is_told_of_each_study(facts):
 def test_a_study_measured_anew_leaves_what_is_known_of_the_others(monkeypatch):
     monkeypatch.setattr(command, "facts", lambda: {"date": "today"})
     monkeypatch.setattr(runs, "code", lambda: "new")
-    result = {
-        "rows": [{"study": "two", "value": 1}, {"study": "one", "value": 2}],
-        "failures": [{"study": "one", "why": "it diverged"}],
-        "measured": {"two": {"date": "before", "code": "old"}, "one": {"date": "before"}},
-    }
+    result = Result(
+        rows=[{"study": "two", "value": 1}, {"study": "one", "value": 2}],
+        failures=[{"study": "one", "why": "it diverged"}],
+        measured={"two": {"date": "before", "code": "old"}, "one": {"date": "before"}},
+    )
     command.put(result, ["one", "two"], "one", [{"study": "one", "value": 3}], [])
-    assert [row["value"] for row in result["rows"]] == [3, 1]
-    assert result["failures"] == []
-    assert result["measured"] == {
+    assert [row["value"] for row in result.rows] == [3, 1]
+    assert result.failures == []
+    assert result.measured == {
         "one": {"date": "today", "code": "new"}, "two": {"date": "before", "code": "old"},
     }  # fmt: skip
