@@ -51,7 +51,7 @@ bench-flower: $(FLOWER)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy fedsyn
+	$(BIN)/mypy fedsyn bench
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
 # Compiles the GPU kernels for three architectures and looks at what the compilers say of registers,

@@ -19,6 +19,7 @@ def submodule(package: str, name: str) -> ModuleType | None:
     if not path.exists():
         return None
     spec = importlib.util.spec_from_file_location(f"{package}_{name.replace('.', '_')}", path)
+    assert spec is not None and spec.loader is not None  # of a Python file
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
