@@ -43,12 +43,14 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def compiled_kernel(request: pytest.FixtureRequest) -> None:
-    """Skip the contender that is a compiled kernel where there is none."""
+def present(request: pytest.FixtureRequest) -> None:
+    """Skip a contender that is not here: the compiled kernel, or faiss."""
     case = getattr(request.node, "callspec", None)
     name = "" if case is None else case.params.get("name", "")
     if name.startswith("kernel") and "cpu" not in backends():
         pytest.skip("the compiled module is absent")
+    if name == "faiss":
+        pytest.importorskip("faiss")
 
 
 @pytest.fixture

@@ -11,11 +11,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import faiss
 import torch
 from rich.console import Console
 from torch import Tensor
-from torch.nn.functional import normalize
 
 import results
 from fedsyn.metrics.retrieval import PairSet, evaluate_between
@@ -23,9 +21,10 @@ from fedsyn.ops import average_precision, pack_bits, top_k
 from fedsyn.ops.ranking import precision_of_hits, shares_label
 from machine import facts
 from memory import cost
-from sorting import sorted_average_precision
+from peers import faiss
+from rankings import WIDTH, by_faiss, by_torch, codes_by_faiss, sorted_average_precision, world
 
-QUERIES, ITEMS, WIDTH, CLASSES, DEPTH = 10_000, 1_000_000, 64, 100, 50
+QUERIES, ITEMS, DEPTH = 10_000, 1_000_000, 50
 SETS, FEW, CHECKED = 24, 200, 200
 CHUNKS = (8, 16, 32, 64, 128, 256)
 T = TypeVar("T")
@@ -34,14 +33,7 @@ T = TypeVar("T")
 def main() -> None:
     """Measure and publish."""
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(CLASSES, WIDTH, generator=generator)
-
-    def draw(count: int) -> tuple[Tensor, Tensor]:
-        label = torch.randint(CLASSES, (count,), generator=generator)
-        noise = torch.randn(count, WIDTH, generator=generator)
-        return normalize(centres[label] + 2 * noise, dim=-1), label
-
-    (query, query_label), (gallery, gallery_label) = draw(QUERIES), draw(ITEMS)
+    query, query_label, gallery, gallery_label = world(generator, QUERIES, ITEMS)
     labels = query_label, gallery_label
     codes = pack_bits(query >= 0), pack_bits(gallery >= 0)
     of_query, of_item = (torch.rand(n, SETS, generator=generator) < 0.12 for n in (QUERIES, ITEMS))
@@ -61,12 +53,12 @@ def main() -> None:
 
     best = {
         "top_k": measure("top_k", lambda: top_k(query, gallery, DEPTH)[1]),
-        "torch": measure("torch", lambda: by_torch(query, gallery, chunk), "top_k"),
-        "faiss": measure("faiss", lambda: by_faiss(query, gallery), "top_k"),
+        "torch": measure("torch", lambda: by_torch(query, gallery, DEPTH, chunk)[1], "top_k"),
+        "faiss": measure("faiss", lambda: by_faiss(query, gallery, DEPTH)[1], "top_k"),
     }
     near = (
         measure("codes top_k", lambda: top_k(*codes, DEPTH)[0]),
-        measure("codes faiss", lambda: codes_by_faiss(*codes), "codes top_k"),
+        measure("codes faiss", lambda: codes_by_faiss(*codes, DEPTH)[0], "codes top_k"),
     )
     whole = measure("whole ranking", lambda: average_precision(query, gallery, *labels))
     whole_codes = measure("codes whole ranking", lambda: average_precision(*codes, *labels))
@@ -91,7 +83,7 @@ def main() -> None:
         "width": WIDTH,
         "torch_chunk": chunk,
     }
-    about["versions"]["faiss"] = faiss.__version__
+    about["versions"]["faiss"] = faiss().__version__
     agreement = {
         "map50": maps | {"average_precision": whole[:, 1].mean().item()},
         "map": {"floats": whole[:, 0].mean().item(), "codes": whole_codes[:, 0].mean().item()},
@@ -115,34 +107,15 @@ def map50(index: Tensor, query_label: Tensor, gallery_label: Tensor) -> float:
     return (gain[:, -1] / found[:, -1].clamp(min=1)).mean().item()
 
 
-def by_torch(query: Tensor, gallery: Tensor, chunk: int) -> Tensor:
-    """The best items from products of some queries with all items."""
-    return torch.cat([(rows @ gallery.T).topk(DEPTH).indices for rows in query.split(chunk)])
-
-
 def best_chunk(query: Tensor, gallery: Tensor) -> int:
     """Queries of one product: the fastest, judged by 512 of them."""
 
     def seconds(chunk: int) -> float:
         start = time.perf_counter()
-        by_torch(query[:512], gallery, chunk)
+        by_torch(query[:512], gallery, DEPTH, chunk)
         return time.perf_counter() - start
 
     return min(CHUNKS, key=seconds)
-
-
-def by_faiss(query: Tensor, gallery: Tensor) -> Tensor:
-    """The best items from an exhaustive index."""
-    index = faiss.IndexFlatIP(WIDTH)
-    index.add(gallery.numpy())
-    return torch.from_numpy(index.search(query.numpy(), DEPTH)[1])
-
-
-def codes_by_faiss(query: Tensor, gallery: Tensor) -> Tensor:
-    """Minus the distances of the best items; of equal ones it may take others than we."""
-    index = faiss.IndexBinaryFlat(WIDTH)
-    index.add(gallery.view(torch.uint8).numpy())
-    return -torch.from_numpy(index.search(query.view(torch.uint8).numpy(), DEPTH)[0]).float()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch import Tensor
 from fedsyn import streams
 from fedsyn.ops import kmeans
 from formulas import forced
+from peers import faiss
 
 ITERATIONS = 25
 CLIENTS, SERVER = (100, 500, 128, 24), (1, 100_000, 128, 240)  # [clients, rows, width, k]
@@ -29,12 +30,10 @@ def ours(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return kmeans(x, k, generators, iterations=ITERATIONS)[:2]
 
 
-def faiss(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    module = pytest.importorskip("faiss")
-    module.omp_set_num_threads(torch.get_num_threads())
+def by_faiss(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     centroids, owners = [], []
     for rows in x.numpy():
-        found = module.Kmeans(
+        found = faiss().Kmeans(
             *(rows.shape[1], k),
             niter=ITERATIONS,
             seed=1,
@@ -62,7 +61,7 @@ def scikit_learn(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 CONTENDERS: dict[str, Callable[[Tensor, int], tuple[Tensor, Tensor]]] = {
     "kernel": forced("cpu", ours),
-    "faiss": faiss,
+    "faiss": by_faiss,
     "scikit-learn": scikit_learn,
     "reference": forced("reference", ours),
 }
