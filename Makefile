@@ -24,6 +24,8 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/* kernels/*/*.cpp kernel
 run: $(VENV)/installed
 	$(BIN)/fedsyn run
 
+# FEDSYN_DATA=DIR adds the tests of data sets that are not ours to copy: DIR/NAME/NAME.npz with NAME of
+# emoji, wikipedia, uci_mfeat and flickr8k_1k. The others need nothing from outside.
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m "not slow"
 
@@ -49,7 +51,7 @@ bench-flower: $(FLOWER)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy fedsyn
+	$(BIN)/mypy fedsyn bench
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
 # Compiles the GPU kernels for three architectures and looks at what the compilers say of registers,
@@ -57,10 +59,10 @@ lint: $(VENV)/installed
 cuda-check: $(VENV)/installed
 	$(BIN)/python -m pytest -q tests/kernels/test_cuda_compile.py tests/kernels/test_triton_compile.py
 
-# Every operator against its peers: a table of ratios and peak memory, and JSON.
+# Every operator against its peers: a table of ratios and peak memory, and a result file.
 bench: $(VENV)/peers
-	$(BIN)/python -m pytest -q bench --benchmark-quiet --benchmark-json=bench/results/operators.json
-	$(BIN)/python bench/table.py bench/results/operators.json
+	$(BIN)/python -m pytest -q bench --benchmark-quiet --results=bench/results/operators.jsonl
+	$(BIN)/python bench/table.py bench/results/operators.jsonl
 
 # Without their dependencies, which would bring another torch.
 $(VENV)/peers: $(VENV)/installed
@@ -98,16 +100,16 @@ $(CLIP)/installed: $(VENV)/installed
 		"open_clip_torch>=3" timm torchvision==0.28.0
 	touch $@
 
-# Whether synthesis helps (docs/evidence.md): baselines, ablations and federations on real data, in
-# less than two hours on two cores; interrupted, it goes on. `make evidence ARGS=--quick` tries all of
-# it and keeps nothing.
+# Whether synthesis helps (docs/evidence.md): baselines, ablations and federations on real data in the
+# folder DATA, in less than two hours on two cores; interrupted, it goes on. `make evidence
+# ARGS=--quick` tries all of it on embedded data and keeps nothing.
 evidence: $(VENV)/installed
-	PYTHONPATH=bench $(BIN)/python -m evidence $(ARGS)
+	PYTHONPATH=bench $(BIN)/python -m studies.evidence $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 # The related methods, each in its own task, against baselines and ablations (docs/related-methods.md),
 # in less than three hours on two cores; interrupted, it goes on. `ARGS=--quick` keeps nothing.
 evidence-related: $(VENV)/installed
-	PYTHONPATH=bench $(BIN)/python -m related $(ARGS)
+	PYTHONPATH=bench $(BIN)/python -m studies.related $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 clean:
 	rm -rf $(VENV) build

@@ -4,50 +4,44 @@
 
 How sure every row of a client's representations is of its partner among the server's, of ``P``
 public pairs: by `fedsyn.ops.diagonal_log_softmax`, and by the whole matrix [P, P] where that fits.
-One thread. Writes ``bench/results/cream_weighting.json``; ``difference`` is the largest to float64
+One thread. Writes ``bench/results/cream_weighting.jsonl``; ``difference`` is the largest to float64
 over 512 of the rows.
 """
 
-import json
-import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
-from machine import facts
-from memory import peak_mib
-from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import normalize
 
+import results
 from fedsyn import ops, streams
-from fedsyn.federation import records
+from machine import facts
+from memory import cost
+from results import Row
 
 WIDTH, SCALE, CHECKED, LIMIT_MIB = 256, 1.0, 512, 1024
 BOTH, ALONE = (4096, 8192), (50_000,)
 
 
 def main() -> None:
-    """Measure, write and show."""
+    """Measure and publish."""
     torch.set_num_threads(1)
-    rows = []
+    rows: list[Row] = []
     for pairs in (*BOTH, *ALONE):
         client, server = representations(pairs)
         expected = exact(client[:CHECKED], server)
         by_name = {"diagonal_log_softmax": ops.diagonal_log_softmax, "whole matrix": whole}
         for name, call in by_name.items():
             if pairs in BOTH or name == "diagonal_log_softmax":
-                found = measure(partial(call, client, server, SCALE))
-                difference = (found.pop("value")[:CHECKED] - expected).abs().max().item()
-                rows.append({"pairs": pairs, "by": name, **found, "difference": difference})
+                found, spent = cost(partial(call, client, server, SCALE))
+                difference = (found[:CHECKED] - expected).abs().max().item()
+                rows.append({"pairs": pairs, "by": name, **spent, "difference": difference})
     assert all(row["difference"] < 1e-5 for row in rows)
     largest = next(row for row in rows if row["pairs"] == max(ALONE))
     assert largest["peak_mib"] < LIMIT_MIB
-    result = {**facts(), "threads": 1, "width": WIDTH, "scale": SCALE, "rows": rows}
-    records.write_json(Path(__file__).parent / "results" / "cream_weighting.json", result)
-    Console().print_json(json.dumps(result))
+    about = {**facts(), "threads": 1, "width": WIDTH, "scale": SCALE}
+    results.publish("cream_weighting", about, rows)
 
 
 def representations(pairs: int) -> tuple[Tensor, Tensor]:
@@ -66,19 +60,6 @@ def whole(x: Tensor, y: Tensor, scale: float) -> Tensor:
 def exact(x: Tensor, y: Tensor) -> Tensor:
     """The first rows in float64."""
     return (SCALE * x.double() @ y.double().T).log_softmax(-1).diagonal()
-
-
-def measure(call: Callable[[], Tensor]) -> dict[str, Any]:
-    """Seconds and peak memory of one call, and what it gave."""
-    found: dict[str, Any] = {}
-
-    def timed() -> None:
-        start = time.perf_counter()
-        found["value"] = call()
-        found["seconds"] = round(time.perf_counter() - start, 3)
-
-    found["peak_mib"] = round(peak_mib(timed), 1)
-    return found
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a round costs on real nodes: Flower on the loopback, with TLS and authentication.
 
-    make bench-flower      # some minutes; bench/results/flower.json
+    make bench-flower      # some minutes; bench/results/flower.jsonl
 
 Each case runs over nodes and in one process, which must find the same. *Overhead* is what a round
 takes longer over nodes; on one machine the nodes share its cores, so it is the most it can be.
@@ -15,17 +15,16 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from machine import facts
 from rich.console import Console
 from rich.table import Table
 
+import results
 from fedsyn import config as configuration
-from fedsyn.deployment.cluster import processes
-from fedsyn.deployment.flower import project, runs
-from fedsyn.federation import records
-from fedsyn.federation.runner import Silent, run
+from fedsyn.engine import records
+from fedsyn.engine.flower import processes, project, runs
+from fedsyn.engine.runner import Silent, run
+from machine import facts
 
-RESULTS = Path(__file__).parent / "results" / "flower.json"
 PORT = 23_480
 CASES: dict[str, tuple[int, list[str]]] = {
     # nodes, and what differs from the default configuration on three clients
@@ -59,7 +58,7 @@ def main() -> None:
     """Measure all cases, or those asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help="a part of the names of cases")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=results.FOLDER / "flower.jsonl")
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +72,7 @@ def main() -> None:
                 show(rows)
     found = facts()
     found["versions"]["flwr"] = version("flwr")
-    records.write_json(arguments.out, {**found, "rows": rows})
+    results.write(arguments.out, {results.ABOUT: [found], "row": rows})
 
 
 def made(path: Path) -> Path:
@@ -125,7 +124,7 @@ def read(out: Path) -> list[dict[str, Any]]:
 
 def typical(rows: list[dict[str, Any]]) -> float:
     """Seconds of a round but the first, which prepares the nodes, and the last, judged apart."""
-    return median(sum(row["seconds"].values()) for row in rows[1:-1])
+    return float(median(sum(row["seconds"].values()) for row in rows[1:-1]))
 
 
 def show(rows: list[dict[str, Any]]) -> None:

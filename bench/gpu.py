@@ -1,4 +1,4 @@
-"""The operators on a GPU against their peers and their ceilings: one table on stdout, and JSON.
+"""The operators on a GPU against their peers and their ceilings: a table, and a result file.
 
 Times are medians of CUDA events; before every call a buffer larger than the cache is overwritten,
 so that operands come from memory. Every contender is checked against float64 before it is timed.
@@ -9,28 +9,30 @@ No figure of this file has been measured yet; `bench/gpu.sh` builds, tests and r
 """
 
 import argparse
-import functools
-import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
-from machine import facts
-from peers import submodule
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.nn.functional import cross_entropy, leaky_relu, normalize
+from torch.nn.functional import cross_entropy, normalize
 
+import results
 from fedsyn import ops
 from fedsyn.ops.js_divergence import js_divergence_reference
+from formulas import SLOPE, exact_info_nce, forced, gradient_penalty, info_nce
+from machine import facts
+from peers import submodule
+from results import Row
 
 Call = Callable[[], tuple[Tensor, ...]]
-SLOPE = 0.2
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def milliseconds(call: Callable[[], object], budget_s: float = 1.0) -> float:
         call()
         end.record()
         end.synchronize()
-        return start.elapsed_time(end)
+        return float(start.elapsed_time(end))
 
     once()
     first = once()
@@ -80,26 +82,18 @@ def rates() -> Machine:
     """Measure this card."""
     source = torch.empty(2**31, dtype=torch.uint8, device="cuda").random_()
     target = torch.empty_like(source)
-    copied = 2 * source.numel() / (milliseconds(functools.partial(target.copy_, source)) * 1e-3)
+    copied = 2 * source.numel() / (milliseconds(partial(target.copy_, source)) * 1e-3)
     del source, target
     products = {}
     for dtype, size in ((torch.bfloat16, 8192), (torch.float32, 4096)):
         a, b = (torch.randn(size, size, device="cuda").to(dtype) for _ in range(2))
-        products[dtype] = 2 * size**3 / (milliseconds(lambda a=a, b=b: a @ b) * 1e-3)
+        products[dtype] = 2 * size**3 / (milliseconds(partial(torch.matmul, a, b)) * 1e-3)
     return Machine(copied, products)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     generator = torch.Generator(device="cuda").manual_seed(seed)
     return torch.randn(*shape, device="cuda", generator=generator)
-
-
-def forced(name: str, call: Call) -> Call:
-    def run() -> tuple[Tensor, ...]:
-        with ops.backend(name):
-            return call()
-
-    return run
 
 
 def differentiated(loss: Callable[..., Tensor], *leaves: Tensor) -> Call:
@@ -119,32 +113,14 @@ def in_float64(loss: Callable[..., Tensor], *leaves: Tensor) -> Call:
 # ---- The operators -----------------------------------------------------------------------------
 
 
-def eager_info_nce(x: Tensor, y: Tensor, scale: float) -> Tensor:
-    logits = scale * x @ y.mT
-    target = torch.arange(x.shape[-2], device=x.device).expand(x.shape[:-1])
-    return (cross_entropy(logits.mT, target) + cross_entropy(logits, target)) / 2
-
-
-def exact_info_nce(x: Tensor, y: Tensor, scale: float) -> tuple[Tensor, ...]:
-    """In float64, a few rows at a time."""
-    x, y = x.detach().double()[0], y.detach().double()[0]
-    batch, parts = len(x), range(0, len(x), 2048)
-    rows = torch.cat([(scale * x[i : i + 2048] @ y.T).logsumexp(1) for i in parts])
-    columns = torch.cat([(scale * y[i : i + 2048] @ x.T).logsumexp(1) for i in parts])
-    loss = ((rows + columns) / 2 - scale * (x * y).sum(1)).mean()
-    to_x, to_y = -scale / batch * y, -scale / batch * x
-    for i in parts:
-        s = scale * x[i : i + 2048] @ y.T
-        weight = (s - rows[i : i + 2048, None]).exp() + (s - columns).exp()
-        to_x[i : i + 2048] += scale / (2 * batch) * weight @ y
-        to_y += scale / (2 * batch) * weight.T @ x[i : i + 2048]
-    return loss, to_x[None], to_y[None]
-
-
 def info_nce_cases() -> Iterator[Case]:
     clip = submodule("open_clip", "loss")
     inf = submodule("inf_cl", "flash")
     scale = 14.0
+
+    def eager(x: Tensor, y: Tensor) -> Tensor:
+        return info_nce(x, y, scale)
+
     for dtype, batch, width in (
         (torch.bfloat16, 8192, 256),
         (torch.bfloat16, 32_768, 512),
@@ -155,25 +131,24 @@ def info_nce_cases() -> Iterator[Case]:
             for s in (1, 2)
         )
         calls = {
-            "triton": forced(
-                "triton", differentiated(lambda a, b: ops.info_nce(a, b, scale), x, y)
-            ),
-            "eager": differentiated(lambda a, b: eager_info_nce(a, b, scale), x, y),
-            "torch.compile": differentiated(
-                torch.compile(lambda a, b: eager_info_nce(a, b, scale), dynamic=False), x, y
-            ),
+            "triton": forced("triton", differentiated(partial(ops.info_nce, scale=scale), x, y)),
+            "eager": differentiated(eager, x, y),
+            "torch.compile": differentiated(torch.compile(eager, dynamic=False), x, y),
         }
         if clip is not None:
             loss = clip.ClipLoss()
             factor = torch.tensor(scale, device="cuda", dtype=dtype)
-            calls["OpenCLIP"] = differentiated(
-                lambda a, b, loss=loss, factor=factor: loss(a[0], b[0], factor), x, y
-            )
+
+            def clip_loss(a: Tensor, b: Tensor, loss: Any = loss, scale: Tensor = factor) -> Tensor:
+                found: Tensor = loss(a[0], b[0], scale)
+                return found
+
+            calls["OpenCLIP"] = differentiated(clip_loss, x, y)
         if inf is not None and width <= 256:
 
             def both(a: Tensor, b: Tensor) -> Tensor:
-                one = inf.cal_flash_loss(a[0], b[0], scale=scale)
-                other = inf.cal_flash_loss(b[0], a[0], scale=scale)
+                one: Tensor = inf.cal_flash_loss(a[0], b[0], scale=scale)
+                other: Tensor = inf.cal_flash_loss(b[0], a[0], scale=scale)
                 return (one.mean() + other.mean()) / 2
 
             calls["Inf-CL"] = differentiated(both, x, y)
@@ -181,7 +156,7 @@ def info_nce_cases() -> Iterator[Case]:
             "info_nce",
             f"B={batch} D={width} {str(dtype).removeprefix('torch.')}",
             calls,
-            lambda x=x, y=y: exact_info_nce(x, y, scale),
+            partial(exact_info_nce, x, y, scale),
             1e-2 if dtype == torch.bfloat16 else 1e-5,
             flops=8.0 * batch**2 * width,
             dtype=dtype,
@@ -236,10 +211,13 @@ def js_divergence_cases() -> Iterator[Case]:
         if liger is not None:  # takes logarithms, and averages over rows
 
             def jsd(a: Tensor, b: Tensor) -> Tensor:
-                value = liger.LigerJSDFunction.apply(a.log(), b.log(), None, 0.5, -100)
+                value: Tensor = liger.LigerJSDFunction.apply(a.log(), b.log(), None, 0.5, -100)
                 return value * len(a)
 
-            calls["Liger"] = lambda jsd=jsd, p=p, q=q: (jsd(p, q).sum(),)
+            def summed(p: Tensor = p, q: Tensor = q) -> tuple[Tensor, ...]:
+                return (jsd(p, q).sum(),)
+
+            calls["Liger"] = summed
         yield Case(
             "js_divergence",
             f"N={rows} K={k}",
@@ -316,19 +294,6 @@ def js_nearest_cases() -> Iterator[Case]:
     )
 
 
-def critic(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        x = leaky_relu(x @ weight + bias, SLOPE)
-    return x @ weights[-1] + biases[-1]
-
-
-def penalty_by_autograd(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    at = x.detach().requires_grad_()
-    score = critic(at, weights, biases).sum()
-    (gradient,) = torch.autograd.grad(score, at, create_graph=True)
-    return (gradient.norm(dim=-1) - 1).square().mean(-1)
-
-
 def gradient_penalty_cases() -> Iterator[Case]:
     clients, batch, widths = 100, 64, (128, 256, 256, 1)
     x = draw(clients, batch, widths[0])
@@ -340,20 +305,20 @@ def gradient_penalty_cases() -> Iterator[Case]:
 
     def loop(*layers: Tensor) -> Tensor:
         each = [
-            penalty_by_autograd(x[c], [w[c] for w in layers], [b[c] for b in biases])
+            gradient_penalty(x[c], [w[c] for w in layers], [b[c] for b in biases])
             for c in range(clients)
         ]
         return torch.stack(each)
 
     def stacked(*layers: Tensor) -> Tensor:
-        return penalty_by_autograd(x, list(layers), biases)
+        return gradient_penalty(x, list(layers), biases)
 
     def ours(*layers: Tensor) -> Tensor:
         return ops.gradient_penalty(x, list(layers), biases, SLOPE)
 
     def exact() -> tuple[Tensor, ...]:
         wide = [w.detach().double().requires_grad_() for w in weights]
-        total = penalty_by_autograd(x.double(), wide, [b.double() for b in biases]).sum()
+        total = gradient_penalty(x.double(), wide, [b.double() for b in biases]).sum()
         return total, *torch.autograd.grad(total, wide)
 
     plain = differentiated(ours, *weights)
@@ -383,12 +348,18 @@ def kmeans_cases() -> Iterator[Case]:
             index = assignment[..., None].expand_as(x)
             return ((x - centroids.gather(1, index)).square().sum((1, 2)),)  # inertia
 
-        calls = {name: forced(name, run) for name in ("cuda", "triton", "reference")}
+        calls: dict[str, Call] = {
+            name: forced(name, run) for name in ("cuda", "triton", "reference")
+        }
+
+        def exact(run: Call = calls["reference"]) -> tuple[Tensor, ...]:
+            return tuple(value.double() for value in run())
+
         yield Case(
             "kmeans",
             f"C={clients} N={rows} D={width} K={k}",
             calls,
-            lambda calls=calls: tuple(value.double() for value in calls["reference"]()),
+            exact,
             1e-2,  # another rounding may take another way from the same seeds
             bytes=2.0 * 25 * x.numel() * 4,
             flops=2.0 * 25 * clients * rows * width * k,
@@ -405,11 +376,11 @@ def captured(call: Call) -> Call:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        results = call()
+        given = call()
 
     def replay() -> tuple[Tensor, ...]:
         graph.replay()
-        return results
+        return given
 
     return replay
 
@@ -428,20 +399,18 @@ CASES = (
 # ---- Measuring ---------------------------------------------------------------------------------
 
 
-def relative_error(
-    results: tuple[Tensor, ...], exact: tuple[Tensor, ...], rows: int | None
-) -> float:
-    """The largest over results of ‖result − exact‖ / ‖exact‖; not a number counts as infinite."""
+def relative_error(given: tuple[Tensor, ...], exact: tuple[Tensor, ...], rows: int | None) -> float:
+    """The largest over tensors of ‖given − exact‖ / ‖exact‖; not a number counts as infinite."""
     worst = 0.0
-    for result, expected in zip(results, exact, strict=False):
-        near = result.detach().double()
+    for tensor, expected in zip(given, exact, strict=False):
+        near = tensor.detach().double()
         near = near if rows is None else near[:rows]
         error = ((near - expected).norm() / expected.norm()).item()
         worst = max(worst, error if error == error else float("inf"))
     return worst
 
 
-def measure(case: Case, machine: Machine) -> Iterator[dict[str, object]]:
+def measure(case: Case, machine: Machine) -> Iterator[Row]:
     """One record a contender; a wrong kernel of ours ends the run."""
     exact = tuple(value.detach() for value in case.exact())
     ceiling = max(case.bytes / machine.bandwidth, case.flops / machine.products[case.dtype])
@@ -472,36 +441,33 @@ def measure(case: Case, machine: Machine) -> Iterator[dict[str, object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--out", type=Path, required=True, help="the result file to write")
     out = parser.parse_args().out
     if "cuda" not in ops.backends():
         sys.exit(f"the CUDA kernels cannot run here, available are {ops.backends()}")
 
     machine = rates()
-    records = []
+    rows: list[Row] = []
     for cases in CASES:
         torch._dynamo.reset()
         for case in cases():
-            records.extend(measure(case, machine))
+            rows.extend(measure(case, machine))
             torch.cuda.empty_cache()
     products = {str(dtype): rate for dtype, rate in machine.products.items()}
-    result = {
-        **facts(),
+    about = facts() | {
         "cuda": torch.version.cuda,
         "copy_bytes_per_second": machine.bandwidth,
         "product_flops_per_second": products,
-        "records": records,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    results.write(out, {results.ABOUT: [about], "row": rows})
 
     title = (
         f"{torch.cuda.get_device_name()}: copy {machine.bandwidth / 1e12:.2f} TB/s, products "
         + ", ".join(f"{name} {rate / 1e12:.0f} TFLOP/s" for name, rate in products.items())
     )
-    table = Table(*records[0], title=title)
-    for record in records:
-        cells = (f"{x:.3g}" if isinstance(x, float) else str(x or "") for x in record.values())
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        cells = (f"{x:.3g}" if isinstance(x, float) else str(x or "") for x in row.values())
         table.add_row(*cells)
     Console(width=160).print(table)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # On a machine with an NVIDIA GPU and nvcc: build, test against float64, measure.
 #
-#   bench/gpu.sh            writes gpu.json, simulator-gpu.json and simulator-gpu-graphs.json to
+#   bench/gpu.sh            writes gpu.jsonl, simulator-gpu.jsonl and simulator-gpu-graphs.jsonl to
 #                           ${OUT:-bench/results} and prints their tables
 #
 # Uses the Python that is on the path, its torch (built for CUDA) and the build tools it finds;
@@ -31,15 +31,14 @@ else
 fi
 
 # -P keeps the checkout, whose fedsyn has no compiled module, off the path.
-export PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$work/site:$PWD/bench${PYTHONPATH:+:$PYTHONPATH}"
 "$python" -P -m pytest -m gpu -q tests/kernels tests/ops
-"$python" -P bench/gpu.py --out "$out/gpu.json"
+"$python" -P bench/gpu.py --out "$out/gpu.jsonl"
 
 # A round of a hundred clients beside the same algorithm, one client after another, on the same card;
 # then with training steps as CUDA graphs.
-export PYTHONPATH="$PWD/bench:$PYTHONPATH"
 simulate() {
     "$python" -P -m simulator --device cuda --clients 100 --rounds 4 --workloads local,synthesis "$@"
 }
-simulate --systems fedsyn,loop --out "$out/simulator-gpu.json"
-simulate --systems fedsyn --fedsyn engine.graphs=true --out "$out/simulator-gpu-graphs.json"
+simulate --systems fedsyn,loop --out "$out/simulator-gpu.jsonl"
+simulate --systems fedsyn --fedsyn engine.graphs=true --out "$out/simulator-gpu-graphs.jsonl"

@@ -1,9 +1,13 @@
-"""Peak memory of one call."""
+"""What one call costs: peak memory, and seconds."""
 
 import ctypes
 import gc
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def peak_mib(call: Callable[[], object]) -> float:
@@ -20,6 +24,20 @@ def peak_mib(call: Callable[[], object]) -> float:
     peak = _status("VmHWM")
     del result
     return (peak - before) / 1024
+
+
+def cost(call: Callable[[], T]) -> tuple[T, dict[str, float]]:
+    """What a call gives, and its ``seconds`` and ``peak_mib``."""
+    given: list[T] = []
+    spent: dict[str, float] = {}
+
+    def timed() -> None:
+        start = time.perf_counter()
+        given.append(call())
+        spent["seconds"] = round(time.perf_counter() - start, 3)
+
+    spent["peak_mib"] = round(peak_mib(timed), 1)
+    return given[0], spent
 
 
 def _status(field: str) -> int:

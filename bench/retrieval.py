@@ -4,83 +4,70 @@
 
 mAP@50 by the best 50 items (ours, PyTorch in chunks of its best size, faiss), the same of 64-bit
 codes (ours, faiss), and mAP over the whole ranking (ours; for 200 of the queries also by
-sorting). All threads, all runs whole. Writes
-``bench/results/retrieval.json``.
+sorting). All threads, all runs whole. Writes ``bench/results/retrieval.jsonl``.
 """
 
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import faiss
 import torch
-from machine import facts
-from memory import peak_mib
 from rich.console import Console
-from sorting import sorted_average_precision
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from fedsyn.federation import records
+import results
 from fedsyn.metrics.retrieval import PairSet, evaluate_between
 from fedsyn.ops import average_precision, pack_bits, top_k
 from fedsyn.ops.ranking import precision_of_hits, shares_label
+from machine import facts
+from memory import cost
+from peers import faiss
+from rankings import WIDTH, by_faiss, by_torch, codes_by_faiss, sorted_average_precision, world
 
-QUERIES, ITEMS, WIDTH, CLASSES, DEPTH = 10_000, 1_000_000, 64, 100, 50
+QUERIES, ITEMS, DEPTH = 10_000, 1_000_000, 50
 SETS, FEW, CHECKED = 24, 200, 200
 CHUNKS = (8, 16, 32, 64, 128, 256)
+T = TypeVar("T")
 
 
 def main() -> None:
-    """Measure, write and show."""
+    """Measure and publish."""
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(CLASSES, WIDTH, generator=generator)
-
-    def draw(count: int) -> tuple[Tensor, Tensor]:
-        label = torch.randint(CLASSES, (count,), generator=generator)
-        noise = torch.randn(count, WIDTH, generator=generator)
-        return normalize(centres[label] + 2 * noise, dim=-1), label
-
-    (query, query_label), (gallery, gallery_label) = draw(QUERIES), draw(ITEMS)
+    query, query_label, gallery, gallery_label = world(generator, QUERIES, ITEMS)
     labels = query_label, gallery_label
     codes = pack_bits(query >= 0), pack_bits(gallery >= 0)
-    sets = [torch.rand(n, SETS, generator=generator) < 0.12 for n in (QUERIES, ITEMS)]
+    of_query, of_item = (torch.rand(n, SETS, generator=generator) < 0.12 for n in (QUERIES, ITEMS))
     pairs = PairSet(query, query, query_label), PairSet(gallery, gallery, gallery_label)
     partner = torch.arange(QUERIES)
     chunk = best_chunk(query, gallery)
 
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, float]] = {}
 
-    def measure(name: str, call: Callable[[], Any]) -> Any:
-        kept: list[Any] = []
-
-        def timed() -> None:
-            start = time.perf_counter()
-            kept.append(call())
-            kept.append(time.perf_counter() - start)
-
-        peak = peak_mib(timed)
-        found[name] = {"seconds": round(kept[1], 3), "peak_mib": round(peak)}
-        Console(stderr=True).print(f"{name}: {kept[1]:.1f} s, {peak:.0f} MiB")
-        return kept[0]
+    def measure(name: str, call: Callable[[], T], against: str = "") -> T:
+        given, found[name] = cost(call)
+        if against:
+            found[name]["times"] = found[name]["seconds"] / found[against]["seconds"]
+        said = "{seconds:.1f} s, {peak_mib:.0f} MiB".format(**found[name])
+        Console(stderr=True).print(f"{name}: {said}")
+        return given
 
     best = {
         "top_k": measure("top_k", lambda: top_k(query, gallery, DEPTH)[1]),
-        "torch": measure("torch", lambda: by_torch(query, gallery, chunk)),
-        "faiss": measure("faiss", lambda: by_faiss(query, gallery)),
+        "torch": measure("torch", lambda: by_torch(query, gallery, DEPTH, chunk)[1], "top_k"),
+        "faiss": measure("faiss", lambda: by_faiss(query, gallery, DEPTH)[1], "top_k"),
     }
-    near = {
-        "codes top_k": measure("codes top_k", lambda: top_k(*codes, DEPTH)[0]),
-        "codes faiss": measure("codes faiss", lambda: codes_by_faiss(*codes)),
-    }
+    near = (
+        measure("codes top_k", lambda: top_k(*codes, DEPTH)[0]),
+        measure("codes faiss", lambda: codes_by_faiss(*codes, DEPTH)[0], "codes top_k"),
+    )
     whole = measure("whole ranking", lambda: average_precision(query, gallery, *labels))
     whole_codes = measure("codes whole ranking", lambda: average_precision(*codes, *labels))
-    measure("whole ranking, label sets", lambda: average_precision(query, gallery, *sets))
+    sets = query, gallery, of_query, of_item
+    measure("whole ranking, label sets", lambda: average_precision(*sets))
     few = query[:FEW], gallery, query_label[:FEW], gallery_label
-    some = measure(f"whole ranking of {FEW}", lambda: average_precision(*few))
-    by_sorting = measure(f"whole ranking of {FEW}, sorted", lambda: sorted_average_precision(*few))
+    name = f"whole ranking of {FEW}"
+    some = measure(name, lambda: average_precision(*few))
+    by_sorting = measure(f"{name}, sorted", lambda: sorted_average_precision(*few), name)
     metrics = measure(
         "evaluate_between, depth 50, both directions",
         lambda: evaluate_between(*pairs, partner=partner, depth=DEPTH),
@@ -89,24 +76,15 @@ def main() -> None:
     maps = {name: map50(index, *labels) for name, index in best.items()}
     exact = (query[:CHECKED].double() @ gallery.double().T).topk(DEPTH).indices
     sample = {name: map50(index[:CHECKED], *labels) for name, index in best.items()}
-    result = {
-        **facts(),
+    about = facts() | {
         "threads": torch.get_num_threads(),
         "queries": QUERIES,
         "items": ITEMS,
         "width": WIDTH,
         "torch_chunk": chunk,
-        "faiss": faiss.__version__,
-        "runs": found,
-        "times_faster": {
-            peer: found[peer]["seconds"] / found[ours]["seconds"]
-            for peer, ours in (
-                ("torch", "top_k"),
-                ("faiss", "top_k"),
-                ("codes faiss", "codes top_k"),
-                (f"whole ranking of {FEW}, sorted", f"whole ranking of {FEW}"),
-            )
-        },
+    }
+    about["versions"]["faiss"] = faiss().__version__
+    agreement = {
         "map50": maps | {"average_precision": whole[:, 1].mean().item()},
         "map": {"floats": whole[:, 0].mean().item(), "codes": whole_codes[:, 0].mean().item()},
         "map50_less_float64_of_sample": {
@@ -115,12 +93,11 @@ def main() -> None:
         "items_of_float64_found": (
             (best["top_k"][:CHECKED, :, None] == exact[:, None]).any(1).double().mean().item()
         ),
-        "codes_distances_equal": torch.equal(*near.values()),
+        "codes_distances_equal": torch.equal(*near),
         "largest_difference_to_sorted": (some - by_sorting).abs().max().item(),
-        "metrics": metrics,
     }
-    records.write_json(Path(__file__).parent / "results" / "retrieval.json", result)
-    Console().print_json(json.dumps(result))
+    rows = [{"by": name, **spent} for name, spent in found.items()]
+    results.publish("retrieval", about, rows, agreement=[agreement], metrics=[metrics])
 
 
 def map50(index: Tensor, query_label: Tensor, gallery_label: Tensor) -> float:
@@ -130,34 +107,15 @@ def map50(index: Tensor, query_label: Tensor, gallery_label: Tensor) -> float:
     return (gain[:, -1] / found[:, -1].clamp(min=1)).mean().item()
 
 
-def by_torch(query: Tensor, gallery: Tensor, chunk: int) -> Tensor:
-    """The best items from products of some queries with all items."""
-    return torch.cat([(rows @ gallery.T).topk(DEPTH).indices for rows in query.split(chunk)])
-
-
 def best_chunk(query: Tensor, gallery: Tensor) -> int:
     """Queries of one product: the fastest, judged by 512 of them."""
 
     def seconds(chunk: int) -> float:
         start = time.perf_counter()
-        by_torch(query[:512], gallery, chunk)
+        by_torch(query[:512], gallery, DEPTH, chunk)
         return time.perf_counter() - start
 
     return min(CHUNKS, key=seconds)
-
-
-def by_faiss(query: Tensor, gallery: Tensor) -> Tensor:
-    """The best items from an exhaustive index."""
-    index = faiss.IndexFlatIP(WIDTH)
-    index.add(gallery.numpy())
-    return torch.from_numpy(index.search(query.numpy(), DEPTH)[1])
-
-
-def codes_by_faiss(query: Tensor, gallery: Tensor) -> Tensor:
-    """Minus the distances of the best items; of equal ones it may take others than we."""
-    index = faiss.IndexBinaryFlat(WIDTH)
-    index.add(gallery.view(torch.uint8).numpy())
-    return -torch.from_numpy(index.search(query.view(torch.uint8).numpy(), DEPTH)[0]).float()
 
 
 if __name__ == "__main__":

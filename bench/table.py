@@ -1,27 +1,29 @@
 """The figures of ``make bench`` as one table: medians, ratios, peak memory and errors."""
 
 import argparse
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+import results
+from results import ABOUT, ResultError, Row
 
-def rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row a contender; the ratio is its median over the kernel's of the same group."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for benchmark in results["benchmarks"]:
-        groups.setdefault(benchmark["group"], []).append(benchmark)
-    found = []
+
+def lines_of(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """One line a contender; the ratio is its median over the kernel's of the same group."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row)
+    found: list[tuple[str, ...]] = []
     for group, members in groups.items():
         members.sort(key=lambda member: member["params"]["name"] != "kernel")
-        own = members[0]["stats"]["median"]
+        own = members[0]["median"]
         for position, member in enumerate(members):
-            median, extra = member["stats"]["median"], member["extra_info"]
-            error = extra.get("gradient_error", extra.get("error"))
+            median, extra = member["median"], member["extra_info"]
+            error = extra.get("gradient_error")
             found.append(
                 (
                     "" if position else group,
@@ -37,20 +39,20 @@ def rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path, help="JSON of pytest-benchmark")
-    path = parser.parse_args().results
+    parser.add_argument("results", type=Path, help="what `pytest bench --results` has written")
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        sys.exit(f"{path}: {error}")
-    title = f"{results['date']}, {results['machine']}, torch {results['versions']['torch']}"
+        lines = results.read(parser.parse_args().results)
+    except ResultError as error:
+        sys.exit(str(error))
+    (about,) = lines[ABOUT]
+    title = f"{about['date']}, {about['machine']}, torch {about['versions']['torch']}"
     table = Table(title=title)
     for column in ("operator and size", "by", "median ms", "times the kernel", "peak MiB", "error"):
         table.add_column(
             column, justify="left" if column in ("operator and size", "by") else "right"
         )
-    for row in rows(results):
-        table.add_row(*row, end_section=False)
+    for line in lines_of(lines["row"]):
+        table.add_row(*line)
     Console().print(table)
 
 

@@ -6,9 +6,12 @@ tenants of a machine disturb least. Read the minimum or the median.
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
 
-from fedsyn.ops import backend, backends, js_divergence
+from fedsyn.ops import js_divergence
 from fedsyn.ops.js_divergence import js_divergence_reference
+from formulas import forced
 
 # Rows of a server's filter: prototypes (24) and pairs of 20 000 candidates with 50 clients (100).
 SIZES = [(4096, 10), (4096, 24), (20_000 * 50, 100)]
@@ -17,28 +20,21 @@ SIZES = [(4096, 10), (4096, 24), (20_000 * 50, 100)]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def kernel(p, q):
-    with backend("cpu"):
-        return js_divergence(p, q)
-
-
 CONTENDERS = {
-    "kernel": kernel,
+    "kernel": forced("cpu", js_divergence),
     "reference": js_divergence_reference,
     "torch.compile": torch.compile(js_divergence_reference, dynamic=False),
 }
 
 
-def operands(rows, k):
+def operands(rows: int, k: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(rows, k, generator=generator).softmax(-1) for _ in range(2)]
 
 
 @pytest.mark.parametrize("name", CONTENDERS)
 @pytest.mark.parametrize(("rows", "k"), SIZES, ids=lambda size: str(size))
-def test_forward(benchmark, name, rows, k):
-    if name == "kernel" and "cpu" not in backends():
-        pytest.skip("the compiled module is absent")
+def test_forward(benchmark: BenchmarkFixture, name: str, rows: int, k: int) -> None:
     p, q = operands(rows, k)
     benchmark.group = f"js_divergence forward [{rows}, {k}]"
     call = CONTENDERS[name]
@@ -49,13 +45,11 @@ def test_forward(benchmark, name, rows, k):
 
 @pytest.mark.parametrize("name", CONTENDERS)
 @pytest.mark.parametrize(("rows", "k"), [*SIZES[:2], (100_000, 100)], ids=lambda size: str(size))
-def test_forward_and_backward(benchmark, name, rows, k):
-    if name == "kernel" and "cpu" not in backends():
-        pytest.skip("the compiled module is absent")
+def test_forward_and_backward(benchmark: BenchmarkFixture, name: str, rows: int, k: int) -> None:
     p, q = (x.requires_grad_() for x in operands(rows, k))
     benchmark.group = f"js_divergence forward and backward [{rows}, {k}]"
 
-    def call():
+    def call() -> tuple[Tensor, ...]:
         return torch.autograd.grad(CONTENDERS[name](p, q).sum(), (p, q))
 
     ratio = (2 * p / (p + q)).detach().double()

@@ -6,33 +6,34 @@ as they do by default: faiss by random rows, scikit-learn by k-means++, greedy l
 with every row's cluster. The extra column ``inertia`` is the mean over the clients.
 """
 
+from collections.abc import Callable
+
 import numpy
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from fedsyn import streams
-from fedsyn.ops import backend, backends, kmeans
+from fedsyn.ops import kmeans
+from formulas import forced
+from peers import faiss
 
 ITERATIONS = 25
 CLIENTS, SERVER = (100, 500, 128, 24), (1, 100_000, 128, 240)  # [clients, rows, width, k]
+Size = tuple[int, int, int, int]
 
 
-def run(name):
-    def call(x, k):
-        generators = [streams.generator(0, "bench", 0, client) for client in range(len(x))]
-        with backend(name):
-            return kmeans(x, k, generators, iterations=ITERATIONS)[:2]
-
-    return call
+def ours(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    generators = [streams.generator(0, "bench", 0, client) for client in range(len(x))]
+    return kmeans(x, k, generators, iterations=ITERATIONS)[:2]
 
 
-def faiss(x, k):
-    module = pytest.importorskip("faiss")
-    module.omp_set_num_threads(torch.get_num_threads())
+def by_faiss(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     centroids, owners = [], []
     for rows in x.numpy():
-        found = module.Kmeans(
+        found = faiss().Kmeans(
             *(rows.shape[1], k),
             niter=ITERATIONS,
             seed=1,
@@ -45,7 +46,7 @@ def faiss(x, k):
     return torch.stack(centroids), torch.stack(owners)
 
 
-def scikit_learn(x, k):
+def scikit_learn(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     from sklearn.cluster import KMeans
 
     found = []
@@ -58,15 +59,15 @@ def scikit_learn(x, k):
     )
 
 
-CONTENDERS = {
-    "kernel": run("cpu"),
-    "faiss": faiss,
+CONTENDERS: dict[str, Callable[[Tensor, int], tuple[Tensor, Tensor]]] = {
+    "kernel": forced("cpu", ours),
+    "faiss": by_faiss,
     "scikit-learn": scikit_learn,
-    "reference": run("reference"),
+    "reference": forced("reference", ours),
 }
 
 
-def mixture(clients, rows, width, k):
+def mixture(clients: int, rows: int, width: int, k: int) -> Tensor:
     """Overlapping clusters, about as many as are looked for."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(clients, k, width, generator=generator)
@@ -76,7 +77,7 @@ def mixture(clients, rows, width, k):
     )
 
 
-def inertia(x, centroids, owners):
+def inertia(x: Tensor, centroids: Tensor, owners: Tensor) -> float:
     """Mean over the clients, in float64."""
     total = 0.0
     for rows, centres, owner in zip(x, centroids, owners, strict=True):
@@ -85,12 +86,12 @@ def inertia(x, centroids, owners):
 
 
 @pytest.fixture(scope="module")
-def data():
+def data() -> dict[Size, Tensor]:
     return {size: mixture(*size) for size in (CLIENTS, SERVER)}
 
 
 @pytest.fixture(scope="module")
-def best():
+def best() -> dict[Size, float]:
     """Inertia of the kernel by size, which the peers' must not be below by a hundredth."""
     return {}
 
@@ -101,9 +102,14 @@ def best():
     ids=["clients, one thread", "clients", "server"],
 )
 @pytest.mark.parametrize("name", CONTENDERS)
-def test_cluster(benchmark, data, best, name, size, threads):
-    if name == "kernel" and "cpu" not in backends():
-        pytest.skip("the compiled module is absent")
+def test_cluster(
+    benchmark: BenchmarkFixture,
+    data: dict[Size, Tensor],
+    best: dict[Size, float],
+    name: str,
+    size: Size,
+    threads: int | None,
+) -> None:
     if name == "reference" and size == SERVER:
         pytest.skip("the reference holds all distances, in float64")
     x, k = data[size], size[-1]

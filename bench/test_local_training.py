@@ -4,11 +4,13 @@ Run with ``pytest bench/test_local_training.py``. Every contender trains the cli
 one epoch of five batches by InfoNCE and Adam. One core.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from fedsyn.objectives.info_nce import InfoNCELoss
-from torch import nn
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from fedsyn import ops
@@ -18,11 +20,14 @@ from fedsyn.core.cohort import Cohort
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.training import train
 from fedsyn.models.retrieval import build
+from fedsyn.objectives.info_nce import InfoNCE
 from fedsyn.tasks.retrieval import RetrievalProblem
+from formulas import forced
 
 PAIRS, BATCH, SCALE = 320, 64, 5.0
 NET = build(ModelConfig(), 128, 128, {})
 CLIENTS = (8, 32)
+Loss = Callable[..., Tensor]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 class Case:
     """Pairs, a model to start from, and the batches of all clients."""
 
-    def __init__(self, clients):
+    def __init__(self, clients: int) -> None:
         draw = torch.Generator().manual_seed(0)
         self.features = torch.randn(clients * PAIRS, 256, generator=draw)
         self.model = NET.init(draw)
@@ -40,45 +45,45 @@ class Case:
         self.batches = epochs(self.cohort.rows, BATCH, 1, self.cohort.streams("local"))
 
 
-def kernel(case):
-    with ops.backend("cpu"):
-        config = MethodConfig(epochs=1)
-        own = InfoNCELoss(1 / SCALE)
-        problem = RetrievalProblem(features=case.features, net=NET, objective=own, criterion=own)
-        return problem.train(case.start, case.cohort, config)[0]
+def in_one_call(case: Case) -> Tensor:
+    own = InfoNCE(1 / SCALE)
+    problem = RetrievalProblem(features=case.features, net=NET, objective=own, criterion=own)
+    return problem.train(case.start, case.cohort, MethodConfig(epochs=1))[0]
 
 
-def stepwise(case, loss=None):
+def stepwise(case: Case, loss: Loss | None = None) -> Tensor:
     loss = loss or loss_of(case)
     return train(case.start, loss, case.batches, Optimizer("adam", 1e-3))[0]
 
 
-def loss_of(case):
-    def loss(params, _, index, valid, step):
+def loss_of(case: Case) -> Loss:
+    def loss(params: Tensor, _: Tensor, index: Tensor, valid: Tensor, step: int) -> Tensor:
         return ops.info_nce(*NET.embed(params, case.features[index]), SCALE, valid)
 
     return loss
 
 
-_compiled = {}
+_compiled: dict[Case, Loss] = {}
 
 
-def compiled(case):
+def compiled(case: Case) -> Tensor:
     if case not in _compiled:
         _compiled[case] = torch.compile(loss_of(case), dynamic=False)
     return stepwise(case, _compiled[case])
 
 
-def loop(case):
+def loop(case: Case) -> Tensor:
     """The same with modules, one client after another."""
     found = []
     for client in range(len(case.start)):
-        nets = [nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 64)) for _ in "iv"]
+        nets = []
         views = NET.layout.views(case.model[None])
-        for net, modality in zip(nets, ("image", "text"), strict=True):
-            for layer, module in enumerate((net[0], net[2])):
+        for modality in ("image", "text"):
+            linear = nn.Linear(128, 256), nn.Linear(256, 64)
+            for layer, module in enumerate(linear):
                 module.weight.data.copy_(views[f"{modality}.{layer}.weight"][0].T)
                 module.bias.data.copy_(views[f"{modality}.{layer}.bias"][0, 0])
+            nets.append(nn.Sequential(linear[0], nn.ReLU(), linear[1]))
         params = [p for net in nets for p in net.parameters()]
         optimizer = torch.optim.Adam(params, 1e-3, fused=True)
         own = torch.arange(BATCH)
@@ -96,7 +101,7 @@ def loop(case):
 
 
 CONTENDERS = {
-    "kernel": kernel,
+    "kernel": forced("cpu", in_one_call),
     "step by step": stepwise,
     "step by step, torch.compile": compiled,
     "one client after another": loop,
@@ -105,9 +110,7 @@ CONTENDERS = {
 
 @pytest.mark.parametrize("name", CONTENDERS)
 @pytest.mark.parametrize("clients", CLIENTS)
-def test_local_training(benchmark, clients, name):
-    if name == "kernel" and "cpu" not in ops.backends():
-        pytest.skip("the compiled module is absent")
+def test_local_training(benchmark: BenchmarkFixture, clients: int, name: str) -> None:
     benchmark.group = f"local training, {clients} clients"
     case, contender = Case(clients), CONTENDERS[name]
     found, expected = contender(case), loop(case)

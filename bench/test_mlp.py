@@ -4,19 +4,27 @@ Run with ``pytest bench/test_mlp.py``. Every contender gives the output and the 
 what the size says. On one core and on two. Read the minimum or the median.
 """
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fedsyn.ops import backend, backends, mlp
+from fedsyn.ops import mlp
 from fedsyn.ops.mlp import mlp_reference
+from formulas import forced
 
-RETRIEVAL = ((128, 256, 64), (128, 256, 64))
+Towers = tuple[tuple[int, ...], ...]
+# Output [C, B, out]; its gradient, one of each parameter, or none.
+Found = tuple[Tensor, Tensor | tuple[Tensor, ...] | None]
+
+RETRIEVAL: Towers = ((128, 256, 64), (128, 256, 64))
 # Clients, rows, towers, slope, head, what the gradient is taken of.
-SIZES = {
+SIZES: dict[str, tuple[int, int, Towers, float, str, str | None]] = {
     "retrieval, 8 clients": (8, 64, RETRIEVAL, 0.0, "unit", "params"),
     "retrieval, 50 clients": (50, 64, RETRIEVAL, 0.0, "unit", "params"),
     "critic to x, 32 clients": (32, 64, ((256, 256, 256, 1),), 0.2, "linear", "x"),
@@ -31,10 +39,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 class Case:
     """Operands of a size, the wanted one a leaf, and the networks as modules."""
 
-    def __init__(self, clients, rows, towers, slope, head, of):
+    def __init__(
+        self, clients: int, rows: int, towers: Towers, slope: float, head: str, of: str | None
+    ) -> None:
         generator = torch.Generator().manual_seed(0)
 
-        def draw(*shape):
+        def draw(*shape: int) -> Tensor:
             return torch.randn(clients, *shape, generator=generator)
 
         self.network, self.of = (towers, slope, head), of
@@ -48,12 +58,12 @@ class Case:
             getattr(self, of).requires_grad_()
         self.modules = [self.module(row.split(self.sizes)) for row in self.params.detach()]
 
-    def module(self, parts):
+    def module(self, params: Sequence[Tensor]) -> list[nn.Sequential]:
         """One client's towers."""
         towers, slope, _ = self.network
-        parts, built = iter(parts), []
+        parts, built = iter(params), []
         for tower in towers:
-            layers = []
+            layers: list[nn.Module] = []
             for a, b in pairwise(tower):
                 layer = nn.Linear(a, b)
                 layer.weight.data, layer.bias.data = next(parts).view(a, b).T.clone(), next(parts)
@@ -61,7 +71,7 @@ class Case:
             built.append(nn.Sequential(*layers[:-1]).requires_grad_(self.of == "params"))
         return built
 
-    def double(self):
+    def double(self) -> "Case":
         """The same in float64."""
         other = object.__new__(Case)
         other.__dict__.update(self.__dict__)
@@ -71,35 +81,34 @@ class Case:
         return other
 
 
-def differentiate(case, out):
+def differentiate(case: Case, out: Tensor) -> Found:
     """The output, and the gradient that the size asks for."""
     if case.of is None:
         return out, None
     return out.detach(), torch.autograd.grad(out, getattr(case, case.of), case.grad)[0]
 
 
-# ---- Contenders: case -> output [C, B, out], gradient ------------------------------------------
+# ---- Contenders ---------------------------------------------------------------------------------
 
 
-def kernel(case):
-    with backend("cpu"):
-        return differentiate(case, mlp(case.x, case.params, *case.network))
-
-
-def stacked(case, function=mlp_reference):
+def stacked(case: Case, function: Any = mlp_reference) -> Found:
     return differentiate(case, function(case.x, case.params, *case.network))
 
 
-def compiled(case):
+def fused(case: Case) -> Found:
+    return stacked(case, mlp)
+
+
+def compiled(case: Case) -> Found:
     return stacked(case, compiled_reference)
 
 
-def loop(case):
+def loop(case: Case) -> Found:
     towers, _, head = case.network
     outputs = []
     for x, client in zip(case.x, case.modules, strict=True):
-        parts = zip(client, x.split([tower[0] for tower in towers], -1), strict=True)
-        parts = [module(part) for module, part in parts]
+        sides = zip(client, x.split([tower[0] for tower in towers], -1), strict=True)
+        parts = [module(side) for module, side in sides]
         if head == "unit":
             parts = [normalize(u, dim=-1) for u in parts]
         outputs.append(torch.cat(parts, -1))
@@ -110,32 +119,32 @@ def loop(case):
     return out.detach(), torch.autograd.grad(out, leaves, case.grad)
 
 
-CONTENDERS = {
-    "kernel": kernel,
+CONTENDERS: dict[str, Callable[[Case], Found]] = {
+    "kernel": forced("cpu", fused),
     "baddbmm, autograd": stacked,
     "torch.compile of it": compiled,
     "a loop of nn.Sequential": loop,
 }
 
 
-def check(case, found):
+def check(case: Case, found: Found) -> None:
     """Both within 1e-4 of the largest number expected (a ReLU may go either way by rounding)."""
     out, gradient = found
     if isinstance(gradient, tuple):  # of every client's modules
         rows = torch.cat([g.T.reshape(-1) for g in gradient])
         gradient = rows.view(case.params.shape)
     for got, expected in zip((out, gradient), stacked(case.double()), strict=True):
-        if expected is not None:
+        if isinstance(got, Tensor) and isinstance(expected, Tensor):
             error = (got.double() - expected).norm() / expected.norm()
             assert error < 1e-4, error
+        else:
+            assert got is expected is None
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", CONTENDERS)
 @pytest.mark.parametrize("size", SIZES)
-def test_mlp(benchmark, size, name, threads):
-    if name == "kernel" and "cpu" not in backends():
-        pytest.skip("the compiled module is absent")
+def test_mlp(benchmark: BenchmarkFixture, size: str, name: str, threads: int) -> None:
     torch.set_num_threads(threads)
     benchmark.group = f"mlp {size}, {threads} thread{'s' * (threads > 1)}"
     case, contender = Case(*SIZES[size]), CONTENDERS[name]

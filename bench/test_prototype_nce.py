@@ -6,9 +6,12 @@ tenants of a machine disturb least. Read the minimum or the median.
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from fedsyn.ops import backend, backends, prototype_nce
+from fedsyn.ops import prototype_nce
+from formulas import forced
 
 SCALE = 14.0
 # [clients, rows, prototypes, width]: a client's batch, a stack of fifty of them, a server's.
@@ -28,13 +31,15 @@ SIZES = [
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def kernel(x, prototypes, target):
-    with backend("cpu"):
-        loss = prototype_nce(x, prototypes, target, SCALE)
+on_cpu = forced("cpu", prototype_nce)
+
+
+def kernel(x: Tensor, prototypes: Tensor, target: Tensor) -> Tensor:
+    loss = on_cpu(x, prototypes, target, SCALE)
     return loss.sum() if loss.ndim else loss
 
 
-def eager(x, prototypes, target):
+def eager(x: Tensor, prototypes: Tensor, target: Tensor) -> Tensor:
     logits = SCALE * x @ prototypes.mT
     if x.ndim == 2:
         return cross_entropy(logits, target)
@@ -48,7 +53,7 @@ CONTENDERS = {
 }
 
 
-def operands(clients, rows, count, width):
+def operands(clients: int, rows: int, count: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """One client as PyTorch's users have it, without a client axis."""
     generator = torch.Generator().manual_seed(0)
     lead = (clients,) if clients > 1 else ()
@@ -60,20 +65,20 @@ def operands(clients, rows, count, width):
 @pytest.mark.parametrize("name", CONTENDERS)
 @pytest.mark.parametrize("both", [False, True], ids=["rows", "rows and prototypes"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_forward_and_backward(benchmark, name, both, size):
-    if name == "kernel" and "cpu" not in backends():
-        pytest.skip("the compiled module is absent")
+def test_forward_and_backward(
+    benchmark: BenchmarkFixture, name: str, both: bool, size: tuple[int, int, int, int]
+) -> None:
     x, prototypes, target = operands(*size)
     x.requires_grad_()
     prototypes.requires_grad_(both)
     leaves = (x, prototypes) if both else (x,)
     benchmark.group = f"prototype_nce {list(size)}, gradients of {len(leaves)}"
 
-    def call():
+    def call() -> tuple[Tensor, ...]:
         return torch.autograd.grad(CONTENDERS[name](x, prototypes, target), leaves)
 
     wide = [leaf.detach().double().requires_grad_() for leaf in (x, prototypes)]
-    expected = torch.autograd.grad(eager(*wide, target), wide[: len(leaves)])
+    expected = torch.autograd.grad(eager(wide[0], wide[1], target), wide[: len(leaves)])
     for got, wanted in zip(call(), expected, strict=True):
         assert ((got.double() - wanted).norm() / wanted.norm()).item() <= 1e-5
     large = size[0] * size[1] * size[2] > 1 << 19

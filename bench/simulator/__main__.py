@@ -4,12 +4,11 @@
     PYTHONPATH=bench .venv/bin/python -m simulator --help           # parts of it
 
 Every measurement runs in a fresh process, one after another. Rows are merged into
-``bench/results/simulator.json`` as they are made, so a part can be measured again, and an
+``bench/results/simulator.jsonl`` as they are made, so a part can be measured again, and an
 interrupted run goes on with ``--missing``. docs/simulator.md says what is measured and how.
 """
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
@@ -18,11 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from machine import facts
 from rich.console import Console
 from rich.table import Table
 
-from fedsyn.federation import records
+import results
+from machine import facts
+from results import ABOUT, Row
 from simulator import arithmetic, plot
 from simulator.measure import (
     SYSTEMS,
@@ -36,10 +36,10 @@ from simulator.measure import (
 )
 
 ROOT = Path(__file__).parent.parent.parent
-RESULTS = ROOT / "bench" / "results" / "simulator.json"
+RESULTS = results.FOLDER / "simulator.jsonl"
 IMAGES = ROOT / "docs" / "images"
 PEERS = ROOT / ".venv" / "simulator-peers" / "bin" / "python"
-Result = dict[str, Any]
+Result = dict[str, list[Row]]  # lines by kind
 
 # Fewer rounds where they are long: the median is of the rounds after the first.
 CASES = (
@@ -51,7 +51,7 @@ CASES = (
     Case("synthesis", 100, 320, 5),
     Case("synthesis", 1000, 320, 3),
 )
-ONLY_fedsyn = CASES[-1]  # the others would take most of an hour
+ONLY_FEDSYN = CASES[-1]  # the others would take most of an hour
 QUICK = (Case("local", 4, 320, 2), Case("synthesis", 4, 320, 2))
 AGREEMENT = 0.05  # largest difference of the metric that two seeds may make
 WIDE = 120  # columns where the output is a file
@@ -69,9 +69,9 @@ def main() -> None:
     peers = str(Path(arguments.peers).absolute())
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     failures = []
-    result: Result = {"rows": []}
+    result: Result = {ABOUT: [{"versions": {}}], "row": [], "arithmetic": []}
     if arguments.out.exists() and not arguments.quick:
-        result |= json.loads(arguments.out.read_text())
+        result |= results.read(arguments.out)
     folder = Path(tempfile.mkdtemp(prefix="simulator-"))
     try:
         for system, case in jobs(arguments, systems, workloads, result):
@@ -97,9 +97,9 @@ def main() -> None:
     show(result, console)
     if arguments.out == RESULTS and not arguments.quick:
         plot.draw(result, IMAGES)
-    failures += disagreements(result["rows"])
-    for failure in failures:
-        console.print(failure, style="red", markup=False)
+    failures += disagreements(result["row"])
+    for said in failures:
+        console.print(said, style="red", markup=False)
     sys.exit(bool(failures))
 
 
@@ -114,7 +114,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="4 clients, 2 rounds; nothing is kept")
     parser.add_argument("--device", default="cpu", help="of fedsyn and the loop, e.g. cuda")
     parser.add_argument("--fedsyn", nargs="*", default=[], help="key=value, overrides for fedsyn")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write or add to")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="result file to write or add to")
     parser.add_argument("--peers", default=str(PEERS), help="python with pfl and flwr")
     arguments = parser.parse_args()
     if arguments.rounds is not None and arguments.rounds < 2:
@@ -127,13 +127,13 @@ def jobs(
 ) -> Iterator[tuple[str, Case]]:
     """What to measure, in the order in which it is."""
     clients = [int(number) for number in arguments.clients.split(",")]
-    there = {key(row) for row in result["rows"]} if arguments.missing else set()
+    there = {key(row) for row in result["row"]} if arguments.missing else set()
     cases = QUICK if arguments.quick else [case for case in CASES if case.clients in clients]
     for case in cases:
         rounds = arguments.rounds or case.rounds
         for system in systems:
             known = (case.workload, system, case.clients, case.pairs) in there
-            alone = case == ONLY_fedsyn and system != "fedsyn"
+            alone = case == ONLY_FEDSYN and system != "fedsyn"
             if case.workload in workloads and not known and not alone:
                 yield (
                     system,
@@ -141,25 +141,26 @@ def jobs(
                 )
 
 
-def key(row: Result) -> tuple[Any, ...]:
+def key(row: Row) -> tuple[Any, ...]:
     """What a row is about."""
     return tuple(row[name] for name in ("workload", "system", "clients", "pairs"))
 
 
-def add(result: Result, row: Result) -> None:
+def add(result: Result, row: Row) -> None:
     """Put a row, with its overhead, in the place of the one before."""
     row["overhead_ms_client"] = None
     if row["workload"] == "local":
-        known = result.setdefault("arithmetic_s_client", {})
-        pairs = str(row["pairs"])
+        known = {line["pairs"]: line["seconds_client"] for line in result["arithmetic"]}
+        pairs = row["pairs"]
         if pairs not in known:
-            known[pairs] = arithmetic.client_seconds(row["pairs"])
+            known[pairs] = arithmetic.client_seconds(pairs)
+            result["arithmetic"].append({"pairs": pairs, "seconds_client": known[pairs]})
         overhead = row["seconds_round"] / row["clients"] - known[pairs]
         row["overhead_ms_client"] = 1000 * overhead
-    result["versions"] = result.get("versions", {}) | row.pop("versions")
-    rows = [old for old in result["rows"] if key(old) != key(row)]
+    result[ABOUT][0]["versions"] |= row.pop("versions")
+    rows = [old for old in result["row"] if key(old) != key(row)]
     order = {name: place for place, name in enumerate(SYSTEMS)}
-    result["rows"] = sorted(
+    result["row"] = sorted(
         [*rows, row],
         key=lambda r: (r["workload"], -r["pairs"], r["clients"], order[r["system"]]),
     )
@@ -167,10 +168,9 @@ def add(result: Result, row: Result) -> None:
 
 def write(result: Result, arguments: argparse.Namespace) -> None:
     """Write the file anew, with the machine and the date of this part."""
-    about = facts()
-    result |= {name: about[name] for name in ("date", "machine", "device")}
+    result[ABOUT] = [{**facts(), "versions": result[ABOUT][0]["versions"]}]
     if not arguments.quick:
-        records.write_json(arguments.out, result)
+        results.write(arguments.out, result)
 
 
 def crowd(folder: Path) -> Result:
@@ -191,7 +191,7 @@ def crowd(folder: Path) -> Result:
     }
 
 
-def sampled(folder: Path, workload: str, clients: int, number: int) -> Result:
+def sampled(folder: Path, workload: str, clients: int, number: int) -> Row:
     """Rounds of ``number`` clients, sampled out of ``clients``."""
     extra = (
         f"run.fraction={number / clients}",
@@ -212,7 +212,7 @@ def show(result: Result, console: Console) -> None:
     """The rows as a table; ratios are to fedsyn's round."""
     own = {
         (row["workload"], row["clients"], row["pairs"]): row["seconds_round"]
-        for row in result["rows"]
+        for row in result["row"]
         if row["system"] == "fedsyn"
     }
     table = Table(
@@ -221,7 +221,7 @@ def show(result: Result, console: Console) -> None:
         title="layout: processes by threads; ratio: to fedsyn's round; overhead: a client",
         title_justify="left",
     )
-    for row in result["rows"]:
+    for row in result["row"]:
         base = own.get((row["workload"], row["clients"], row["pairs"]))
         overhead = row["overhead_ms_client"]
         table.add_row(
@@ -237,7 +237,7 @@ def show(result: Result, console: Console) -> None:
     console.print(table)
 
 
-def disagreements(rows: list[Result]) -> list[str]:
+def disagreements(rows: list[Row]) -> list[str]:
     """Where a system's metric is not that of the plain loop."""
     loops = {
         (row["workload"], row["clients"], row["pairs"], row["rounds"]): row["metric"]

@@ -93,7 +93,7 @@ def client_seconds(pairs: int) -> float:
     workers = os.cpu_count() or 1
     command = [sys.executable, "-m", "simulator.arithmetic", str(pairs)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(workers)]
-    found = [json.loads(process.communicate()[0]) for process in running]
+    found = [float(json.loads(process.communicate()[0])) for process in running]
     return statistics.mean(found) / workers
 
 

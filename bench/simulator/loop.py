@@ -5,11 +5,12 @@ sums of models in place.
 """
 
 import platform
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 
 import torch
-from torch import Tensor
 
-from simulator import synthesis_loop
+from simulator.synthesis_loop import client, local_round, server_round
 from simulator.workload import Clock, Net, Pairs, adam, parse, read, recall, report, train
 
 
@@ -22,40 +23,46 @@ def main() -> None:
     torch.manual_seed(task.seed)
     clients, test = read(task.data, task.pairs)
     net = Net()
-    if task.workload == "local":
-        average(net, clients, task.rounds, clock)
-    else:
-        synthesis_loop.run(net, clients, task.rounds, clock)
+    run = local if task.workload == "local" else synthesis
+    run(net, clients, task.rounds, clock)
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     report(task, clock, recall(net, test), versions)
 
 
-def average(net: Net, clients: list[Pairs], rounds: int, clock: Clock) -> None:
-    """Federated averaging, all clients in every round."""
-    parameters = list(net.parameters())
-    optimizer = adam(parameters)
-    pairs = sum(len(image) for image, _ in clients)
+def local(net: Net, held: Sequence[Pairs], rounds: int, clock: Clock) -> None:
+    """Clients train the model and nothing else."""
+    optimizer = adam(net.parameters())
+    sizes = [len(image) for image, _ in held]
     for _ in range(rounds):
-        received = [parameter.detach().clone() for parameter in parameters]
-        total = [torch.zeros_like(value) for value in received]
-        for held in clients:
-            copy(received, parameters)
-            train(net, optimizer, held)
-            add(parameters, total, len(held[0]) / pairs)
-        copy(total, parameters)
+        average(net, sizes, lambda number: train(net, optimizer, held[number]))
         clock.lap()
 
 
-@torch.no_grad()
-def copy(values: list[Tensor], into: list[Tensor]) -> None:
-    """``into`` ← ``values``."""
-    torch._foreach_copy_(into, values)
+def synthesis(net: Net, held: Sequence[Pairs], rounds: int, clock: Clock) -> None:
+    """Clients make generators too, and the server fine-tunes on what these make."""
+    initial, optimizer = deepcopy(net), adam(net.parameters())
+    states = [client(number, pairs, net) for number, pairs in enumerate(held)]
+    sizes = [len(state.pairs[0]) for state in states]
+    for _ in range(rounds):
+        average(net, sizes, lambda number: local_round(net, optimizer, states[number]))
+        uploads, held_out = zip(*((state.upload, state.held_out) for state in states), strict=True)
+        server_round(net, initial, uploads, held_out)
+        clock.lap()
 
 
-@torch.no_grad()
-def add(values: list[Tensor], into: list[Tensor], share: float) -> None:
-    """``into`` ← ``into`` + ``share`` · ``values``."""
-    torch._foreach_add_(into, values, alpha=share)
+def average(net: Net, sizes: Sequence[int], learn: Callable[[int], object]) -> None:
+    """A round of federated averaging: every client learns from the model that the round began with.
+
+    ``learn`` trains ``net`` in place as the client of a number does.
+    """
+    parameters = [parameter.detach() for parameter in net.parameters()]
+    received = [parameter.clone() for parameter in parameters]
+    total = [torch.zeros_like(value) for value in received]
+    for number, size in enumerate(sizes):
+        torch._foreach_copy_(parameters, received)
+        learn(number)
+        torch._foreach_add_(total, parameters, alpha=size / sum(sizes))
+    torch._foreach_copy_(parameters, total)
 
 
 if __name__ == "__main__":

@@ -67,13 +67,14 @@ class Synthesis(FederatedAveraging):
         state = self.states[int(user_dataset.user_id)]
         optimizer = model.new_local_optimizer(LR)
         synthesis_loop.local_round(model.pytorch_model, optimizer, state)
-        return model.get_model_difference(initial_model_state), Metrics()
+        difference: Any = model.get_model_difference(initial_model_state)
+        return difference, Metrics()
 
     def process_aggregated_statistics(
         self, central_context: Any, aggregate_metrics: Metrics, model: PyTorchModel, statistics: Any
     ) -> tuple[PyTorchModel, Metrics]:
         """The plain loop's server, on the aggregated model."""
-        found = super().process_aggregated_statistics(
+        found: tuple[PyTorchModel, Metrics] = super().process_aggregated_statistics(
             central_context, aggregate_metrics, model, statistics
         )
         synthesis_loop.server_round(

@@ -1,12 +1,13 @@
 """The figures: seconds a round against clients, and against the clients sampled of many."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
+
+import results
+from results import Row
 
 INK, MUTED, LINE = "#1f2933", "#66717d", "#dde2e7"
 NAMES = {"fedsyn": "fedsyn", "loop": "plain loop", "pfl": "pfl-research", "flower": "Flower"}
@@ -15,9 +16,9 @@ TITLES = {"local": "Federated averaging", "synthesis": "The round with synthesis
 APART = 0.055  # of the axis's height: the least distance between two labels
 
 
-def draw(result: dict[str, Any], folder: Path) -> None:
+def draw(result: dict[str, list[Row]], folder: Path) -> None:
     """Save the figures that there are rows for."""
-    rows = [row for row in result["rows"] if row["pairs"] == 320]
+    rows = [row for row in result["row"] if row["pairs"] == 320]
     workloads = [name for name in TITLES if any(row["workload"] == name for row in rows)]
     if workloads:
         figure = Figure(figsize=(4.6 * len(workloads), 3.7), layout="constrained")
@@ -35,15 +36,18 @@ def draw(result: dict[str, Any], folder: Path) -> None:
         figure.savefig(folder / "simulator-linearity.png", dpi=160)
 
 
-def against_clients(axes: Axes, rows: list[dict[str, Any]]) -> None:
+def against_clients(axes: Axes, rows: list[Row]) -> None:
     """One line a system."""
     axes.set(xscale="log", yscale="log")
     bare(axes)
     for system, colour in COLOURS.items():
         mine = sorted((r["clients"], r["seconds_round"]) for r in rows if r["system"] == system)
         if mine:
-            front = {"linewidth": 2.4, "zorder": 3} if system == "fedsyn" else {"linewidth": 1.5}
-            axes.plot(*zip(*mine, strict=True), color=colour, marker="o", markersize=4.5, **front)
+            own = system == "fedsyn"
+            axes.plot(
+                *zip(*mine, strict=True), color=colour, marker="o", markersize=4.5,
+                linewidth=2.4 if own else 1.5, zorder=3 if own else 2,
+            )  # fmt: skip
     ticks = sorted({row["clients"] for row in rows})
     axes.set_xticks(ticks, [f"{number:,}" for number in ticks])
     axes.set_xlim(ticks[0] / 5, ticks[-1] * 1.4)
@@ -52,7 +56,7 @@ def against_clients(axes: Axes, rows: list[dict[str, Any]]) -> None:
     axes.set_xlabel("clients", color=MUTED)
 
 
-def name(axes: Axes, rows: list[dict[str, Any]]) -> None:
+def name(axes: Axes, rows: list[Row]) -> None:
     """Labels before the beginnings of lines; of two that would overlap, the upper is moved up."""
     first = min(row["clients"] for row in rows)
     below = -1.0
@@ -68,7 +72,7 @@ def name(axes: Axes, rows: list[dict[str, Any]]) -> None:
             )  # fmt: skip
 
 
-def against_sampled(axes: Axes, rows: list[dict[str, Any]]) -> None:
+def against_sampled(axes: Axes, rows: list[Row]) -> None:
     """Measured rounds, and the straight line from nothing through the largest."""
     bare(axes)
     sampled = [row["sampled"] for row in rows]
@@ -97,5 +101,4 @@ def bare(axes: Axes) -> None:
 
 if __name__ == "__main__":
     ROOT = Path(__file__).parent.parent.parent
-    FILE = ROOT / "bench" / "results" / "simulator.json"
-    draw(json.loads(FILE.read_text()), ROOT / "docs" / "images")
+    draw(results.read(results.FOLDER / "simulator.jsonl"), ROOT / "docs" / "images")

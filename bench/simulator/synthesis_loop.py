@@ -10,7 +10,6 @@ read, the held-out objective of a model that the gate has just judged.
 
 import math
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +18,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from simulator.workload import BATCH, FEATURES, Clock, Net, Pairs, adam, info_nce, train
+from simulator.workload import BATCH, FEATURES, Net, Pairs, adam, info_nce, train
 
 PAIR = 2 * FEATURES
 EPOCHS, HOLDOUT = 2, 0.1
@@ -39,20 +38,20 @@ SERVER_STEPS, SERVER_BATCH, SERVER_LR, TOLERANCE = 20, 256, 1e-3, 0.1
 class Generator(nn.Module):
     """Pairs from noise and a prototype: a Gaussian, corrected by an MLP that starts at zero."""
 
+    basis: Tensor
+
     def __init__(self, basis: Tensor) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(RANK + PAIR, WIDTH), nn.LeakyReLU(SLOPE, inplace=True), nn.Linear(WIDTH, PAIR)
-        )
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.zeros_(self.mlp[-1].bias)
+        first, last = nn.Linear(RANK + PAIR, WIDTH), nn.Linear(WIDTH, PAIR)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.mlp = nn.Sequential(first, nn.LeakyReLU(SLOPE, inplace=True), last)
         self.register_buffer("basis", basis)
 
     def forward(self, noise: Tensor, prototype: Tensor) -> Tensor:
         """Synthetic pairs ``[B, 256]``."""
-        return torch.addmm(prototype, noise, self.basis) + self.mlp(
-            torch.cat([noise, prototype], 1)
-        )
+        correction: Tensor = self.mlp(torch.cat([noise, prototype], 1))
+        return torch.addmm(prototype, noise, self.basis) + correction
 
 
 def critic() -> nn.Sequential:
@@ -194,8 +193,8 @@ def generator_step(state: Client, prototype: Tensor) -> None:
     """One step of the generator: against the critic, and its constraints."""
     _, noise, condition = draw(state)
     fake = state.upload.generator(noise, condition)
-    loss = constraints(*state.private(*fake.split(FEATURES, 1)), prototype)
-    loss = loss - state.critic(fake).mean()
+    image, text = state.private(*fake.split(FEATURES, 1))
+    loss = constraints(image, text, prototype) - state.critic(fake).mean()
     # Only these gradients are wanted: the critic and the private network stand still.
     parameters = list(state.upload.generator.parameters())
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
@@ -277,7 +276,9 @@ def synthesise(net: Net, uploads: Sequence[Upload]) -> Tensor:
 def candidates(upload: Upload, size: int) -> Tensor:
     """Typical pairs of one generator."""
     owner = torch.multinomial(upload.counts.float(), max(size, 1), replacement=True)[:size]
-    return upload.generator(TRUNCATION * torch.randn(size, RANK), upload.prototypes[owner])
+    noise = TRUNCATION * torch.randn(size, RANK)
+    pairs: Tensor = upload.generator(noise, upload.prototypes[owner])
+    return pairs
 
 
 def global_prototypes(embedded: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -310,29 +311,3 @@ def objective(net: Net, held_out: Sequence[Pairs]) -> float:
             total += float(net.loss(*batch)) * len(batch[0])
             pairs += len(batch[0])
     return total / pairs
-
-
-# ---- Together -------------------------------------------------------------------------------
-
-
-def run(net: Net, held: Sequence[Pairs], rounds: int, clock: Clock) -> None:
-    """Federated averaging with synthesis, all clients in every round."""
-    initial = deepcopy(net)
-    states = [client(number, pairs, net) for number, pairs in enumerate(held)]
-    parameters = list(net.parameters())
-    optimizer = adam(parameters)
-    pairs = sum(len(state.pairs[0]) for state in states)
-    for _ in range(rounds):
-        received = [parameter.detach().clone() for parameter in parameters]
-        total = [torch.zeros_like(value) for value in received]
-        uploads = []
-        for state in states:
-            with torch.no_grad():
-                torch._foreach_copy_(parameters, received)
-            uploads.append(local_round(net, optimizer, state))
-            with torch.no_grad():
-                torch._foreach_add_(total, parameters, alpha=len(state.pairs[0]) / pairs)
-        with torch.no_grad():
-            torch._foreach_copy_(parameters, total)
-        server_round(net, initial, uploads, [state.held_out for state in states])
-        clock.lap()

@@ -95,7 +95,7 @@ def write(folder: Path, clients: int, pairs: int, seed: int = 0) -> None:
     classes.append(stream.integers(CLASSES, size=TEST))
     label = np.concatenate(classes)
     points = centres[label] + SPREAD * stream.standard_normal((len(label), LATENT), np.float32)
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for name, view in zip(("image", "text"), views, strict=True):
         features = np.tanh(points @ view)
         features += NOISE * stream.standard_normal(features.shape, np.float32)
@@ -143,7 +143,8 @@ class Net(nn.Module):
 
     def loss(self, image: Tensor, text: Tensor) -> Tensor:
         """InfoNCE of a batch of pairs."""
-        return info_nce(*self(image, text), 1 / TEMPERATURE)
+        u, v = self(image, text)
+        return info_nce(u, v, 1 / TEMPERATURE)
 
 
 def tower() -> nn.Sequential:

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from fedsyn.config import Config, parse
 from fedsyn.data.pairs import Pairs
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+FOLDER = "FEDSYN_DATA"  # names a folder with data sets that are not ours to copy
 
 
 @pytest.fixture
@@ -15,9 +16,12 @@ def shared() -> Callable[[str], Path]:
     """The path of a shared data set, or a skip."""
 
     def locate(name: str) -> Path:
-        path = SHARED / name / f"{name}.npz"
+        folder = os.environ.get(FOLDER)
+        if not folder:
+            pytest.skip(f"{FOLDER} names no folder with {name}/{name}.npz")
+        path = Path(folder, name, f"{name}.npz")
         if not path.exists():
-            pytest.skip(f"shared data set {name} is not there ({path})")
+            pytest.skip(f"{FOLDER}: {path} is not there")
         return path
 
     return locate

@@ -1,0 +1,141 @@
+"""How near generated pairs are to real ones while an adversarial generator is trained.
+
+    PYTHONPATH=bench .venv/bin/python -m studies.fidelity --data DIR [--steps 500]
+
+Trains every client's WGAN-GP from its closed-form Gaussian (step 0), without a federation around
+it, and measures every hundred steps the energy distance (Székely & Rizzo 2013) between its pairs,
+at full noise, and the client's real ones: those it trains on, and those it has never seen (its
+held-out and test pairs). Means over the clients with at least 30 unseen pairs; beside them the
+distance between seen and unseen real pairs, below which no generator can be expected to come.
+The distance is estimated without bias, so it may be below zero. Writes
+``bench/results/fidelity.jsonl``.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from statistics import fmean
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import results
+from fedsyn import config, streams
+from fedsyn.core.cohort import Cohort
+from fedsyn.core.payload import Payload
+from fedsyn.data import federated
+from fedsyn.data.silos import Silo
+from fedsyn.engine.federation import Federation, federation
+from fedsyn.models.generator import Generator, directions
+from fedsyn.models.retrieval import RetrievalNet
+from fedsyn.synthesis import generators
+from machine import facts
+from studies.evidence.studies import DATA
+from studies.trials.arithmetic import Row
+from studies.trials.command import add_data, available, check_data
+
+FEWEST, DRAWN, EVERY = 30, 1000, 100
+RECIPES = {
+    "default": (),
+    "rate 3e-4": ("synthesis.generator_lr=3e-4",),
+    "rate 1e-3, 5 critic steps": ("synthesis.generator_lr=1e-3", "synthesis.critic_steps=5"),
+    "rate 5e-4, 5 critic steps, penalty 1, 500 of critic alone": (
+        *("synthesis.generator_lr=5e-4", "synthesis.critic_steps=5"),
+        *("synthesis.penalty=1", "synthesis.critic_warmup=500"),
+    ),
+}
+
+
+def main() -> None:
+    """Measure, write and show."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_data(parser, DATA)
+    parser.add_argument("--steps", type=int, default=500)
+    arguments = parser.parse_args()
+    check_data(parser, arguments.data, DATA)
+    torch.set_num_threads(1)
+    rows = []
+    for name, overrides in available(DATA, arguments.data).items():
+        for recipe, changes in RECIPES.items():
+            rows += measure(name, recipe, [*overrides, *changes], arguments.steps)
+    path = results.FOLDER / "fidelity.jsonl"
+    results.write(path, {results.ABOUT: [facts()], "row": rows})
+    show(rows)
+
+
+def measure(name: str, recipe: str, overrides: list[str], steps: int) -> list[Row]:
+    """A row every hundred steps."""
+    settings = ("synthesis.generator=wgan-gp", f"synthesis.steps={EVERY}", "partition.alpha=0.1")
+    chosen = config.load(None, [*settings, *overrides])
+    fed = federation(chosen, federated.load(chosen), torch.device("cpu"))
+    features, silos, net = fed.problem.features, fed.silos, fed.problem.net
+    assert isinstance(net, RetrievalNet)  # whose embeddings have one size
+    cohort = Cohort(tuple(range(len(silos))), tuple(silo.pairs for silo in silos), 0, 0)
+    state = generators.init(features, cohort, chosen.synthesis, net.code)
+    judged = [
+        client
+        for client, silo in enumerate(silos)
+        if len(unseen(silo)) >= FEWEST and state["counts"][client].any()
+    ]
+    floor = fmean(energy(features[silos[c].pairs], features[unseen(silos[c])]) for c in judged)
+    encoder = torch.zeros(len(silos), net.layout.size)  # no constraint loss looks at it
+    rows = []
+    for round in range(steps // EVERY + 1):
+        critic = None
+        if round:
+            now = replace(cohort, round=round)
+            losses = generators.train(state, features, now, chosen.synthesis, net, encoder)
+            critic = -float(losses["critic"][judged].mean())
+        seen, new = zip(*distances(fed, state, judged), strict=True)
+        rows.append(
+            {
+                **{"data": name, "recipe": recipe, "steps": round * EVERY, "clients": len(judged)},
+                **{"seen": fmean(seen), "unseen": fmean(new), "real": floor, "critic": critic},
+            }
+        )
+    return rows
+
+
+def unseen(silo: Silo) -> np.ndarray:
+    """The client's pairs that nothing is trained on."""
+    return np.concatenate([silo.holdout, silo.test])
+
+
+def distances(fed: Federation, state: Payload, clients: list[int]) -> Iterator[tuple[float, float]]:
+    """Of each client's generated pairs to its seen and to its unseen real ones."""
+    own, features = fed.config.synthesis, fed.problem.features
+    generator = Generator(own.noise, features.shape[-1], own.hidden)
+    for client in clients:
+        stream = streams.generator(fed.config.run.seed, "fidelity", client=client)
+        kinds = torch.multinomial(state["counts"][client].double(), DRAWN, True, generator=stream)
+        made = generator(
+            state["generator"][[client]],
+            torch.randn(1, DRAWN, own.noise, generator=stream),
+            state["prototypes"][[client]][:, kinds],
+            directions(state["basis"][[client]]),
+        )[0]
+        silo = fed.silos[client]
+        yield energy(made, features[silo.pairs]), energy(made, features[unseen(silo)])
+
+
+def energy(x: Tensor, y: Tensor) -> float:  # [n, D], [m, D]
+    """2 E‖x − y‖ − E‖x − x'‖ − E‖y − y'‖, over different rows of the same sample."""
+    within = [torch.cdist(z, z).sum() / (len(z) * (len(z) - 1)) for z in (x, y)]
+    return float(2 * torch.cdist(x, y).mean() - within[0] - within[1])
+
+
+def show(rows: list[Row]) -> None:
+    """The table."""
+    table = Table("data", "recipe", "steps", "to seen", "to unseen", "seen to unseen", "critic")
+    for row in rows:
+        numbers = [f"{row[name]:.4f}" for name in ("seen", "unseen", "real")]
+        critic = "" if row["critic"] is None else f"{row['critic']:.2f}"
+        table.add_row(row["data"], row["recipe"], str(row["steps"]), *numbers, critic)
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
