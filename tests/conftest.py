@@ -13,9 +13,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from fedsyn import config
 from fedsyn import cli
+from fedsyn.federation import config
 from fedsyn.federation.runner import run
+from fedsyn.methods import METHODS
 from fedsyn.ops import backends
 
 PATIENCE = 1800  # seconds for tests that compile kernels or start processes
@@ -249,7 +250,8 @@ def make(settings, picture_settings, labelled_settings):
 
     def build(*overrides):
         given = dict(override.split("=", 1) for override in overrides)
-        task = given.get("task", config.METHOD_TASKS.get(given.get("method"), "retrieval"))
-        return config.load(None, [*by_task[task], *overrides])
+        tasks = METHODS.find(given["method"]).tasks if "method" in given else ()
+        task = given.get("task", tasks[0].name if tasks else "retrieval")
+        return config.load(None, [*by_task.get(task, settings), *overrides])
 
     return build
