@@ -19,3 +19,7 @@ class UnsafeDataError(DataError):
 
 class RunError(FedsynError):
     """A run directory cannot be written, resumed or read."""
+
+
+class PluginError(FedsynError):
+    """A plug-in does not keep what is promised of its family."""

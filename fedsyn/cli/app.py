@@ -1,4 +1,4 @@
-"""The command line: ``fedsyn run | compare | report | data | flower | info``.
+"""The command line: ``fedsyn run | compare | report | config | check | data | flower | info``.
 
 Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage or input. Results go to stdout, progress
 and errors to stderr; ``--debug`` anywhere shows tracebacks.
@@ -22,8 +22,10 @@ from fedsyn.cli.terminal import (
     RunProgress,
     Settings,
     grid,
+    known,
     load,
     progress,
+    put_keys,
     put_lines,
     say,
     show,
@@ -63,12 +65,13 @@ def run(
 
     With no arguments: FedAvg with synthesis on the embedded glyphs data, 10 clients, Dirichlet 0.1.
     """
-    from fedsyn.federation.runner import run as train
-
     if resume and out is None:
         raise ConfigError("--resume needs --out, the directory of the run to continue")
     out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     config = load(settings, out if resume else None)
+
+    from fedsyn.federation.runner import run as train
+
     with progress(quiet or as_json) as bars:
         observer = RunProgress(bars, config)
         try:
@@ -101,15 +104,19 @@ def compare(
     The oracle fine-tunes the server's model on the pooled real pairs: the upper bound that
     synthesis tries to reach. Calling it again with the same --out runs only what is missing.
     """
+    known(settings)
+
     from fedsyn import report
     from fedsyn.federation import compare as engine
     from fedsyn.methods import METHODS
     from fedsyn.report import tables
+    from fedsyn.tasks import TASKS
 
     names = _names(methods)
-    # The task of a comparison, if it is not given, is that of the first method that has its own.
-    own = [f"method={name}" for name in names if METHODS.find(name).tasks][:1]
-    config = load([*(settings or []), *own], None)
+    # The task of a comparison, if it is not given, is that of the first that cannot learn another.
+    tied = [name for name in names if TASKS.default not in (METHODS.find(name).tasks or TASKS)]
+    own = [f"method={name}" for name in tied[:1]]
+    config = load([*(settings or []), *own])
     out = out or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
     plan = engine.plan(
         config, out, names or [config.method.name],
@@ -145,6 +152,38 @@ def report_command(
     else:
         written = [report.write(directory)]
     put_lines(*written)
+
+
+@app.command("config")
+def config_command(settings: Settings = None, as_json: Json = False) -> None:
+    """Every key of a configuration, as it is with these settings, and what it is for."""
+    config = load(settings)
+
+    from fedsyn.federation import catalogue
+
+    found = list(catalogue.keys(config))
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(key) for key in found]))
+        return
+    put_keys(found)
+
+
+@app.command()
+def check(
+    plugins: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FAMILY=package.module:NAME...",
+            help="A plug-in: method, task, objective, teacher, selection, generator, filter, "
+            "server_step, extension; or section.key=value, with which it is tried.",
+        ),
+    ],
+) -> None:
+    """Try plug-ins in small federations: do they keep what is promised of their family?"""
+    from fedsyn import conformance
+
+    for subject in conformance.check_named(plugins):
+        put_lines(f"{subject}: ok")
 
 
 @app.command()
@@ -192,12 +231,13 @@ def partition(
     as_json: Json = False,
 ) -> None:
     """Show who would have what under a configuration, without training."""
+    config = load(settings)
+
     from fedsyn import report
     from fedsyn.data import federated
     from fedsyn.federation.config import data_settings
     from fedsyn.report import plots, tables
 
-    config = load(settings, None)
     found = federated.who_has_what(federated.load(data_settings(config)))
     parsed = report.parse_partition(found)
     if plot is not None and (figure := plots.who_has_what(parsed)):

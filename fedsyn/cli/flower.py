@@ -23,6 +23,8 @@ from fedsyn.cli.terminal import (
     show_run,
 )
 from fedsyn.errors import ConfigError, RunError
+from fedsyn.settings.catalogue import refuse_unknown
+from fedsyn.settings.loading import read_tree
 
 if TYPE_CHECKING:
     from fedsyn.deployment.cluster.processes import Seen
@@ -51,10 +53,11 @@ def init(
     ] = None,
 ) -> None:
     """Write the folder of a federation: app, configurations, scripts for keys, services, README."""
+    config = load(settings)
+
     from fedsyn.deployment.flower import project
     from fedsyn.federation import config as configuration
 
-    config = load(settings, None)
     given = config.partition.clients if config.gives("partition", "clients") else SILOS
     silos = silos or given
     nodes = nodes or silos
@@ -126,6 +129,9 @@ def run(
 
     Ctrl-C ends the following, not the run.
     """
+    words = overrides or []
+    refuse_unknown(read_tree(None, words))
+
     from fedsyn.deployment.flower import project, runs
     from fedsyn.federation import records
 
@@ -136,7 +142,6 @@ def run(
             raise ConfigError("--resume: there was no run in this folder; name one with --out")
         new = where.runs / time.strftime("%Y%m%d-%H%M%S")
         out = before.out if resume and before else new
-    words = overrides or []
     config = runs.load(where, words, out if resume else None)
     submitted = runs.submit(where, words, out, resume)
     with progress(quiet or as_json) as bars:

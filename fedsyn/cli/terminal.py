@@ -5,16 +5,23 @@ Results go to stdout, progress and errors to stderr.
 
 import json
 import signal
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
+import tomli_w
 import typer
 from rich.console import Console
+from rich.text import Text
+
+from fedsyn.settings.catalogue import refuse_unknown
+from fedsyn.settings.loading import read_tree
 
 if TYPE_CHECKING:
+    from fedsyn.federation.catalogue import Key
     from fedsyn.federation.config import Config
     from fedsyn.report.tables import Grid
 
@@ -26,7 +33,7 @@ Settings = Annotated[
     typer.Argument(
         metavar="[CONFIG.toml] [key=value]...",
         help="A configuration file, and keys that override it: run.rounds=50 method=local "
-        "data.path=pairs.npz. Without a file, the defaults.",
+        "data.path=pairs.npz. Without a file, the defaults. All keys: fedsyn config.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable JSON on stdout.")]
@@ -38,17 +45,25 @@ def say(message: str) -> None:
     stderr.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
-def load(settings: list[str] | None, resumed: Path | None) -> "Config":
+def load(settings: list[str] | None, resumed: Path | None = None) -> "Config":
     """The configuration of a command line; of the resumed run where it names no file."""
+    path, words = known(settings, resumed)
+
     from fedsyn.federation import config as configuration
 
+    return configuration.load(path, words)
+
+
+def known(settings: list[str] | None, resumed: Path | None = None) -> tuple[Path | None, list[str]]:
+    """File and overrides of a command line, whose keys there are; without importing torch."""
     words = list(settings or [])
     path: Path | None = None
     if words and "=" not in words[0]:
         path = Path(words.pop(0))
     elif resumed is not None:
         path = resumed / "config.toml"
-    return configuration.load(path, words)
+    refuse_unknown(read_tree(path, words))
+    return path, words
 
 
 def show(*grids: "Grid") -> None:
@@ -64,6 +79,20 @@ def put_lines(*lines: object) -> None:
     """Lines on stdout, as they are."""
     for line in lines:
         stdout.print(str(line), highlight=False, markup=False, soft_wrap=True)
+
+
+def put_keys(keys: "Iterable[Key]") -> None:
+    """Keys on stdout, as TOML whose comments say what they are for; section by section."""
+    section = ""
+    for key in keys:
+        parent, _, name = key.path.rpartition(".")
+        if parent != section:
+            section = parent
+            stdout.print(Text(f"\n[{section}]", style="bold"))
+        comment = key.description + (f" ({', '.join(key.choices)})" if key.choices else "")
+        for line in textwrap.wrap(comment, max(40, stdout.width - 2)):
+            stdout.print(Text(f"# {line}", style="dim"))
+        stdout.print(Text(tomli_w.dumps({name: key.value}).strip()))
 
 
 def show_run(

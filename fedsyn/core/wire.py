@@ -307,8 +307,9 @@ class Intake:
                 self._add(plain, value, sent[f"{once}{WEIGHTS}/{plain}"], bool(once))
             elif kind == OWN:
                 (first if once else every)[plain] = value
-                if f"{OWN_WEIGHTS}/{plain}" in sent:
-                    self._add(plain, value, sent[f"{OWN_WEIGHTS}/{plain}"], False)
+                weight = sent.get(f"{once}{OWN_WEIGHTS}/{plain}")
+                if weight is not None:
+                    self._add(plain, value, weight, bool(once))
         for name, value in every.items():
             self._own.setdefault(name, []).append(value)
         return every, first

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsyn.data.formats import Stored, arrays
+from fedsyn.data.readers import READERS
+from fedsyn.data.readers.base import Reader, Stored
+from fedsyn.data.sections import DataConfig
 from fedsyn.errors import DataError, UnsafeDataError
 
 CHUNK = 1 << 24  # values at a time
@@ -25,8 +27,14 @@ class ArraySummary:
     example: str  # the first row, shortened; or why the array cannot be read
 
 
-def inspect(path: Path | str) -> list[ArraySummary]:
+def inspect(path: Path | str, reader: Reader = READERS.default) -> list[ArraySummary]:
     """Summarise every array of a file; arrays that cannot be read say why.
+
+    Parameters
+    ----------
+    path : Path or str
+    reader : Reader
+        What reads it; by default what its ending tells.
 
     Raises
     ------
@@ -34,7 +42,7 @@ def inspect(path: Path | str) -> list[ArraySummary]:
         If the file is missing, of an unknown kind or damaged, or an array is unsafe to read.
     """
     path = Path(path).expanduser()
-    return [_summary(name, stored) for name, stored in arrays(path).items()]
+    return [_summary(name, stored) for name, stored in reader.arrays(path, DataConfig()).items()]
 
 
 def _summary(name: str, stored: Stored) -> ArraySummary:

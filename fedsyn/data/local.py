@@ -13,8 +13,9 @@ from fedsyn.data.pairs import Pairs
 from fedsyn.data.partition import CLUSTERED, long_tail, partition
 from fedsyn.data.preprocessing import Descriptors, Modality
 from fedsyn.data.questions import ask
-from fedsyn.data.readers import read
-from fedsyn.data.settings import DataConfig, DataSettings
+from fedsyn.data.reading import read
+from fedsyn.data.sections import DataConfig
+from fedsyn.data.settings import DataSettings
 from fedsyn.data.silos import ELSEWHERE, NOTHING, Silo, silo, single_modality
 from fedsyn.data.sparse import compressed_fault
 from fedsyn.errors import ConfigError, DataError
@@ -70,7 +71,7 @@ def local_data(
         raise ConfigError(
             f"{settings.who('public')} learns from public pairs: expected data.public > 0"
         )
-    pairs = load_pairs(own) if pairs is None else pairs
+    pairs = load_pairs(settings) if pairs is None else pairs
     # Others' pictures are looked at by schemes that divide them by what is on them.
     looks = clients is None or who.scheme in CLUSTERED
     image = _image_modality(pairs, settings) if looks else None
@@ -135,7 +136,7 @@ def test_file(settings: DataSettings, path: Path) -> LocalData:
     DataError
         If the file cannot be read.
     """
-    pairs = read(settings.data.changed(path=str(path), split=""))
+    pairs = read(settings.data.changed(path=str(path), split=""), reader=settings.reader)
     silos = (ELSEWHERE,) * settings.partition.clients
     return _with_modalities(settings, pairs, silos, (), np.arange(len(pairs)), NOTHING)
 
@@ -164,18 +165,17 @@ def agree(described: LocalData, facts: Mapping[str, int | str], who: str) -> Non
             )
 
 
-def load_pairs(config: DataConfig) -> Pairs:
+def load_pairs(settings: DataSettings) -> Pairs:
     """The pairs that ``data.path``, or else ``data.name``, stands for, or questions about them."""
-    pairs = _pairs(config)
+    config = settings.data
+    pairs = read(config, reader=settings.reader) if config.path else _embedded(config)
     if not config.questions:
         return pairs
     _, tested = train_test_rows(pairs, config)
     return ask(pairs, tested, config.questions, config.split_seed)
 
 
-def _pairs(config: DataConfig) -> Pairs:
-    if config.path:
-        return read(config)
+def _embedded(config: DataConfig) -> Pairs:
     if config.name == "glyphs":
         for key in ("image", "text", "label", "split"):
             chosen, only = getattr(config, key), DataConfig.model_fields[key].default
@@ -272,7 +272,7 @@ def _training_pairs(settings: DataSettings, path: Path) -> Pairs:
     own = settings.data.changed(path=str(path), images="")
     if not settings.needs.labels:
         own = own.changed(label="")
-    pairs = read(own, sides=("train",))
+    pairs = read(own, ("train",), settings.reader)
     if pairs.split is None or not pairs.split.any():
         return pairs
     return pairs.take(np.flatnonzero(~pairs.split))

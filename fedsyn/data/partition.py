@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from fedsyn.data.pairs import Pairs
-from fedsyn.data.settings import PartitionConfig
+from fedsyn.data.sections import PartitionConfig
 from fedsyn.errors import DataError
 from fedsyn.streams import key, numpy_generator
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from fedsyn.data.settings import PartitionConfig
+from fedsyn.data.sections import PartitionConfig
 from fedsyn.errors import ConfigError
 from fedsyn.streams import numpy_generator
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from fedsyn.data.settings import DataConfig
+from fedsyn.data.sections import DataConfig
 from fedsyn.settings.plugins import Plugin
 from fedsyn.settings.sections import Field, Section
 

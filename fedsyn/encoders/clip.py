@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fedsyn.data.settings import DataConfig
+from fedsyn.data.sections import DataConfig
 from fedsyn.encoders.base import Teacher, TeacherConfig
 from fedsyn.errors import ConfigError
 from fedsyn.settings.plugins import FLAT

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedsyn.data.preprocessing import transform_image, transform_text
-from fedsyn.data.settings import DataConfig
+from fedsyn.data.sections import DataConfig
 from fedsyn.encoders.base import Teacher, TeacherConfig
 from fedsyn.errors import ConfigError
 from fedsyn.models.retrieval import RetrievalNet, build

@@ -20,7 +20,7 @@ from fedsyn.data.features import hashed_counts, hog
 from fedsyn.data.glyphs import glyphs
 from fedsyn.data.pairs import Pairs
 from fedsyn.data.preprocessing import Modality, fit, project
-from fedsyn.data.settings import DataConfig, Face
+from fedsyn.data.sections import DataConfig, Face
 from fedsyn.encoders.base import Teacher, TeacherConfig
 from fedsyn.encoders.dual_encoder import DualEncoder, network
 from fedsyn.errors import ConfigError

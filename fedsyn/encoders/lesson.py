@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsyn.data import cache
-from fedsyn.data.settings import DataConfig
+from fedsyn.data.sections import DataConfig
 from fedsyn.encoders.base import Teacher, TeacherConfig, logits, prototypes
 
 # Part of the cache key: what earlier versions of these files said is never taken for this.

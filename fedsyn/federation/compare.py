@@ -189,7 +189,7 @@ def _check_same(job: Job) -> None:
     path = job.out / records.CONFIG
     if not path.exists():
         return
-    there = configuration.load(path)
+    there = configuration.load(path, **job.config.given)
     if there.model_dump(exclude={"engine"}) != job.config.model_dump(exclude={"engine"}):
         raise RunError(
             f"{str(job.out)!r} holds a run of another configuration; choose another --out"
@@ -209,7 +209,10 @@ def row_of(jobs: Sequence[Job]) -> dict[str, Any]:
     summaries = [json.loads((job.out / records.SUMMARY).read_text("utf-8")) for job in jobs]
     task = jobs[0].config.plugins.task
     names = ("method", "objective", "synthesis")
-    row: dict[str, Any] = {"task": task.name, **dict(zip(names, jobs[0].setting, strict=True))}
+    row: dict[str, Any] = {
+        "task": jobs[0].config.task.name,
+        **dict(zip(names, jobs[0].setting, strict=True)),
+    }
     row["seeds"] = len(jobs)
     for at in ("selected", "best", "last"):
         chosen = [summary[at]["metrics"] for summary in summaries]

@@ -5,7 +5,8 @@ on the task or the method is as these say. `dump` writes the complete file, whic
 plug-ins. A plug-in from outside comes as an object, or by a name that can be imported.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,18 +15,22 @@ import pydantic
 from pydantic import PrivateAttr
 
 from fedsyn.core.extension import Extension
-from fedsyn.data.settings import DataConfig, DataSettings, PartitionConfig
+from fedsyn.data.readers import READERS
+from fedsyn.data.sections import DataConfig, PartitionConfig
+from fedsyn.data.settings import DataSettings
+from fedsyn.encoders import TEACHERS
 from fedsyn.encoders.base import TeacherConfig
 from fedsyn.errors import ConfigError
-from fedsyn.federation.plugins import EXTENSIONS, SECTIONS, Chosen, Given
+from fedsyn.federation.plugins import EXTENSIONS, SECTIONS, SEVERAL, Chosen, Given
+from fedsyn.federation.selection import SELECTIONS
 from fedsyn.federation.settings import EngineConfig, FlowerConfig, RunConfig, TaskConfig
 from fedsyn.methods import METHODS
-from fedsyn.methods.base import MethodConfig
+from fedsyn.methods.base import Method, MethodConfig
 from fedsyn.models.settings import ModelConfig
 from fedsyn.objectives import OBJECTIVES
-from fedsyn.objectives.base import ObjectiveConfig
+from fedsyn.objectives.base import Objective, ObjectiveConfig
 from fedsyn.settings.loading import dump, over, read_tree, validated
-from fedsyn.settings.plugins import Plugin, Table, composed, name_of
+from fedsyn.settings.plugins import FLAT, Plugin, Table, Tree, composed, import_name
 from fedsyn.settings.sections import Field, Section
 from fedsyn.synthesis.settings import SynthesisConfig
 from fedsyn.tasks import TASKS
@@ -68,7 +73,7 @@ class Config(Section):
 
     @property
     def given(self) -> Given:
-        """Those of them that were passed as objects, by family."""
+        """Those of them that were passed as objects, and cannot be found by their names."""
         return self._given
 
     def __eq__(self, other: object) -> bool:
@@ -119,8 +124,8 @@ def load(path: Path | str | None = None, overrides: Iterable[str] = (), **given:
     path : Path or str, optional
     overrides : iterable of str
     **given
-        Plug-ins as objects, by family (``method=...``, ``objective=...``); of extensions a
-        sequence, ``extensions=(...)``.
+        Plug-ins as objects, by family (``method=...``, ``objective=...``, ``server_step=...``); of
+        extensions a sequence, ``extensions=(...)``.
 
     Raises
     ------
@@ -130,38 +135,72 @@ def load(path: Path | str | None = None, overrides: Iterable[str] = (), **given:
     return parse(read_tree(path, overrides), **given)
 
 
-def parse(tree: Mapping[str, Any], **given: Any) -> Config:
-    """Validate a nested mapping; raises `ConfigError` naming the first wrong key or value."""
-    filled, chosen = _resolved(tree, given)
+def parse(
+    tree: Mapping[str, Any], *, allowed: Collection[str] | None = None, **given: Any
+) -> Config:
+    """Validate a nested mapping.
+
+    Parameters
+    ----------
+    tree : mapping
+    allowed : collection of str, optional
+        Names of plug-ins that may be imported from outside this package; any where ``None``.
+    **given
+        Plug-ins as objects, as for `load`.
+
+    Raises
+    ------
+    ConfigError
+        That names the first wrong key or value.
+    """
+    tree, filled, chosen = _resolved(tree, _Names(given, allowed))
     config = validated(_class(chosen), filled)
     config._chosen, config._tree = chosen, tree
-    config._given = {family: plugin for family, plugin in given.items() if plugin}
+    config._given = _nameless(chosen, given)
     _check(config)
     return config
 
 
 def with_overrides(config: Config, **sections: Mapping[str, Any]) -> Config:
-    """A copy with some keys replaced, e.g. ``with_overrides(c, run={"seed": 1})``; validated."""
+    """A copy with some keys replaced, e.g. ``with_overrides(c, run={"seed": 1})``; validated.
+
+    Where another plug-in takes the place of one from outside, the options of that one go.
+    """
     tree = config.model_dump()
     for section, values in sections.items():
         tree[section] = {**tree[section], **values}
-    given = {
-        family: plugin
-        for family, plugin in config.given.items()
-        if not _renamed(tree, config, family)
-    }
+    before, given = config.model_dump(), dict(config.given)
+    for table, plugin in config.plugins.named():
+        if _value(tree, table.key, "") == _value(before, table.key, ""):
+            continue
+        given.pop(table.argument, None)
+        if not table.is_own(plugin):
+            section = table.key.split(".")[0]
+            gone = {*plugin.options, *plugin.options.get(FLAT, Section).model_fields}
+            tree[section] = {k: v for k, v in tree[section].items() if k not in gone}
     return parse(tree, **given)
 
 
 def with_plugins(config: Config, **given: Any) -> Config:
-    """The same run with plug-ins passed as objects, by family, in the place of those it names."""
+    """The same run with plug-ins passed as objects in the place of those it names.
+
+    Raises
+    ------
+    ConfigError
+        As `parse`.
+    """
     return parse(config._tree, **{**config.given, **given}) if given else config
 
 
-def _renamed(tree: Mapping[str, Any], config: Config, family: str) -> bool:
-    """Whether the tree names another plug-in of a family than the configuration."""
-    before = config.model_dump()
-    return family in SECTIONS and tree[family].get("name") != before[family].get("name")
+def _nameless(chosen: Chosen, given: Given) -> Given:
+    """Those of the plug-ins passed that no name could be found by."""
+    found: dict[str, Any] = {
+        table.argument: plugin
+        for table, plugin in chosen.named()
+        if given.get(table.argument) is not None and import_name(plugin, table) is None
+    }
+    several = tuple(one for one in given.get(SEVERAL, ()) if import_name(one, EXTENSIONS) is None)
+    return {**found, SEVERAL: several} if several else found
 
 
 def _restored(tree: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
@@ -178,78 +217,113 @@ def data_settings(config: Config) -> DataSettings:
         chosen.asked_by,
         config.run.seed,
         config.engine.memory,
+        chosen.reader,
     )
 
 
 # ---- From names to plug-ins ----------------------------------------------------------------------
 
 
-def _resolved(tree: Mapping[str, Any], given: Given) -> tuple[dict[str, Any], Chosen]:
-    """The tree with all that depends on its plug-ins, and these."""
-    tree = {name: value for name, value in tree.items()}
-    for family, plugin in given.items():
-        if family in SECTIONS and family != "run":
-            key = SECTIONS[family].key.split(".")[-1]
-            tree = over(tree, {family: {key: name_of(plugin, SECTIONS[family])}})
-    method = _named(METHODS, tree, given)
-    own = method.tasks[0] if method.tasks else TASKS.default
-    task = _named(TASKS, tree, given, own)
+@dataclass(frozen=True)
+class _Names:
+    """Whom names stand for.
+
+    Attributes
+    ----------
+    given : mapping of str to Plugin
+        Plug-ins that were passed as objects.
+    allowed : collection of str, optional
+        Names that may be imported from outside this package; any where ``None``.
+    """
+
+    given: Given
+    allowed: Collection[str] | None
+
+    def named(self, table: Table[Any], tree: Tree, default: Any = None) -> Any:
+        """The plug-in of a family that a tree names, or that was passed."""
+        if self.given.get(table.argument) is not None:
+            return table.checked(self.given[table.argument])
+        name = _value(tree, table.key, "")
+        if not isinstance(name, str) or not name:
+            return table.default if default is None else default
+        return table.find(name, self.allowed)
+
+    def criterion(self, tree: Tree, objective: Objective) -> Objective:
+        """What judges models: ``objective``, or another that ``run.criterion`` names."""
+        name = _value(tree, "run.criterion", OBJECTIVE)
+        if not isinstance(name, str) or name == OBJECTIVE:
+            return objective
+        return OBJECTIVES.find(name, self.allowed)
+
+    def extensions(self, tree: Tree) -> tuple[Extension, ...]:
+        """Those of this package, those that are named and those that were passed."""
+        passed = {_written(one, EXTENSIONS): one for one in self.given.get(SEVERAL, ())}
+        names = _value(tree, EXTENSIONS.key, ())
+        named = [
+            passed.get(name) or EXTENSIONS.find(name, self.allowed)
+            for name in (names if isinstance(names, Sequence) else ())
+            if isinstance(name, str)
+        ]
+        return tuple(dict.fromkeys([*EXTENSIONS, *named, *passed.values()]))
+
+
+def _resolved(tree: Tree, names: _Names) -> tuple[Tree, Tree, Chosen]:
+    """The tree with the names of what was passed, the same with all that follows, the plug-ins."""
+    method: Method[Any] = names.named(METHODS, tree)
+    task = names.named(TASKS, tree, method.tasks[0] if method.tasks else None)
     defaults = over(over(task.defaults, method.defaults), method.with_task.get(task.name, {}))
     filled = over(defaults, tree)
-    objective = _named(OBJECTIVES, filled, given)
-    criterion_name = _value(filled, "run.criterion", OBJECTIVE)
-    criterion = objective if criterion_name == OBJECTIVE else OBJECTIVES.find(criterion_name)
-    extensions = _extensions(filled, given)
-    others: dict[str, Plugin] = {}
-    for extension in extensions:
-        for table in extension.families:
-            others[table.family] = _named(table, filled, given)
+    objective = names.named(OBJECTIVES, filled)
+    extensions = names.extensions(filled)
+    tables = [table for extension in extensions for table in extension.families]
     chosen = Chosen(
-        task,
-        method,
-        objective,
-        criterion,
-        _named(SECTIONS["teacher"], filled, given),
-        _named(SECTIONS["run"], filled, given),
-        extensions,
-        others,
+        task=task,
+        method=method,
+        objective=objective,
+        criterion=names.criterion(filled, objective),
+        teacher=names.named(TEACHERS, filled),
+        selection=names.named(SELECTIONS, filled),
+        reader=names.named(READERS, filled),
+        extensions=extensions,
+        others={table.family: names.named(table, filled) for table in tables},
     )
-    names: dict[str, Any] = {}
-    for table, plugin in chosen.all():
+    known = [SEVERAL, *(table.argument for table, _ in chosen.named())]
+    for argument in names.given:
+        if argument not in known:
+            raise TypeError(f"{argument!r} is no family of plug-ins; expected one of {known}")
+    if not all(isinstance(value, Mapping) for value in filled.values()):
+        return tree, filled, chosen  # what is wrong is for validation to say
+    passed, others = _names_of(chosen, filled, names.given)
+    return over(tree, passed), over(over(others, filled), passed), chosen
+
+
+def _names_of(chosen: Chosen, tree: Tree, given: Given) -> tuple[Tree, Tree]:
+    """What a tree is to name: the plug-ins that were passed, and those it does not name."""
+    passed: Tree = {}
+    others: Tree = {}
+    for table, plugin in chosen.named():
         section, key = table.key.split(".")
-        if (table is not EXTENSIONS and plugin is not criterion) or plugin is objective:
-            written = _value(filled, table.key, "")
-            names = over(names, {section: {key: written or name_of(plugin, table)}})
-    return over(names, filled) if _is_tree(filled) else filled, chosen
+        name = {section: {key: _written(plugin, table)}}
+        if given.get(table.argument) is not None:
+            passed = over(passed, name)
+        elif not _value(tree, table.key, ""):
+            others = over(others, name)
+    if given.get(SEVERAL):
+        named = [_written(one, EXTENSIONS) for one in given[SEVERAL]]
+        there = [name for name in _value(tree, EXTENSIONS.key, ()) if name not in named]
+        passed = over(passed, {"run": {"extensions": [*there, *named]}})
+    return passed, others
 
 
-def _is_tree(tree: Mapping[str, Any]) -> bool:
-    """Whether all sections are sections: what is wrong is for validation to say."""
-    return all(isinstance(value, Mapping) for value in tree.values())
+def _written(plugin: Plugin, table: Table[Any]) -> str:
+    """What names a plug-in in ``config.toml``."""
+    return import_name(table.checked(plugin), table) or plugin.name
 
 
-def _value(tree: Mapping[str, Any], key: str, otherwise: Any) -> Any:
+def _value(tree: Tree, key: str, otherwise: Any) -> Any:
     section, name = key.split(".")
     inner = tree.get(section, {})
     return inner.get(name, otherwise) if isinstance(inner, Mapping) else otherwise
-
-
-def _named(table: Table[Any], tree: Mapping[str, Any], given: Given, default: Any = None) -> Any:
-    """The plug-in of a family that a tree names, or that was passed."""
-    if given.get(table.family) is not None:
-        return table.checked(given[table.family])
-    name = _value(tree, table.key, "")
-    if not isinstance(name, str) or not name:
-        return table.default if default is None else default
-    return table.find(name)
-
-
-def _extensions(tree: Mapping[str, Any], given: Given) -> tuple[Extension, ...]:
-    """Those of this package, those that are named and those that were passed."""
-    names = _value(tree, EXTENSIONS.key, ())
-    named = [EXTENSIONS.find(name) for name in names if isinstance(name, str)]
-    passed = [EXTENSIONS.checked(one) for one in given.get("extensions", ())]
-    return tuple(dict.fromkeys([*EXTENSIONS, *named, *passed]))
 
 
 # ---- From plug-ins to sections -------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """The plug-ins of a run: the families, and which of each a configuration names."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fedsyn.core.extension import Extension
+from fedsyn.data.readers import READERS
+from fedsyn.data.readers.base import Reader
 from fedsyn.data.settings import NEEDS, Needs
 from fedsyn.encoders import TEACHERS
 from fedsyn.encoders.base import Teacher
@@ -26,19 +28,15 @@ EXTENSIONS = Table(
 )
 # The families that a section of the configuration belongs to, by the names of their sections.
 SECTIONS: Mapping[str, Table[Any]] = {
+    "data": READERS,
     "task": TASKS,
     "objective": OBJECTIVES,
     "method": METHODS,
     "teacher": TEACHERS,
     "run": SELECTIONS,
 }
-FAMILIES: tuple[Table[Any], ...] = (
-    *SECTIONS.values(),
-    EXTENSIONS,
-    *(table for extension in EXTENSIONS for table in extension.families),
-)
-
-Given = Mapping[str, Any]  # plug-ins passed as objects, by family; of extensions several
+Given = Mapping[str, Any]  # plug-ins passed as objects, by `Table.argument`; SEVERAL extensions
+SEVERAL = "extensions"
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ class Chosen:
     criterion: Objective
     teacher: Teacher
     selection: Selection
+    reader: Reader
     extensions: tuple[Extension, ...]  # of this package and those named, before their modes
     others: Mapping[str, Plugin] = field(default_factory=dict)  # by family, those of extensions
 
@@ -70,33 +69,22 @@ class Chosen:
             if getattr(plugin.needs, need.name)
         }
 
-    def all(self) -> Iterable[tuple[Table[Any], Plugin]]:
-        """Each with its family."""
+    def named(self) -> Iterator[tuple[Table[Any], Plugin]]:
+        """Each that a key of its own names, with its family."""
         yield from (
             (TASKS, self.task),
             (METHODS, self.method),
             (OBJECTIVES, self.objective),
-            (OBJECTIVES, self.criterion),
             (TEACHERS, self.teacher),
             (SELECTIONS, self.selection),
+            (READERS, self.reader),
         )
         for extension in self.extensions:
-            yield EXTENSIONS, extension
             for table in extension.families:
                 yield table, self.others[table.family]
 
-
-def foreign(tree: Mapping[str, Any]) -> list[str]:
-    """Names of plug-ins in a configuration's tree that are not of this package.
-
-    Nothing is imported to find them.
-    """
-    found = []
-    for table in FAMILIES:
-        section, key = table.key.split(".")
-        inner = tree.get(section, {})
-        named = inner.get(key, ()) if isinstance(inner, Mapping) else ()
-        for name in [named] if isinstance(named, str) else named:
-            if isinstance(name, str) and name and name not in table.names:
-                found.append(name)
-    return found
+    def all(self) -> Iterator[tuple[Table[Any], Plugin]]:
+        """Each with its family."""
+        yield from self.named()
+        yield OBJECTIVES, self.criterion
+        yield from ((EXTENSIONS, extension) for extension in self.extensions)

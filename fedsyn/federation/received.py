@@ -151,7 +151,7 @@ class Reception:
             every, first = self._intakes[part].take(ids, message[part])
             new = self._new(part, ids)
             memory.heard[list(ids)] = True
-            if memory.library is None:
+            if memory.library is None or not (every or first):
                 continue
             begun = [client for client, is_new in zip(ids, new.tolist(), strict=True) if is_new]
             if begun:

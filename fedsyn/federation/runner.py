@@ -18,7 +18,7 @@ from fedsyn.core.judgement import Judgement
 from fedsyn.core.payload import Payload
 from fedsyn.data import federated
 from fedsyn.data.pairs import Pairs
-from fedsyn.data.readers import pairs_of
+from fedsyn.data.reading import pairs_of
 from fedsyn.errors import DataError, RunError
 from fedsyn.federation import checkpoint, records, rounds
 from fedsyn.federation.checkpoint import State
@@ -74,7 +74,8 @@ def run(
     out : Path or str
         Made if absent. A run that is resumed continues from its last checkpoint to the same
         ``metrics.jsonl`` that an uninterrupted run writes, apart from times; ``run.rounds`` and
-        ``[engine]`` may differ from the first part's.
+        ``[engine]`` may differ from the first part's. (With more rounds, what was the last one
+        keeps the ``bytes_down`` of sending its model to be judged, which it really had.)
     resume : bool
     observer : Observer, optional
     profile : bool

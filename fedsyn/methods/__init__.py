@@ -15,6 +15,7 @@ METHODS: Table[Method[Any]] = Table(
     "fedsyn.methods.scaffold:SCAFFOLD",
     "fedsyn.methods.feddyn:FEDDYN",
     "fedsyn.methods.fednova:FEDNOVA",
+    "fedsyn.methods.fedexp:FEDEXP",
     "fedsyn.methods.adaptive:FEDADAM",
     "fedsyn.methods.adaptive:FEDYOGI",
     "fedsyn.methods.pt_fuch:PT_FUCH",

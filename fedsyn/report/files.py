@@ -172,8 +172,15 @@ class Comparison:
         return self.scores.headlines[0]
 
 
-def read_run(directory: Path | str) -> Run:
+def read_run(directory: Path | str, **plugins: Any) -> Run:
     """Read a run directory; only ``config.toml`` and ``metrics.jsonl`` are indispensable.
+
+    Parameters
+    ----------
+    directory : Path or str
+    **plugins
+        Plug-ins of the run, by family, that were passed to it as objects and that no name of
+        ``config.toml`` could be imported by.
 
     Raises
     ------
@@ -182,7 +189,7 @@ def read_run(directory: Path | str) -> Run:
         malformed. A torn last line of ``metrics.jsonl``, as an interrupted run leaves, is ignored.
     """
     path = _existing(directory)
-    settings = _read_config(path / "config.toml")
+    settings = _read_config(path / "config.toml", plugins)
     rounds = _read_rounds(path / "metrics.jsonl")
     summary = _read_object(path / "summary.json")
     return Run(
@@ -248,9 +255,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _read_config(path: Path) -> Config:
+def _read_config(path: Path, plugins: Mapping[str, Any]) -> Config:
     try:
-        return config.load(path)
+        return config.load(path, **plugins)
     except ConfigError as error:
         raise RunError(f"{str(path)!r}: {error}") from None
 

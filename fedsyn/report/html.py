@@ -12,15 +12,21 @@ from fedsyn.tasks.retrieval import RetrievalProblem
 NAME = "report.html"
 
 
-def write(run_dir: Path | str) -> Path:
+def write(run_dir: Path | str, **plugins: Any) -> Path:
     """Write ``report.html`` into a run directory and return its path.
+
+    Parameters
+    ----------
+    run_dir : Path or str
+    **plugins
+        As for `fedsyn.report.read_run`.
 
     Raises
     ------
     RunError
         If the directory does not hold a run, or one of its files is malformed.
     """
-    run = files.read_run(run_dir)
+    run = files.read_run(run_dir, **plugins)
     path = run.path / NAME
     path.write_text(render(run), encoding="utf-8")
     return path

@@ -63,16 +63,16 @@ def over(tree: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 
 def keys(kind: type[Section]) -> list[str]:
     """Every key of a section, those of sections in it as ``section.key``."""
-    return list(leaves(kind().model_dump()))
+    return [path for path, _ in leaves(kind().model_dump())]
 
 
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
-    """The paths of a tree's values, ``section.key``."""
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """The values of a tree, by their paths ``section.key``."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", value
 
 
 def unknown_key(path: str, valid: Collection[str]) -> str:

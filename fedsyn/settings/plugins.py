@@ -9,7 +9,7 @@ import difflib
 import importlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -85,9 +85,14 @@ class Table(Generic[P]):
         self.family, self.key, self.kind, self.entries = family, key, kind, entries
 
     @property
+    def argument(self) -> str:
+        """The name of the argument by which one is passed as an object."""
+        return self.family.replace(" ", "_")
+
+    @property
     def group(self) -> str:
         """The group of entry points."""
-        return f"fedsyn.{self.family.replace(' ', '_')}s"
+        return f"fedsyn.{self.argument}s"
 
     @property
     def default(self) -> P:
@@ -107,17 +112,28 @@ class Table(Generic[P]):
     def __iter__(self) -> Iterator[P]:
         return iter(self.own)
 
-    def find(self, name: str) -> P:
+    def find(self, name: str, allowed: Collection[str] | None = None) -> P:
         """The plug-in of a name: of the table, of an entry point, or ``package.module:NAME``.
+
+        Parameters
+        ----------
+        name : str
+        allowed : collection of str, optional
+            Names that may be imported from outside this package; any where ``None``.
 
         Raises
         ------
         ConfigError
-            If there is none, or it is no plug-in of this family.
+            If there is none, it is no plug-in of this family, or it may not be imported.
         """
         for plugin in self.own:
             if plugin.name == name:
                 return plugin
+        if allowed is not None and name not in allowed:
+            raise ConfigError(
+                f"{self.key} = {name!r} is a plug-in from outside; plugins = {list(allowed)} are "
+                "allowed"
+            )
         if ":" in name:
             return self._imported(name)
         for entry in entry_points(group=self.group):
@@ -141,8 +157,10 @@ class Table(Generic[P]):
     def _imported(self, name: str) -> P:
         try:
             found = _attribute(name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(f"{self.key} = {name!r} cannot be imported: {error}") from None
+        except Exception as error:  # whatever the module does
+            raise ConfigError(
+                f"{self.key} = {name!r} cannot be imported: {type(error).__name__}: {error}"
+            ) from error
         return self._checked(name, found)
 
     def checked(self, plugin: object) -> P:
@@ -172,17 +190,17 @@ def _attribute(entry: str) -> object:
     return found
 
 
-def name_of(plugin: Plugin, table: "Table[Any]") -> str:
-    """By what a configuration can name a plug-in: its name, or where it can be imported from.
+def import_name(plugin: Plugin, table: "Table[Any]") -> str | None:
+    """By what a configuration names a plug-in so that anybody finds it.
 
-    One that cannot be imported (it was made in a script, or in a function) has its name alone:
-    whoever goes on with such a run has to pass it again.
+    Its name, or ``package.module:NAME``; ``None`` where it cannot be imported, because it was made
+    in a script or in a function: whoever goes on with such a run has to pass it again.
     """
     if table.is_own(plugin):
         return plugin.name
     for entry in entry_points(group=table.group):
         if entry.name == plugin.name and entry.load() is plugin:
-            return str(plugin.name)
+            return str(entry.name)
     for module in list(sys.modules.values()):
         name = str(getattr(module, "__name__", "__main__"))
         if name == "__main__" or not hasattr(module, "__dict__"):
@@ -190,7 +208,7 @@ def name_of(plugin: Plugin, table: "Table[Any]") -> str:
         for attribute, value in list(vars(module).items()):
             if value is plugin:
                 return f"{name}:{attribute}"
-    return plugin.name
+    return None
 
 
 def composed(base: type[S], plugins: Iterable[Plugin]) -> type[S]:
@@ -201,17 +219,21 @@ def composed(base: type[S], plugins: Iterable[Plugin]) -> type[S]:
     ConfigError
         If two of them want different options in one place.
     """
+    owners: dict[str, type[Section]] = dict.fromkeys(base.model_fields, base)
     flat: dict[type[Section], None] = {}
     below: dict[str, type[Section]] = {}
     for plugin in plugins:
         for place, kind in plugin.options.items():
+            for name in kind.model_fields if place == FLAT else (place,):
+                if owners.setdefault(name, kind) is not kind:
+                    raise ConfigError(
+                        f"options {name!r} of {plugin.name!r} stand where others do; choose "
+                        "another name for them"
+                    )
             if place == FLAT:
                 flat[kind] = None
-            elif below.setdefault(place, kind) is not kind or place in base.model_fields:
-                raise ConfigError(
-                    f"options {place!r} of {plugin.name!r} stand where others do; choose another "
-                    "name for their section"
-                )
+            else:
+                below[place] = kind
     return cast(type[S], _class(base, tuple(flat), tuple(below.items())))
 
 

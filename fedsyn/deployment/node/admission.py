@@ -6,7 +6,6 @@ from fedsyn.deployment.messages import Request
 from fedsyn.deployment.node.settings import NodeConfig
 from fedsyn.deployment.validation import RefusedError
 from fedsyn.federation.config import Config, parse, with_overrides
-from fedsyn.federation.plugins import foreign
 
 CACHE = "cache"  # of descriptors, for all runs
 
@@ -19,13 +18,7 @@ def admitted(node: NodeConfig, message: Request) -> Config:
     RefusedError
         If it does not.
     """
-    for name in foreign(message.config):
-        if name not in node.allow.plugins:
-            raise RefusedError(
-                f"the run has the plug-in {name!r}; "
-                f"this node allows plugins = {list(node.allow.plugins)}"
-            )
-    asked = parse(message.config)
+    asked = parse(message.config, allowed=node.allow.plugins)
     # (A server names no files of a real silo.)
     teacher = node.teacher if node.data else node.teacher or asked.teacher.path
     config = with_overrides(

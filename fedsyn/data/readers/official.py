@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fedsyn.data.readers.base import Reader
+from fedsyn.data.sections import DataConfig
 from fedsyn.errors import DataError
 
 Arrays = dict[str, np.ndarray]
@@ -24,7 +26,7 @@ IDX_UNSIGNED_BYTES = 8
 LABEL_NAMES = "label_names.txt"  # of IDX sets, where there is one: a name a line
 
 
-def official(folder: Path) -> Arrays:
+def _open(folder: Path, config: DataConfig) -> Arrays:
     """The pictures of a folder.
 
     Returns
@@ -139,3 +141,6 @@ def _bytes(path: Path) -> bytes:
         raise DataError(f"{str(path)!r} does not exist, but other files of its set do") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{str(path)!r} cannot be read: {error}") from None
+
+
+OFFICIAL = Reader(name="official", open=_open, folders=True)

@@ -1,4 +1,4 @@
-"""From a file's arrays to pairs, with every complaint a user can act on."""
+"""From the arrays of a file, or in memory, to pairs, with complaints that a user can act on."""
 
 import contextlib
 import difflib
@@ -9,18 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from fedsyn.data.formats import Stored, arrays, held
 from fedsyn.data.mapped import release
 from fedsyn.data.pairs import Pairs
 from fedsyn.data.pictures import decode
-from fedsyn.data.settings import DataConfig
+from fedsyn.data.readers import READERS
+from fedsyn.data.readers.base import Reader, Stored, held
+from fedsyn.data.sections import DataConfig
 from fedsyn.errors import DataError
 
 CHUNK = 1 << 20  # values checked at a time
 DEFAULTS = DataConfig()
 
 
-def read(config: DataConfig, sides: Sequence[str] = ("train", "test")) -> Pairs:
+def read(
+    config: DataConfig,
+    sides: Sequence[str] = ("train", "test"),
+    reader: Reader = READERS.default,
+) -> Pairs:
     """Read the pairs of ``data.path``.
 
     Strings in the image array name picture files, which are decoded; pairs that name the same
@@ -30,6 +35,7 @@ def read(config: DataConfig, sides: Sequence[str] = ("train", "test")) -> Pairs:
     ----------
     config : names of the file and its arrays.
     sides : sides of the split, where the file has one, that must have rows.
+    reader : what reads the file; by default what its ending tells.
 
     Returns
     -------
@@ -43,7 +49,8 @@ def read(config: DataConfig, sides: Sequence[str] = ("train", "test")) -> Pairs:
         If a file, array or value is missing or not what it must be; one sentence.
     """
     path = Path(config.path).expanduser()
-    return _pairs(_File(repr(str(path)), path.stem, path.parent, arrays(path)), config, sides)
+    stored = reader.arrays(path, config)
+    return _pairs(_File(repr(str(path)), path.stem, path.parent, stored), config, sides)
 
 
 def pairs_of(data: Pairs | Mapping[str, Any], config: DataConfig) -> Pairs:
@@ -68,10 +75,10 @@ def _pairs(file: "_File", config: DataConfig, sides: Sequence[str]) -> Pairs:
     text = file.required(config.text, "text")
     label = file.optional(config.label, "label", DEFAULTS.label)
     split = file.optional(config.split, "split", DEFAULTS.split)
+    if image.ndim == 0 or len(image) == 0:
+        raise DataError(f"{file} holds no pairs: array {config.image!r} has no rows")
     for name, array in ((config.text, text), (config.label, label), (config.split, split)):
         file.check_rows(name, array, config.image, len(image))
-    if len(image) == 0:
-        raise DataError(f"{file} holds no pairs: array {config.image!r} is empty")
     columns = file.columns(len(image), taken={config.text, config.split})
     if image.dtype.kind == "U":
         first, text = _one_pair_a_picture(image, text)
