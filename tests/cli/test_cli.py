@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedsyn import config
 from fedsyn import cli
 from fedsyn.cli.terminal import RunProgress
 from fedsyn.errors import ConfigError
+from fedsyn.federation import config
 
 SMALL = [
     "model.hidden=[8]", "model.dim=4", "partition.clients=3", "synthesis.steps=2",
@@ -101,12 +101,12 @@ def test_compare_report_and_their_files(fedsyn, pairs, tmp_path):
     ("methods", "words", "task"),
     [
         ("fedavg,moon", [], "retrieval"),
-        ("fedavg,fedprox", [], "vqa"),
-        ("fedavg,fedprox", ["task=representation"], "representation"),
+        ("fedavg,creff", [], "image_classification"),
+        ("fedavg,creamfl", [], "retrieval"),
+        ("fedavg,creamfl", ["task=vqa"], "vqa"),
     ],
 )
 def test_a_comparison_is_of_the_task_of_its_methods(fedsyn, monkeypatch, methods, words, task):
-    monkeypatch.setitem(config.METHOD_TASKS, "fedprox", "vqa")
     planned = []
 
     def stop(base, *arguments):
@@ -184,7 +184,7 @@ def test_an_unforeseen_failure_is_code_one_and_debug_shows_where(fedsyn, monkeyp
     def broken(*arguments):
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr("fedsyn.config.load", broken)
+    monkeypatch.setattr("fedsyn.federation.config.load", broken)
     code, _, err = fedsyn("run")
     assert code == 1 and "no such luck" in err and "Traceback" not in err
     monkeypatch.setattr(sys, "argv", ["fedsyn", "run", "--debug"])

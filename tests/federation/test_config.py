@@ -4,8 +4,8 @@ import tomllib
 
 import pytest
 
-from fedsyn import config
 from fedsyn.errors import ConfigError
+from fedsyn.federation import config
 
 
 def test_a_dumped_configuration_parses_to_itself():

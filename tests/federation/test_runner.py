@@ -9,9 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedsyn import config
 from fedsyn.errors import ConfigError, DataError, RunError
-from fedsyn.federation import records
+from fedsyn.federation import config, records
 from fedsyn.federation.runner import Silent, run
 from fedsyn.methods import METHODS
 
@@ -27,11 +26,11 @@ def rows(out):
 class Interrupt(Silent):
     """Presses Ctrl-C in a phase of a round."""
 
-    def __init__(self, round, name):
-        self.at = (round, name)
+    def __init__(self, round_number, name):
+        self.at = (round_number, name)
 
-    def phase(self, round, name):
-        if (round, name) == self.at:
+    def phase(self, round_number, name):
+        if (round_number, name) == self.at:
             raise KeyboardInterrupt
 
 
@@ -55,6 +54,17 @@ def test_the_same_seed_gives_the_same_rounds_and_another_does_not(make, tmp_path
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run(make(f"run.seed={seed}"), tmp_path / name)
     assert rows(tmp_path / "a") == rows(tmp_path / "b") != rows(tmp_path / "c")
+
+
+def test_pairs_in_memory_give_what_the_file_gives(make, pairs, tmp_path):
+    run(make(), tmp_path / "file")
+    with np.load(pairs) as arrays:
+        data, settings, parts = dict(arrays), make("data.path="), tmp_path / "parts"
+    run(settings, tmp_path / "memory", data=data)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, parts, observer=Interrupt(2, "local"), data=data)
+    run(settings, parts, resume=True, data=data)
+    assert rows(tmp_path / "file") == rows(tmp_path / "memory") == rows(parts)
 
 
 @pytest.mark.parametrize("generator", ["wgan-gp", "wgan", "gaussian"])
@@ -86,7 +96,7 @@ def test_an_interrupted_run_resumes_to_the_same_rounds(make, tmp_path, at, mode,
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS.names)
 def test_every_method_resumes_to_the_same_rounds(make, tmp_path, method):
     settings = make(f"method={method}", "run.fraction=0.6", "engine.stack=3", MODES["off"])
     run(settings, tmp_path / "whole")
@@ -136,7 +146,9 @@ def test_what_is_mapped_from_files_changes_nothing(make, tmp_path):
         run(make(f"engine.memory={memory}"), tmp_path / str(memory))
     assert rows(tmp_path / "0") == rows(tmp_path / "1024")
     kept = {path.name for path in (tmp_path / "0" / "checkpoint").iterdir()}
-    assert kept == {"state.safetensors", "clients.safetensors"}
+    assert kept == {
+        "state.safetensors", "clients.safetensors", "uploads-synthesis.safetensors",
+    }  # fmt: skip
 
 
 def test_phases_are_timed_and_add_up(make, tmp_path):

@@ -7,15 +7,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from fedsyn.errors import RunError
-from fedsyn.federation.store import FILE, ClientRows
+from fedsyn.federation.store import ClientStore
 
 HOST = torch.device("cpu")
 CLIENTS = 7
+FILE = "rows.safetensors"
 BUDGETS = {"memory": 1 << 20, "file": 0}
 
 
 def store(folder, kind="file"):
-    return ClientRows(CLIENTS, folder, BUDGETS[kind], HOST)
+    return ClientStore(CLIENTS, folder / FILE, BUDGETS[kind], HOST)
 
 
 def rows(ids, mark):
@@ -54,6 +55,36 @@ def test_rows_come_in_the_order_asked_for(tmp_path, kind):
     assert clients.take([6, 1], ["count"])["count"].tolist() == [6, 1]
 
 
+@pytest.mark.parametrize("kind", BUDGETS)
+def test_rows_are_copied_in_and_out(tmp_path, kind):
+    clients, given = store(tmp_path, kind), rows([0, 2], 1)
+    clients.put([0, 2], given)
+    for names in ((), ["weights"]):
+        for value in (*given.values(), *clients.take([0, 2], names).values()):
+            value.zero_()
+        found = clients.take([0, 2])
+        assert all(torch.equal(found[k], v) for k, v in rows([0, 2], 1).items())
+
+
+@pytest.mark.parametrize("kind", BUDGETS)
+def test_what_has_no_name_in_a_put_stays_as_it_is(tmp_path, kind):
+    clients = store(tmp_path, kind)
+    clients.put([0, 2], rows([0, 2], 1))
+    clients.saved()
+    clients.put([2], {"count": torch.tensor([9])})
+    assert clients.take([0, 2], ["count"])["count"].tolist() == [1, 9]
+    assert torch.equal(clients.take([0, 2])["weights"], rows([0, 2], 1)["weights"])
+
+
+@pytest.mark.parametrize("kind", BUDGETS)
+def test_clients_may_have_any_ids(tmp_path, kind):
+    clients = ClientStore(3, tmp_path / FILE, BUDGETS[kind], HOST, ids=[4, 70, 800])
+    clients.put([800, 4], rows([800, 4], 0))
+    assert clients.known.tolist() == [4, 800]
+    assert clients.has([4, 70, 800]).tolist() == [True, False, True]
+    assert clients.take([4, 800])["count"].tolist() == [4, 800]
+
+
 def test_a_gradient_through_some_rows_survives_a_change_of_their_neighbours(tmp_path):
     clients = store(tmp_path, "memory")
     clients.put([0, 1, 2, 3], rows([0, 1, 2, 3], 1))
@@ -80,7 +111,7 @@ def test_a_checkpoint_survives_what_comes_after_it(tmp_path, kind):
 
 
 def test_the_file_is_safetensors_and_sparse(tmp_path):
-    clients = ClientRows(100_000, tmp_path, 0, HOST)
+    clients = ClientStore(100_000, tmp_path / FILE, 0, HOST)
     clients.put([99_999], {"x": torch.ones(1, 1024)})
     status = (tmp_path / FILE).stat()
     assert status.st_size > 8 * 100_000 * 1024

@@ -1,32 +1,33 @@
 """A tiny problem in float64, rounds of it, and the same mathematics written out pair by pair."""
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from fedsyn import streams
-from fedsyn.config import (
-    METHOD_TASKS,
-    AugmentConfig,
-    CReFFConfig,
-    FedDMConfig,
-    MethodConfig,
-    ModelConfig,
-)
 from fedsyn.core.cohort import Cohort, chunks
+from fedsyn.core.wire import Intake, send
+from fedsyn.data.augment import AugmentConfig
 from fedsyn.methods import METHODS
+from fedsyn.methods.base import MethodConfig
+from fedsyn.methods.clip2fl.matching import CReFFOptions
+from fedsyn.methods.feddm import FedDMOptions
+from fedsyn.methods.fedmac.network import MissingAwareNet
 from fedsyn.models import representation
 from fedsyn.models.fusion import FusionNet
 from fedsyn.models.mlp import MLP
 from fedsyn.models.picture_classifier import PictureClassifier
 from fedsyn.models.resnet import ResNet
 from fedsyn.models.retrieval import RetrievalNet
+from fedsyn.models.settings import ModelConfig
+from fedsyn.objectives.classes.halves import HalvesObjective
 from fedsyn.objectives.classes.losses import cross_entropy
-from fedsyn.objectives.classes.halves import CrossEntropy
 from fedsyn.objectives.pairs.info_nce import InfoNCELoss
 from fedsyn.objectives.views.moco import MoCoObjective
+from fedsyn.settings.plugins import composed
 from fedsyn.tasks.base import Problem
 from fedsyn.tasks.image_classification import ImageClassificationProblem
 from fedsyn.tasks.multimodal_classification import MultimodalProblem
@@ -99,10 +100,10 @@ class World:
         """The pairs themselves."""
         return self.problem.features[self.rows(client)]
 
-    def cohort(self, ids=None, round=1):
+    def cohort(self, ids=None, round_number=1):
         """These clients, by default all, in a round."""
         ids = tuple(range(len(self.sizes))) if ids is None else tuple(ids)
-        return Cohort(ids, tuple(self.rows(client) for client in ids), 0, round)
+        return Cohort(ids, tuple(self.rows(client) for client in ids), 0, round_number)
 
     def single(self):
         """The same in float32."""
@@ -111,31 +112,51 @@ class World:
         problem = replace(self.problem, **{name: v.float() for name, v in double.items()})
         return World(problem, self.model.float(), self.sizes)
 
-    def client(self, name, payload, kept, config, ids=None, round=1):
+    def update(self, method, received, state, config, ids=None, round_number=1):
         """What these clients do."""
-        cohort = self.cohort(ids, round)
-        return METHODS[name].client(self.problem, payload, kept, cohort, config)
+        cohort = self.cohort(ids, round_number)
+        return method.client(self.problem, received, state, cohort, config)
 
-    def play(self, name, config, rounds=2, stack=5, sampled=lambda round, client: True):
+    def client(self, method, received, state, config, ids=None, round_number=1):
+        """What each of these clients sends, by name, and keeps, and its loss."""
+        update = self.update(method, received, state, config, ids, round_number)
+        sums = {name: one.value for name, one in update.upload.sums.items()}
+        return sums | update.upload.own, update.state, update.losses
+
+    def play(self, method, config, rounds=2, stack=5, sampled=lambda round_number, client: True):
         """The server's state, and what clients have kept, after some rounds."""
-        method = METHODS[name]
-        state, kept = method.init(self.problem, self.model, len(self.sizes)), {}
-        begin = {} if method.keep is None else method.keep(self.problem, self.model)
-        for round in range(1, rounds + 1):
-            ids = [client for client in range(len(self.sizes)) if sampled(round, client)]
-            heard = {}
-            for chunk in chunks(self.cohort(ids, round), stack):
+        state, kept, totals = method.init(self.problem, self.model, len(self.sizes)), {}, {}
+        begin = {}
+        if method.client_state is not None:
+            begin = method.client_state(self.problem, self.model)
+        for number in range(1, rounds + 1):
+            ids = [client for client in range(len(self.sizes)) if sampled(number, client)]
+            intake = Intake(totals)
+            for chunk in chunks(self.cohort(ids, number), stack):
                 mine = [kept.get(client, begin) for client in chunk.ids]
                 stacked = {key: torch.stack([m[key] for m in mine]) for key in begin}
-                payload = method.down(state, chunk.ids)
-                sent, stacked, _ = method.client(self.problem, payload, stacked, chunk, config)
+                received = method.broadcast(state, chunk.ids)
+                update = method.client(self.problem, received, stacked, chunk, config)
+                new = torch.tensor([client not in kept for client in chunk.ids])
                 for place, client in enumerate(chunk.ids):
-                    kept[client] = {key: value[place] for key, value in stacked.items()}
-                sizes = torch.tensor(chunk.sizes)
-                heard = method.hear(heard, chunk.ids, sent, sizes, config)
-            generator = streams.generator(0, "aggregate", round)
-            state = method.server(self.problem, state, heard, config, generator)
+                    kept[client] = {key: value[place] for key, value in update.state.items()}
+                intake.take(chunk.ids, send(update.upload, new))
+            generator = streams.generator(0, "aggregate", number)
+            state = method.server(self.problem, state, intake.uploads(), config, generator)
         return state, kept
+
+
+def arrive(*sent):
+    """What the server reads of chunks of clients, each a cohort and its first upload."""
+    intake = Intake({})
+    for cohort, upload in sent:
+        intake.take(cohort.ids, send(upload, torch.ones(len(cohort.ids), dtype=torch.bool)))
+    return intake.uploads()
+
+
+def holding(sizes):
+    """Clients that hold so many rows, by id."""
+    return Cohort(tuple(sizes), tuple(np.arange(size) for size in sizes.values()), 0, 1)
 
 
 def build(*sizes):
@@ -192,7 +213,7 @@ def build_multimodal(*sizes, kind=FusionNet, cross=True):
         net=net,
         label=torch.arange(rows) % 4 - 1,
         present=present,
-        objective=CrossEntropy(modality=2.0),
+        objective=HalvesObjective(modality=2.0),
     )
     return World(problem, net.init(draw).double(), sizes)
 
@@ -220,6 +241,7 @@ def build_mixed(*sizes):
 
 WORLDS = {
     "creamfl": build_mixed,
+    "fedmac": partial(build_multimodal, kind=MissingAwareNet),
     "retrieval": build,
     "representation": build_pictures,
     "image_classification": build_labelled,
@@ -260,7 +282,12 @@ def mixed():
 @pytest.fixture(scope="session")
 def world_of():
     """``world_of(method)(5, 0, 3)``: clients with so many rows that the method can learn from."""
-    return lambda name: WORLDS.get(name) or WORLDS[METHOD_TASKS.get(name, "retrieval")]
+
+    def found(method):
+        task = method.tasks[0].name if method.tasks else "retrieval"
+        return WORLDS.get(method.name) or WORLDS[task]
+
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -277,8 +304,24 @@ def by_hand():
 
 
 @pytest.fixture(scope="session")
+def wire():
+    """What lies between clients and the server.
+
+    ``wire.holding({3: 5, 4: 0})`` are clients, by id, that hold so many rows;
+    ``wire.arrive((cohort, upload), ...)`` is what the server reads of what they send.
+    """
+
+    class Wire:
+        arrive = staticmethod(arrive)
+        holding = staticmethod(holding)
+
+    return Wire
+
+
+@pytest.fixture(scope="session")
 def plain():
     """Full batches, so that steps do not depend on the order of pairs, and plain descent."""
-    few = CReFFConfig(repeats=2, draw=4, features=5, steps=3, classifier_epochs=2)
-    small = FedDMConfig(pictures=2, steps=2, draw=3)
-    return MethodConfig(optimizer="sgd", lr=0.3, epochs=2, batch=16, creff=few, feddm=small)
+    few = CReFFOptions(repeats=2, draw=4, features=5, steps=3, classifier_epochs=2)
+    small = FedDMOptions(pictures=2, steps=2, draw=3)
+    section = composed(MethodConfig, METHODS)
+    return section(optimizer="sgd", lr=0.3, epochs=2, batch=16, creff=few, feddm=small)

@@ -9,23 +9,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsyn import streams
-from fedsyn.config import load
+from fedsyn.core.wire import Upload
 from fedsyn.errors import ConfigError
-from fedsyn.federation.federation import method_of
-from fedsyn.methods import METHODS
-from fedsyn.methods.contribution import contributions, normalised
+from fedsyn.federation.config import load
+from fedsyn.federation.federation import plan_of
+from fedsyn.methods.adaptive import FEDADAM
+from fedsyn.methods.contribution import densities, normalised
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.methods.fednova import FEDNOVA
+from fedsyn.methods.fedprox import FEDPROX
+from fedsyn.methods.moon import MOON
+from fedsyn.methods.pt_fuch import PT_FUCH
+from fedsyn.methods.scaffold import SCAFFOLD
+from fedsyn.tasks.vqa import VQA
 
-AVERAGING = ("fedavg", "fedprox", "scaffold", "fednova", "fedadam", "moon", "pt_fuch")
+AVERAGING = FEDAVG, FEDPROX, SCAFFOLD, FEDNOVA, FEDADAM, MOON, PT_FUCH
+
+
+def contributions(latent, sizes):
+    """What clients of these sizes count."""
+    return sizes.double() / densities(latent, sizes)
 
 
 def by_hand(latent, sizes):
     """Client by client."""
-    heard = [k for k in range(len(sizes)) if sizes[k]]
-    apart = {(j, k): np.linalg.norm(latent[j] - latent[k]) for j in heard for k in heard}
+    known = [k for k in range(len(sizes)) if sizes[k]]
+    apart = {(j, k): np.linalg.norm(latent[j] - latent[k]) for j in known for k in known}
     others = sorted(value for (j, k), value in apart.items() if j != k)
     s = others[(len(others) - 1) // 2]
     return [
-        size and size / sum(np.exp(-((apart[j, k] / s) ** 2)) for j in heard)
+        size and size / sum(np.exp(-((apart[j, k] / s) ** 2)) for j in known)
         for k, size in enumerate(sizes)
     ]
 
@@ -50,60 +63,70 @@ def test_clients_that_cannot_be_told_apart_count_by_size(sizes):
     assert contributions(latent, torch.tensor(sizes)).tolist() == sizes
 
 
-def heard_by(method, sent, ids, sizes, config, stack):
-    heard = {}
-    for start in range(0, len(ids), stack):
+def in_chunks(there, own, stack):
+    """So many clients at a time, and what each sends."""
+    for start in range(0, len(there.sizes), stack):
         part = slice(start, start + stack)
-        chunk = {name: value[part] for name, value in sent.items()}
-        more = method.hear({}, ids[part], chunk, sizes[part], config)
-        heard = method.merge(heard, more)
-    return heard
+        ids = tuple(range(len(there.sizes)))[part]
+        yield there.cohort(ids), Upload(own={name: value[part] for name, value in own.items()})
 
 
-@pytest.mark.parametrize("name", AVERAGING)
-def test_the_server_averages_by_contribution(world, plain, name):
-    there, method = world(6, 0, 3, 4), normalised(METHODS[name])
-    ids, sizes = (0, 1, 2, 3), torch.tensor(there.sizes)
-    state = method.init(there.problem, there.model, 4)
-    kept = {} if method.keep is None else method.keep(there.problem, there.model)
+@pytest.mark.parametrize("method", AVERAGING, ids=[method.name for method in AVERAGING])
+def test_the_server_averages_by_contribution(world, wire, plain, method):
+    there, ours = world(6, 0, 3, 4), normalised(method)
+    config, ids, sizes = plain.changed(weighting="contribution"), (0, 1, 2, 3), there.sizes
+    state = ours.init(there.problem, there.model, 4)
+    kept = {}
+    if ours.client_state is not None:
+        kept = ours.client_state(there.problem, there.model)
     kept = {key: value.expand(4, *value.shape) for key, value in kept.items()}
-    payload, cohort = method.down(state, ids), there.cohort()
-    sent, _, _ = method.client(there.problem, payload, kept, cohort, plain)
-    plainly, _, _ = METHODS[name].client(there.problem, payload, kept, cohort, plain)
-    assert all(torch.equal(sent[key], plainly[key]) for key in plainly)
+    received = ours.broadcast(state, ids)
+    whole = there.update(ours, received, kept, config).upload
+    plainly = there.update(method, received, kept, plain).upload
+    sent = whole.own
+    assert not whole.sums  # the server looks at all of it client by client
+    values = {name: one.value for name, one in plainly.sums.items()} | plainly.own
+    assert all(torch.equal(sent[key], values[key]) for key in values)
     for client in (0, 2, 3):
         image, text = there.problem.net.embed(there.model[None], there.pairs(client)[None])
         expected = torch.cat([image.mean(1), text.mean(1)], -1)[0]
         torch.testing.assert_close(sent["latent"][client], expected)
-    weights = contributions(sent["latent"], sizes)
-    sums = METHODS[name].hear({}, ids, plainly, weights, plain)
-    draw = lambda: streams.generator(0, "aggregate")  # noqa: E731
-    expected = METHODS[name].server(there.problem, state, sums, plain, draw())
+    weights = contributions(sent["latent"], torch.tensor(sizes))
+    weighed = {
+        name: replace(one, weight=weights) if one.weighted else one
+        for name, one in plainly.sums.items()
+    }
+    by_contribution, by_size = (
+        method.server(
+            there.problem, state, wire.arrive((there.cohort(), upload)), plain,
+            streams.generator(0, "aggregate"),
+        )
+        for upload in (replace(plainly, sums=weighed), plainly)
+    )  # fmt: skip
     for stack in (4, 1, 3):
-        heard = heard_by(method, sent, ids, sizes, plain, stack)
-        found = method.server(there.problem, state, heard, plain, draw())
-        assert all(torch.equal(found[key], expected[key]) for key in expected)
-    by_size = METHODS[name].hear({}, ids, plainly, sizes, plain)
-    other = METHODS[name].server(there.problem, state, by_size, plain, draw())
-    assert not torch.equal(found["model"], other["model"])
+        uploads = wire.arrive(*in_chunks(there, sent, stack))
+        stream = streams.generator(0, "aggregate")
+        found = ours.server(there.problem, state, uploads, config, stream)
+        assert all(torch.equal(found[key], by_contribution[key]) for key in by_contribution)
+    assert not torch.equal(found["model"], by_size["model"])
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (["method=creamfl"], "those of method.name = 'creamfl' receive none"),
-        (["method=ccl"], "'ccl' cannot learn task.name = 'representation'"),
-        (["task=representation"], "'fedavg' cannot .* expected one of 'retrieval', 'vqa'"),
+        (["method=ccl"], "both halves; task.name = 'representation' has none"),
+        (["task=representation"], "both halves; task.name = 'representation' has none"),
     ],
 )
-def test_what_has_no_representations_to_compare_is_refused(words, message):
+def test_what_has_no_representations_to_compare_is_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
-        method_of(load(None, [*words, "method.weighting=contribution"]))
+        load(None, [*overrides, "method.weighting=contribution"])
 
 
-def test_it_is_asked_for_by_the_weighting(monkeypatch):
-    marked = replace(METHODS["fedavg"], tasks=("vqa",))
-    monkeypatch.setitem(METHODS, "fedavg", marked)
-    assert method_of(load(None, ["task=vqa"])) is marked
-    found = method_of(load(None, ["task=vqa", "method.weighting=contribution"]))
-    assert found.tasks == ("vqa",) and found.server is not marked.server
+def test_it_is_asked_for_by_the_weighting():
+    marked = replace(FEDAVG, name="marked", tasks=(VQA,))
+    assert plan_of(load(None, ["task=vqa"], method=marked)).method is marked
+    config = load(None, ["task=vqa", "method.weighting=contribution"], method=marked)
+    found = plan_of(config).method
+    assert found.tasks == (VQA,) and found.server is not marked.server

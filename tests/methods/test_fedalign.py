@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, cross_entropy
 
-from fedsyn.config import FedAlignConfig
-from fedsyn.methods import METHODS
-from fedsyn.methods.fedalign import lipschitz
+from fedsyn.methods.fedalign import FEDALIGN, FedAlignOptions, lipschitz
 from fedsyn.models.picture_classifier import PictureClassifier
 from fedsyn.models.resnet import ResNet
 
@@ -44,9 +42,9 @@ def test_maps_of_nothing_have_the_constant_0_and_no_gradient():
 def test_a_step_aligns_the_last_block_with_its_first_channels(labelled, by_hand, plain):
     there = labelled(*SIZES)
     problem, net = there.problem, there.problem.net
-    config = plain.model_copy(update={"epochs": 1, "fedalign": FedAlignConfig(mu=0.7, share=0.5)})
-    payload = METHODS["fedalign"].down({"model": there.model[None]}, (0, 1, 2))
-    sent, _, losses = there.client("fedalign", payload, {}, config)
+    config = plain.changed(epochs=1, fedalign=FedAlignOptions(mu=0.7, share=0.5))
+    received = FEDALIGN.broadcast({"model": there.model[None]}, (0, 1, 2))
+    sent, _, losses = there.client(FEDALIGN, received, {}, config)
     for client in (0, 2):
         rows = there.rows(client)
         x = problem.features[rows][None]
@@ -76,9 +74,9 @@ def test_the_body_does_not_learn_from_the_alignment(labelled, plain):
     model = net.init(torch.Generator().manual_seed(0)).double()
     model[-net.classifier.layout.size :] = 0
     there = replace(there, problem=replace(there.problem, net=net), model=model)
-    payload = METHODS["fedalign"].down({"model": model[None]}, (0,))
-    config = plain.model_copy(update={"epochs": 1})
-    sent, _, _ = there.client("fedalign", payload, {}, config)
+    received = FEDALIGN.broadcast({"model": model[None]}, (0,))
+    config = plain.changed(epochs=1)
+    sent, _, _ = there.client(FEDALIGN, received, {}, config)
     moved = net.layout.views(sent["model"] - model)
     last = {name for name, value in moved.items() if (value != 0).any()}
     assert {name for name in last if name.startswith("encoder")} == {

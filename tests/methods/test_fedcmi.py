@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from fedsyn.config import FedCMIConfig, MethodConfig
-from fedsyn.methods import METHODS, fedcmi
+from fedsyn.core.wire import Sum, Upload
+from fedsyn.methods import fedcmi
+from fedsyn.methods.base import MethodConfig
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.methods.fedcmi import FEDCMI, FedCMIOptions
 
-OWN = FedCMIConfig(infiltration=0.7, slope=2.0, mu=0.3, warmup=1)
+OWN = FedCMIOptions(infiltration=0.7, slope=2.0, mu=0.3, warmup=1)
 SIZES = (12, 15)
 
 
@@ -101,14 +104,14 @@ class Client:
         return sum(losses) / len(losses)
 
 
-def sent_model(there, payload):
-    return torch.cat([payload[side] for side in there.problem.net.sides(there.model)], -1)
+def sent_model(there, sent):
+    return torch.cat([sent[side] for side in there.problem.net.sides(there.model)], -1)
 
 
 def test_two_steps_by_hand(multimodal, by_hand, plain):
-    there, config = multimodal(*SIZES), plain.model_copy(update={"fedcmi": OWN})
+    there, config = multimodal(*SIZES), plain.changed(fedcmi=OWN)
     received = there.model.expand(2, -1)
-    sent, _, losses = there.client("fedcmi", {"model": received}, {}, config, round=2)
+    sent, _, losses = there.client(FEDCMI, {"model": received}, {}, config, round_number=2)
     strong, sharp = set(), []
     for client in range(2):
         one = Client(there, client)
@@ -157,11 +160,11 @@ def test_temperatures_are_never_above_one_nor_zero(multimodal, sizes, scale):
 def test_before_and_without_infiltration_clients_train_as_under_fedavg(multimodal, plain):
     there = multimodal(9, 0, 4, 1, 7)
     received = {"model": there.model.expand(5, -1)}
-    off = FedCMIConfig(infiltration=0.0)
-    for round, own in ((1, FedCMIConfig(warmup=1)), (2, off)):
-        config = plain.model_copy(update={"fedcmi": own, "batch": 4})
-        mine, _, _ = there.client("fedcmi", received, {}, config, round=round)
-        avg, _, _ = there.client("fedavg", received, {}, config, round=round)
+    off = FedCMIOptions(infiltration=0.0)
+    for number, own in ((1, FedCMIOptions(warmup=1)), (2, off)):
+        config = plain.changed(fedcmi=own, batch=4)
+        mine, _, _ = there.client(FEDCMI, received, {}, config, round_number=number)
+        avg, _, _ = there.client(FEDAVG, received, {}, config, round_number=number)
         assert torch.equal(sent_model(there, mine), avg["model"])
 
 
@@ -169,9 +172,9 @@ def test_with_one_projector_the_weak_modalitys_own_learns(multimodal, plain):
     there, trained = multimodal(*SIZES, cross=False), []
     received = {"model": there.model.expand(2, -1)}
     for infiltration in (0.0, 5.0):
-        own = FedCMIConfig(infiltration=infiltration, warmup=0, projector="own")
-        config = plain.model_copy(update={"fedcmi": own, "epochs": 1})
-        sent, _, _ = there.client("fedcmi", received, {}, config)
+        own = FedCMIOptions(infiltration=infiltration, warmup=0, projector="own")
+        config = plain.changed(fedcmi=own, epochs=1)
+        sent, _, _ = there.client(FEDCMI, received, {}, config)
         trained.append(there.problem.net.split(sent_model(there, sent)))
     for client in range(2):
         one = Client(multimodal(*SIZES, cross=False), client)
@@ -184,41 +187,48 @@ def test_with_one_projector_the_weak_modalitys_own_learns(multimodal, plain):
 
 def test_clients_say_which_modalities_they_hold(multimodal, plain):
     there = multimodal(1, 2, 1, 0)  # row 0 lacks its image, row 3 its text
-    sent, _, _ = there.client("fedcmi", {"model": there.model.expand(4, -1)}, {}, plain)
-    expected = [[False, True], [True, True], [True, False], [False, False]]
-    assert sent["held"].tolist() == expected
+    for weighting, two in (("size", 2.0), ("uniform", 1.0)):
+        config = plain.changed(weighting=weighting)
+        update = there.update(FEDCMI, {"model": there.model.expand(4, -1)}, {}, config)
+        assert {name: one.weight.tolist() for name, one in update.upload.sums.items()} == {
+            "image": [0.0, two, 1.0, 0.0],
+            "text": [1.0, two, 0.0, 0.0],
+            "fusion": [1.0, two, 1.0, 0.0],
+        }
+        assert set(update.upload.sums) == set(FEDCMI.sends)
 
 
 @pytest.mark.parametrize(
     ("weighting", "expected"),
     [("size", [2.5, 4.0, 3.0]), ("uniform", [3.0, 4.0, 10 / 3])],
 )
-def test_the_server_averages_each_modality_over_those_who_hold_it(multimodal, weighting, expected):
-    method, config, there = METHODS["fedcmi"], MethodConfig(weighting=weighting), multimodal(4)
-    sizes, heard = {s: v.numel() for s, v in there.problem.net.sides(there.model).items()}, {}
+def test_the_server_averages_each_modality_over_those_who_hold_it(
+    multimodal, wire, weighting, expected
+):
+    config, there, sent = MethodConfig(weighting=weighting), multimodal(4), []
+    sizes = {s: v.numel() for s, v in there.problem.net.sides(there.model).items()}
     for client, (size, value, has) in enumerate([
         (3, [2.0, 9.0, 2.0], [True, False]),
         (1, [4.0, 4.0, 4.0], [True, True]),
         (2, [9.0, 4.0, 4.0], [False, True]),
         (0, [9.0, 9.0, 9.0], [True, True]),  # has no say
     ]):  # fmt: skip
-        payload = {
-            side: torch.full((1, number), one)
-            for (side, number), one in zip(sizes.items(), value, strict=True)
-        }
-        payload["held"] = torch.tensor([has])
-        heard = method.hear(heard, (client,), payload, torch.tensor([size]), config)
-    state = method.init(there.problem, there.model, 4)
-    model = method.server(there.problem, state, heard, config, torch.Generator())["model"]
+        one, sums = wire.holding({client: size}), {}
+        for (side, number), of, counts in zip(sizes.items(), value, (*has, True), strict=True):
+            sums[side] = Sum(torch.full((1, number), of), counts * config.weights(one))
+        sent.append((one, Upload(sums)))
+    state, uploads = FEDCMI.init(there.problem, there.model, 4), wire.arrive(*sent)
+    model = FEDCMI.server(there.problem, state, uploads, config, torch.Generator())["model"]
     for part, one in zip(there.problem.net.sides(model[0]).values(), expected, strict=True):
         torch.testing.assert_close(part, torch.full_like(part, one))
 
 
-def test_what_nobody_holds_stays(multimodal):
+def test_what_nobody_holds_stays(multimodal, plain):
     there = multimodal(3, 4)
     there.problem.present[:, 0] = True
     there.problem.present[:, 1] = False
-    state, _ = there.play("fedcmi", MethodConfig(batch=4), rounds=2)
+    config = plain.changed(optimizer="adam", lr=1e-3, batch=4)
+    state, _ = there.play(FEDCMI, config, rounds=2)
     before, after = (there.problem.net.sides(m) for m in (there.model, state["model"][0]))
     assert torch.equal(before["text"], after["text"])
     assert not torch.equal(before["image"], after["image"])

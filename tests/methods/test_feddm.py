@@ -5,18 +5,17 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from fedsyn import streams
-from fedsyn.config import FedDMConfig
-from fedsyn.methods import METHODS
+from fedsyn.core.wire import Upload
+from fedsyn.methods.feddm import FEDDM, FedDMOptions
 
-METHOD = METHODS["feddm"]
 SIZES = (6, 0, 1)
 
 
 @pytest.fixture
 def config(plain):
     """All rows of a class are drawn, and models are looked at where they are."""
-    own = FedDMConfig(pictures=2, steps=3, lr=20.0, draw=9, radius=0.0)
-    return plain.model_copy(update={"feddm": own})
+    own = FedDMOptions(pictures=2, steps=3, lr=20.0, draw=9, radius=0.0)
+    return plain.changed(feddm=own)
 
 
 def apart(there, pictures, rows_of):
@@ -40,9 +39,10 @@ def classes_of(there, client):
 def test_pictures_come_to_have_the_means_of_each_class_of_the_client(labelled, config):
     there = labelled(*SIZES)
     sent, kept, losses = there.client(
-        "feddm", METHOD.down({"model": there.model[None]}, (0, 1, 2)), {}, config
+        FEDDM, FEDDM.broadcast({"model": there.model[None]}, (0, 1, 2)), {}, config
     )
-    assert kept == {} and set(sent) == {"pictures", "held"}
+    assert kept == {} and set(sent) == {"pictures", "held", "sizes"}
+    assert sent["sizes"].tolist() == list(SIZES)
     for client in (0, 2):
         held, rows_of = classes_of(there, client)
         assert sent["held"][client].nonzero().squeeze(-1).tolist() == held
@@ -63,37 +63,33 @@ def test_pictures_come_to_have_the_means_of_each_class_of_the_client(labelled, c
 
 def test_models_are_looked_at_around_the_received_one(labelled, config):
     there = labelled(*SIZES)
-    down = METHOD.down({"model": there.model[None]}, (0,))
+    received = FEDDM.broadcast({"model": there.model[None]}, (0,))
     still, near, far = (
         there.client(
-            "feddm", down, {},
-            config.model_copy(update={"feddm": config.feddm.model_copy(update={"radius": r})}),
-            ids=(0,),
+            FEDDM, received, {}, config.changed(feddm=config.feddm.changed(radius=radius)), ids=(0,)
         )[0]["pictures"]
-        for r in (0.0, 1e-6, 1.0)
-    )  # fmt: skip
+        for radius in (0.0, 1e-6, 1.0)
+    )
     assert 0 < (still - near).abs().max() < 1e-3 < (still - far).abs().max()
 
 
-def heard_from(there, config):
-    sent, _, _ = there.client(
-        "feddm", METHOD.down({"model": there.model[None]}, (0, 1, 2)), {}, config
+def arrived(wire, there, config):
+    """What each client sends, and what the server reads of the first and of the two others."""
+    received = FEDDM.broadcast({"model": there.model[None]}, (0, 1, 2))
+    own = there.update(FEDDM, received, {}, config).upload.own
+    first = {name: value[:1] for name, value in own.items()}
+    rest = {name: value[1:] for name, value in own.items()}
+    return own, wire.arrive(
+        (there.cohort((0,)), Upload(own=first)), (there.cohort((1, 2)), Upload(own=rest))
     )
-    first = {name: value[:1] for name, value in sent.items()}
-    rest = {name: value[1:] for name, value in sent.items()}
-    heard = METHOD.hear({}, (0,), first, torch.tensor(SIZES[:1]), config)
-    return sent, METHOD.hear(heard, (1, 2), rest, torch.tensor(SIZES[1:]), config)
 
 
-def test_the_server_trains_on_all_pictures_by_the_sizes_of_their_clients(labelled, by_hand, config):
+def test_the_server_trains_on_all_pictures_by_the_sizes_of_their_clients(
+    labelled, by_hand, wire, config
+):
     there, net = labelled(*SIZES), labelled(*SIZES).problem.net
-    config = config.model_copy(
-        update={
-            "epochs": 1, "batch": 64, "lr": 0.1,
-            "feddm": config.feddm.model_copy(update={"radius": 100.0}),
-        }
-    )  # fmt: skip
-    sent, heard = heard_from(there, config)
+    config = config.changed(epochs=1, batch=64, lr=0.1, feddm=config.feddm.changed(radius=100.0))
+    sent, uploads = arrived(wire, there, config)
 
     def loss(w):
         total = 0
@@ -105,18 +101,18 @@ def test_the_server_trains_on_all_pictures_by_the_sizes_of_their_clients(labelle
         return total
 
     state = {"model": there.model[None]}
-    found = METHOD.server(there.problem, state, heard, config, torch.Generator().manual_seed(0))
+    found = FEDDM.server(there.problem, state, uploads, config, torch.Generator().manual_seed(0))
     expected = by_hand.descend(there.model, loss, 0.1, 1)
     torch.testing.assert_close(found["model"][0], expected)
-    near = config.model_copy(update={"feddm": config.feddm.model_copy(update={"radius": 1e-3})})
-    short = METHOD.server(there.problem, state, heard, near, torch.Generator().manual_seed(0))
+    near = config.changed(feddm=config.feddm.changed(radius=1e-3))
+    short = FEDDM.server(there.problem, state, uploads, near, torch.Generator().manual_seed(0))
     step, whole = (each["model"][0] - there.model for each in (short, found))
     assert step.norm().item() == pytest.approx(1e-3)
     torch.testing.assert_close(step / step.norm(), whole / whole.norm())
 
 
-def test_without_pictures_the_model_stays(labelled, config):
+def test_without_pictures_the_model_stays(labelled, wire, config):
     there = labelled(0, 0, 0)
-    _, heard = heard_from(there, config)
+    _, uploads = arrived(wire, there, config)
     state = {"model": there.model[None]}
-    assert METHOD.server(there.problem, state, heard, config, torch.Generator()) is state
+    assert FEDDM.server(there.problem, state, uploads, config, torch.Generator()) is state

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedsyn.config import FedFoAConfig
-from fedsyn.methods import METHODS, fedfoa
+from fedsyn.core.wire import Upload
+from fedsyn.methods import fedfoa
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.methods.fedfoa import FEDFOA, FedFoAOptions
 from fedsyn.objectives.views.simclr import SimCLRObjective
 
 
@@ -42,10 +44,10 @@ def test_two_steps_by_hand(pictures, by_hand, plain):
     there = pictures(5, 3)
     net = there.problem.net
     there = replace(there, problem=replace(there.problem, objective=SimCLRObjective(0.5)))
-    config = plain.model_copy(update={"fedfoa": FedFoAConfig(mu=0.7)})
+    config = plain.changed(fedfoa=FedFoAOptions(mu=0.7))
     shared = qr(torch.randn(9, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
-    payload = {"model": there.model.expand(2, -1), "relation": shared.expand(2, -1, -1)}
-    sent, _, losses = there.client("fedfoa", payload, {}, config)
+    received = {"model": there.model.expand(2, -1), "relation": shared.expand(2, -1, -1)}
+    sent, _, losses = there.client(FEDFOA, received, {}, config)
     for client in range(2):
         rows = there.pairs(client)
 
@@ -71,7 +73,7 @@ def test_two_steps_by_hand(pictures, by_hand, plain):
 def test_the_first_round_is_that_of_fedavg_and_the_second_is_not(pictures, plain):
     there = pictures(9, 0, 4, 7)
     for rounds, same in ((1, True), (2, False)):
-        mine, avg = (there.play(m, plain, rounds)[0]["model"] for m in ("fedfoa", "fedavg"))
+        mine, avg = (there.play(method, plain, rounds)[0]["model"] for method in (FEDFOA, FEDAVG))
         assert torch.allclose(mine, avg) == same
 
 
@@ -83,15 +85,15 @@ def test_correlations_of_many_pictures_are_added_up_in_blocks(pictures, monkeypa
     torch.testing.assert_close(fedfoa.relation(there.problem, models, cohort), whole)
 
 
-def test_the_server_averages_correlations_as_models(plain):
-    method = METHODS["fedfoa"]
+def test_the_server_averages_correlations_as_models(wire, plain):
     replies = {
         "model": torch.tensor([[2.0], [6.0]]),
         "relation": torch.eye(2) * torch.ones(2, 1, 1),
     }
     replies["relation"][1] *= 5
-    heard = method.hear({}, (0, 1), replies, torch.tensor([1, 3]), plain)
-    state = method.server(None, {"model": torch.zeros(1, 1)}, heard, plain, torch.Generator())
+    both = wire.holding({0: 1, 1: 3})
+    uploads = wire.arrive((both, Upload(plain.weighted(both, **replies))))
+    state = FEDFOA.server(None, {"model": torch.zeros(1, 1)}, uploads, plain, torch.Generator())
     assert state["model"].tolist() == [[5.0]]
     assert state["relation"].tolist() == [[[4.0, 0.0], [0.0, 4.0]]]
-    assert method.down(state, (0, 1))["relation"].shape == (2, 2, 2)
+    assert FEDFOA.broadcast(state, (0, 1))["relation"].shape == (2, 2, 2)

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from fedsyn.config import MethodConfig
-from fedsyn.methods import METHODS, fednova
+from fedsyn.core.wire import Upload
+from fedsyn.methods import fednova
+from fedsyn.methods.base import MethodConfig
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.methods.fednova import FEDNOVA
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
@@ -29,9 +32,9 @@ def test_the_norm_of_adaptive_steps_is_their_number(optimizer):
 
 def test_two_steps_and_one_by_hand(world, by_hand, plain):
     there = world(5, 3)
-    config = plain.model_copy(update={"epochs": 1, "batch": 3})  # 5 pairs are two batches
-    fed, _, _ = there.client("fedavg", {"model": there.model.expand(2, -1)}, {}, config)
-    state, _ = there.play("fednova", config, rounds=1)
+    config = plain.changed(epochs=1, batch=3)  # 5 pairs are two batches
+    fed, _, _ = there.client(FEDAVG, {"model": there.model.expand(2, -1)}, {}, config)
+    state, _ = there.play(FEDNOVA, config, rounds=1)
     long, short = ((there.model - w) for w in fed["model"])
     expected = there.model - (5 / 8 * 2 + 3 / 8) * (5 / 8 * long / 2 + 3 / 8 * short)
     torch.testing.assert_close(state["model"][0], expected)
@@ -44,18 +47,18 @@ def test_two_steps_and_one_by_hand(world, by_hand, plain):
 @pytest.mark.parametrize(
     ("weighting", "expected"), [("size", [7.0, -2.5]), ("uniform", [4.5, 0.5])]
 )
-def test_the_server_by_hand(weighting, expected):
-    method, config = METHODS["fednova"], MethodConfig(weighting=weighting)
-    heard = {}
+def test_the_server_by_hand(wire, weighting, expected):
+    config, sent = MethodConfig(weighting=weighting), []
     for client, (size, direction, norm) in enumerate([
         (3, [-2.0, 2.0], 4.0),
         (1, [0.0, -2.0], 0.0),
         (0, [9.0, 9.0], 9.0),  # has no say
     ]):  # fmt: skip
-        sent = {"direction": torch.tensor([direction]), "norm": torch.tensor([norm])}
-        heard = method.hear(heard, (client,), sent, torch.tensor([size]), config)
+        one = wire.holding({client: size})
+        values = {"direction": torch.tensor([direction]), "norm": torch.tensor([norm])}
+        sent.append((one, Upload(config.weighted(one, **values))))
     state = {"model": torch.tensor([[2.5, 0.5]])}
-    state = method.server(None, state, heard, config, torch.Generator())
+    state = FEDNOVA.server(None, state, wire.arrive(*sent), config, torch.Generator())
     # Mean norm times mean direction: 3 · [−1.5, 1] or 2 · [−1, 0].
     assert state["model"].tolist() == [expected]
 
@@ -63,9 +66,9 @@ def test_the_server_by_hand(weighting, expected):
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_equal_steps_are_fedavg(world, plain, momentum):
     there = world(8, 0, 6, 7)
-    config = plain.model_copy(update={"batch": 4, "momentum": momentum})  # two batches each
-    nova, avg = (there.play(name, config)[0]["model"] for name in ("fednova", "fedavg"))
+    config = plain.changed(batch=4, momentum=momentum)  # two batches each
+    nova, avg = (there.play(method, config)[0]["model"] for method in (FEDNOVA, FEDAVG))
     torch.testing.assert_close(nova, avg)
-    config = config.model_copy(update={"batch": 3})  # three, two and three
-    nova, avg = (there.play(name, config)[0]["model"] for name in ("fednova", "fedavg"))
+    config = config.changed(batch=3)  # three, two and three
+    nova, avg = (there.play(method, config)[0]["model"] for method in (FEDNOVA, FEDAVG))
     assert not torch.allclose(nova, avg)

@@ -2,14 +2,15 @@
 
 import torch
 
-from fedsyn.config import FedProxConfig
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.methods.fedprox import FEDPROX, FedProxOptions
 
 
 def test_two_steps_by_hand(world, by_hand, plain):
     there, mu = world(5, 3), 0.7
-    config = plain.model_copy(update={"fedprox": FedProxConfig(mu=mu)})
+    config = plain.changed(fedprox=FedProxOptions(mu=mu))
     received = there.model.expand(2, -1)
-    sent, _, _ = there.client("fedprox", {"model": received}, {}, config)
+    sent, _, _ = there.client(FEDPROX, {"model": received}, {}, config)
     for client in range(2):
         pairs = there.pairs(client)
         expected = by_hand.descend(
@@ -24,8 +25,8 @@ def test_two_steps_by_hand(world, by_hand, plain):
 
 def test_without_a_pull_it_is_fedavg(world, plain):
     there = world(9, 0, 2, 1, 7)
-    config = plain.model_copy(update={"fedprox": FedProxConfig(mu=0.0), "batch": 4})
-    prox, avg = (there.play(name, config)[0]["model"] for name in ("fedprox", "fedavg"))
+    config = plain.changed(fedprox=FedProxOptions(mu=0.0), batch=4)
+    prox, avg = (there.play(method, config)[0]["model"] for method in (FEDPROX, FEDAVG))
     torch.testing.assert_close(prox, avg)
 
 
@@ -33,7 +34,7 @@ def test_a_strong_pull_keeps_models_near(world, plain):
     there = world(9)
     moved = []
     for mu in (0.0, 1.0, 3.0):
-        config = plain.model_copy(update={"fedprox": FedProxConfig(mu=mu)})
-        state, _ = there.play("fedprox", config, rounds=1)
+        config = plain.changed(fedprox=FedProxOptions(mu=mu))
+        state, _ = there.play(FEDPROX, config, rounds=1)
         moved.append((state["model"] - there.model).norm())
     assert moved[0] > moved[1] > moved[2] > 0

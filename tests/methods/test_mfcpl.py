@@ -3,10 +3,13 @@
 import pytest
 import torch
 
-from fedsyn.config import MethodConfig, MFCPLConfig
-from fedsyn.methods import METHODS, mfcpl
+from fedsyn.core.wire import Upload
+from fedsyn.methods import mfcpl
+from fedsyn.methods.base import MethodConfig, present
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.methods.mfcpl import MFCPL, MFCPLOptions
 
-OWN = MFCPLConfig(regularisation=0.5, contrast=0.7, alignment=0.3, temperature=0.4)
+OWN = MFCPLOptions(regularisation=0.5, contrast=0.7, alignment=0.3, temperature=0.4)
 SIZES = (12, 9)
 
 
@@ -48,11 +51,11 @@ def terms(batch, p, known):
 @pytest.mark.parametrize("known", [[True, True, True], [True, False, True], [False] * 3])
 def test_a_step_by_hand(multimodal, by_hand, plain, known):
     there, p = multimodal(*SIZES), prototypes()
-    config = plain.model_copy(update={"mfcpl": OWN, "epochs": 1})
+    config = plain.changed(mfcpl=OWN, epochs=1)
     has = torch.tensor([known])
-    payload = {"model": there.model[None], "prototypes": p, "known": has}
-    payload = {name: v.expand(2, *v.shape[1:]) for name, v in payload.items()}
-    sent, _, losses = there.client("mfcpl", payload, {}, config)
+    received = {"model": there.model[None], "prototypes": p, "known": has}
+    received = {name: v.expand(2, *v.shape[1:]) for name, v in received.items()}
+    sent, _, losses = there.client(MFCPL, received, {}, config)
     for client in range(2):
 
         def loss(w, client=client):
@@ -68,8 +71,8 @@ def test_a_step_by_hand(multimodal, by_hand, plain, known):
 
 def test_clients_send_sums_of_their_whole_rows(multimodal, plain):
     there = multimodal(*SIZES, 0)
-    state = METHODS["mfcpl"].init(there.problem, there.model, 3)
-    sent, _, _ = there.client("mfcpl", mfcpl.down(state, (0, 1, 2)), {}, plain)
+    state = MFCPL.init(there.problem, there.model, 3)
+    sent, _, _ = there.client(MFCPL, MFCPL.broadcast(state, (0, 1, 2)), {}, plain)
     for client in range(2):
         batch = batch_of(there, client, sent["model"][client])
         whole = batch.present[0].all(-1)
@@ -83,33 +86,35 @@ def test_clients_send_sums_of_their_whole_rows(multimodal, plain):
     assert not sent["rows"][2].any() and not sent["sums"][2].any()
 
 
-def test_the_servers_prototypes_are_means_over_rows_and_stay_where_there_are_none(multimodal):
-    method, there, config = METHODS["mfcpl"], multimodal(4), MethodConfig()
-    state = method.init(there.problem, there.model, 2)
+def test_the_servers_prototypes_are_means_over_rows_and_stay_where_there_are_none(multimodal, wire):
+    there, config = multimodal(4), MethodConfig()
+    state = MFCPL.init(there.problem, there.model, 2)
     assert not state["known"].any()
     for rows, expected, known in [
         ([[3.0, 0.0, 1.0], [1.0, 0.0, 0.0]], [10 / 4, 0.0, 5.0], [True, False, True]),
         ([[0.0, 2.0, 0.0], [0.0, 0.0, 0.0]], [10 / 4, 5 / 2, 5.0], [True, True, True]),
     ]:
-        heard = {}
+        sent = []
         for client in range(2):
             row = torch.tensor([rows[client]])
             sums = 5 * (row > 0).double()[:, None, :, None].expand(1, 2, 3, 3)
-            sent = {"model": there.model[None], "sums": sums, "rows": row}
-            heard = method.hear(heard, (client,), sent, torch.tensor([2]), config)
-        state = method.server(there.problem, state, heard, config, torch.Generator())
+            one = wire.holding({client: 2})
+            upload = config.weighted(one, model=there.model[None])
+            sent.append((one, Upload(upload | present(one, sums=sums, rows=row))))
+        uploads = wire.arrive(*sent)
+        state = MFCPL.server(there.problem, state, uploads, config, torch.Generator())
         assert state["known"].tolist() == [known]
         for c, value in enumerate(expected):
             assert torch.equal(state["prototypes"][0, :, c], torch.full((2, 3), value).double())
         assert torch.equal(state["model"][0], there.model)
-        assert method.down(state, (3, 5))["prototypes"].shape == (2, 2, 3, 3)
+        assert MFCPL.broadcast(state, (3, 5))["prototypes"].shape == (2, 2, 3, 3)
 
 
 def test_without_its_terms_it_is_fedavg(multimodal, plain):
     there = multimodal(9, 0, 4, 1, 7)
-    nothing = MFCPLConfig(regularisation=0, contrast=0, alignment=0)
-    config = plain.model_copy(update={"mfcpl": nothing, "batch": 4})
-    mine, avg = (there.play(name, config)[0]["model"] for name in ("mfcpl", "fedavg"))
+    nothing = MFCPLOptions(regularisation=0, contrast=0, alignment=0)
+    config = plain.changed(mfcpl=nothing, batch=4)
+    mine, avg = (there.play(method, config)[0]["model"] for method in (MFCPL, FEDAVG))
     torch.testing.assert_close(mine, avg)
 
 

@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from fedsyn import streams
-from fedsyn.config import PTFUCHConfig
-from fedsyn.methods import METHODS, pt_fuch
-from fedsyn.objectives.pairs.base import Batch
+from fedsyn.core.wire import Upload
+from fedsyn.methods import pt_fuch
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.methods.pt_fuch import PT_FUCH, PTFUCHOptions
+from fedsyn.objectives.pairs.base import PairBatch
 
-OWN = PTFUCHConfig(prototypes=8, distillation=0.7, cluster=0.6, transfer=0.5)
+OWN = PTFUCHOptions(prototypes=8, distillation=0.7, cluster=0.6, transfer=0.5)
 
 
 def unit(*shape, seed=0):
@@ -66,12 +68,12 @@ def js(by_hand, w, pairs, prototypes):
 @pytest.mark.parametrize("space", ["global", "private"])
 def test_a_round_by_hand(world, by_hand, plain, space):
     there = world(5, 3)
-    own = OWN.model_copy(update={"space": space})
-    config = plain.model_copy(update={"epochs": 1, "pt_fuch": own})
+    own = OWN.changed(space=space)
+    config = plain.changed(epochs=1, pt_fuch=own)
     private = torch.stack([near(there.model, 3), near(there.model, 4)])
     known = unit(4, 3)
-    payload = {"model": there.model.expand(2, -1), "prototypes": known.expand(2, -1, -1)}
-    sent, kept, losses = there.client("pt_fuch", payload, {"private": private}, config)
+    received = {"model": there.model.expand(2, -1), "prototypes": known.expand(2, -1, -1)}
+    sent, kept, losses = there.client(PT_FUCH, received, {"private": private}, config)
     for client in range(2):
         pairs, mine = there.pairs(client), private[client]
         old = fused(by_hand, mine, pairs)
@@ -102,41 +104,41 @@ def test_a_round_by_hand(world, by_hand, plain, space):
 
 def test_before_there_are_prototypes_the_model_trains_as_under_fedavg(world, plain):
     there = world(9, 0, 2, 1, 7)
-    config = plain.model_copy(update={"batch": 4})
-    mine, avg = (there.play(name, config, rounds=1)[0] for name in ("pt_fuch", "fedavg"))
+    config = plain.changed(batch=4)
+    mine, avg = (there.play(method, config, rounds=1)[0] for method in (PT_FUCH, FEDAVG))
     torch.testing.assert_close(mine["model"], avg["model"])
     assert mine["prototypes"].shape[-1] == 3
-    mine, avg = (there.play(name, config, rounds=2)[0] for name in ("pt_fuch", "fedavg"))
+    mine, avg = (there.play(method, config, rounds=2)[0] for method in (PT_FUCH, FEDAVG))
     assert not torch.allclose(mine["model"], avg["model"])
 
 
-def test_the_server_clusters_by_the_pairs_behind_prototypes(plain):
-    method = METHODS["pt_fuch"]
-    config = plain.model_copy(update={"pt_fuch": OWN.model_copy(update={"prototypes": 2})})
+def test_the_server_clusters_by_the_pairs_behind_prototypes(wire, plain):
+    config = plain.changed(pt_fuch=OWN.changed(prototypes=2))
     east, mostly, north = [1.0, 0.0], [0.8, 0.6], [-0.6, 0.8]
     nothing = [0.0, 0.0]
     replies = [
         {"prototypes": [[east, nothing]], "counts": [[3, 0]]},
         {"prototypes": [[mostly, north]], "counts": [[1, 5]]},
     ]
-    heard = {}
+    sent = []
     for client, reply in enumerate(replies):
-        sent = {"model": torch.zeros(1, 2), "prototypes": torch.tensor(reply["prototypes"])}
-        sent["counts"] = torch.tensor(reply["counts"])
-        heard = method.hear(heard, (client,), sent, torch.tensor([4]), config)
-    state = method.init(None, torch.ones(2), 2)
-    assert "prototypes" not in method.down(state, (0, 1))
-    state = method.server(None, state, heard, config, streams.generator(0, "aggregate"))
+        one = wire.holding({client: 4})
+        own = {name: torch.tensor(value) for name, value in reply.items()}
+        sent.append((one, Upload(config.weighted(one, model=torch.zeros(1, 2)), own)))
+    state = PT_FUCH.init(None, torch.ones(2), 2)
+    assert "prototypes" not in PT_FUCH.broadcast(state, (0, 1))
+    stream = streams.generator(0, "aggregate")
+    state = PT_FUCH.server(None, state, wire.arrive(*sent), config, stream)
     expected = torch.stack([normalize(torch.tensor([3 + 0.8, 0.6]), dim=0), torch.tensor(north)])
     found = state["prototypes"]
     torch.testing.assert_close(found[found[:, 0].argsort(descending=True)], expected)
     assert torch.equal(state["model"], torch.zeros(1, 2))
-    assert torch.equal(method.down(state, (0, 1))["prototypes"], found.expand(2, -1, -1))
+    assert torch.equal(PT_FUCH.broadcast(state, (0, 1))["prototypes"], found.expand(2, -1, -1))
 
 
 def test_nobody_with_pairs_changes_nothing(world, plain):
     there = world(0, 0)
-    state, kept = there.play("pt_fuch", plain)
+    state, kept = there.play(PT_FUCH, plain)
     assert set(state) == {"model"} and torch.equal(state["model"][0], there.model)
     assert all(torch.equal(mine["private"], there.model) for mine in kept.values())
 
@@ -144,7 +146,7 @@ def test_nobody_with_pairs_changes_nothing(world, plain):
 def test_distillation_vanishes_where_similarities_agree():
     image, text = unit(2, 4, 3, seed=1), unit(2, 4, 3, seed=2)
     turn = torch.linalg.qr(unit(3, 3, seed=3)).Q  # similarities do not see a rotation
-    batch = Batch(image, text, image)
+    batch = PairBatch(image, text, image)
     assert pt_fuch.distillation(batch, (image @ turn, text @ turn)).max() < 1e-24
     assert pt_fuch.distillation(batch, (text, text)).min() > 1e-3
 
@@ -158,8 +160,8 @@ def test_padding_and_absent_prototypes_change_no_loss(pairs, padding, count, abs
     counts = torch.tensor([[2] * count + [0] * absent])
     valid = torch.arange(pairs + padding)[None] < pairs
     leaf = image.clone().requires_grad_()
-    whole = Batch(leaf, text, leaf, valid)
-    cut = Batch(image[:, :pairs], text[:, :pairs], image[:, :pairs])
+    whole = PairBatch(leaf, text, leaf, valid)
+    cut = PairBatch(image[:, :pairs], text[:, :pairs], image[:, :pairs])
     known, alive = (prototypes, counts), (prototypes[:, :count], counts[:, :count])
     found = torch.cat([
         pt_fuch.cluster_loss(whole, known, 0.26),

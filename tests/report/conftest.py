@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedsyn import config
-from fedsyn.metrics.headline import SCORES
+from fedsyn.federation import config
+from fedsyn.tasks import TASKS
 
 LABELS = ("circle", "star", "heart", "arrow", "cloud", "moon")
 PHASES = ("local", "generator", "aggregate", "filter", "finetune", "evaluate")
@@ -24,7 +24,7 @@ RunWriter = Callable[..., Path]
 def metrics_of(value: float, task: str) -> dict[str, float]:
     """A full set of a task's metrics around its headline."""
     if task != "retrieval":
-        return {name: value * 0.95**n for n, name in enumerate(SCORES[task].labels)}
+        return {name: value * 0.95**n for n, name in enumerate(TASKS.find(task).metrics.labels)}
     base = {
         "map": value,
         "map50": 1.2 * value,
@@ -149,7 +149,7 @@ def write_run(tmp_path: Path) -> RunWriter:
         path.mkdir()
         settings = config.load(None, [f"partition.clients={clients}", *overrides])
         task = settings.task.name
-        headline = SCORES[task].headlines[0]
+        headline = settings.plugins.task.metrics.headlines[0]
         lines = [round_of(number, rounds, clients, task) for number in range(1, rounds + 1)]
         best = max(lines, key=lambda line: line["metrics"][headline])
         selected = lines[max(0, rounds - 5)]
@@ -184,8 +184,7 @@ def row_of(
     method: str, objective: str, synthesis: str, value: float, seeds: int, task: str
 ) -> dict[str, Any]:
     """A row of ``comparison.json``."""
-    scores = SCORES[task]
-    headline, *others = scores.compared.values()
+    headline, *others = TASKS.find(task).metrics.compared.values()
     draw = np.random.default_rng(round(1000 * value))
     runs = (value + 0.01 * draw.standard_normal(seeds)).tolist()
     rounds = list(range(1, 21))

@@ -150,6 +150,12 @@ def test_a_curve_of_unequal_lengths_is_left_out(tmp_path: Path) -> None:
     assert read_comparison(tmp_path).rows[0].curve is None
 
 
+def test_a_comparison_of_an_unknown_task_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "comparison.json").write_text(json.dumps({"rows": [{"task": "retrieva"}]}))
+    with pytest.raises(RunError, match=r"comparison\.json': .*'retrieva'.*nearest is 'retrieval'"):
+        read_comparison(tmp_path)
+
+
 def test_a_directory_without_a_comparison_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"comparison\.json' is missing or has no rows"):
         read_comparison(tmp_path)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from fedsyn.metrics.headline import SCORES
 from fedsyn.report import plots, tables, write, write_comparison
 from fedsyn.report.files import read_comparison, read_run
 from fedsyn.report.html import facts
+from fedsyn.tasks import TASKS
 
 RunWriter = Callable[..., Path]
-OTHERS = sorted(SCORES.keys() - {"retrieval"})
+OTHERS = sorted(set(TASKS.names) - {"retrieval"})
 RETRIEVAL = ("mAP", "average precision", "Recall", "image →", "gallery", "finds", "pair counts")
 
 
@@ -31,7 +31,7 @@ def headline_of(html: str) -> str:
 @pytest.mark.parametrize("task", OTHERS)
 def test_a_page_shows_the_task_s_metrics_and_no_retrieval(write_run: RunWriter, task: str) -> None:
     path = write_run(f"task={task}")
-    run, scores = read_run(path), SCORES[task]
+    run, scores = read_run(path), TASKS.find(task).metrics
     text = words(write(path).read_text(encoding="utf-8"))
     for word in RETRIEVAL:
         assert word not in text
@@ -48,12 +48,13 @@ def test_a_page_shows_the_task_s_metrics_and_no_retrieval(write_run: RunWriter, 
 def test_the_curve_is_of_the_headline_and_of_its_mean_over_clients(
     write_run: RunWriter, task: str
 ) -> None:
-    run, name = read_run(write_run(f"task={task}")), SCORES[task].headlines[0]
+    run, scores = read_run(write_run(f"task={task}")), TASKS.find(task).metrics
+    name = scores.headlines[0]
     figure = plots.curves(run)
     assert figure is not None
     axes, *_ = figure.axes
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
-    label = SCORES[task].labels[name]
+    label = scores.labels[name]
     assert axes.get_ylabel() == label
     assert lines[label] == [one.metrics[name] for one in run.rounds]
     assert lines["mean of clients"] == [one.client_metrics[name] for one in run.rounds]
@@ -77,7 +78,7 @@ def test_without_a_summary_the_best_round_is_by_the_headline(
     write_run: RunWriter, task: str
 ) -> None:
     run = read_run(write_run(f"task={task}", without=("summary.json",)))
-    name = SCORES[task].headlines[0]
+    name = TASKS.find(task).metrics.headlines[0]
     values = [one.metrics[name] for one in run.rounds]
     assert run.outcomes["best"].metrics[name] == max(values) > values[-1]
 
@@ -87,7 +88,7 @@ def test_a_comparison_shows_the_metrics_and_no_synthesis(
     write_comparison_file: Callable[..., Path], task: str
 ) -> None:
     path = write_comparison_file(methods=("fedavg", "fedprox"), task=task)
-    results, scores = read_comparison(path), SCORES[task]
+    results, scores = read_comparison(path), TASKS.find(task).metrics
     grid = tables.comparison(results)
     assert grid.header == ("method", *scores.labels.values(), "time")
     assert grid.strong == {1}
@@ -123,7 +124,8 @@ def test_bars_and_curves_of_a_comparison_are_of_the_headline(
     write_comparison_file: Callable[..., Path], task: str
 ) -> None:
     results = read_comparison(write_comparison_file(methods=("fedavg", "fedprox"), task=task))
-    label = SCORES[task].labels[SCORES[task].headlines[0]]
+    scores = TASKS.find(task).metrics
+    label = scores.labels[scores.headlines[0]]
     bars, curves = plots.comparison_bars(results), plots.comparison_curves(results)
     assert bars is not None and curves is not None
     assert bars.axes[0].get_xlabel() == curves.axes[0].get_ylabel() == label

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsyn.config import SynthesisConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.synthesis import prototypes
+from fedsyn.synthesis.settings import SynthesisConfig
 
 
 def features(rows=60, dim=5, seed=0):

@@ -8,22 +8,29 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsyn import config
+from fedsyn import streams
 from fedsyn.errors import ConfigError
-from fedsyn.federation import records, selection
+from fedsyn.federation import config, records
 from fedsyn.federation.runner import Silent, run
+from fedsyn.federation.selection import flash
+from fedsyn.federation.selection.base import Heard
 
 
 def stream(seed):
     return torch.Generator().manual_seed(seed)
 
 
+def options(prior=1.0, exploration=1.0):
+    """The section ``[run]`` with these options."""
+    words = [f"run.flash.prior={prior}", f"run.flash.exploration={exploration}"]
+    return config.load(None, words).run
+
+
 def told(memory, round, ids, losses, rows, criterion, heard=None):
     """What is known after a round in which these clients were asked."""
     heard = ids if heard is None else heard
-    return selection.learn(
-        memory, round, ids, heard, torch.tensor(losses), torch.tensor(rows), criterion
-    )
+    losses, rows = torch.tensor(losses), torch.tensor(rows)
+    return flash.learn(memory, Heard(round, ids, heard, losses, rows, criterion))
 
 
 def standardised(values):
@@ -36,7 +43,8 @@ def standardised(values):
 
 def test_two_rounds_and_a_choice_by_hand():
     prior, exploration = 0.5, 0.7
-    memory = selection.begin(4, prior)
+    run = options(prior, exploration)
+    memory = flash.begin(4, run)
     memory = told(memory, 1, (0, 1), [2.0, 3.0], [10, 20], 5.0)  # nothing to compare 5 with
     memory = told(memory, 2, (1, 2), [1.0, 4.0], [20, 40], 4.4)
     memory = told(memory, 3, (0, 2), [1.5, 3.0], [10, 40], 4.2)
@@ -52,7 +60,7 @@ def test_two_rounds_and_a_choice_by_hand():
         for at, known in columns.items()
     }
     gains = {2: 5.0 - 4.4, 3: 4.4 - 4.2}
-    d = selection.FEATURES
+    d = flash.FEATURES
     precision = [[prior * (i == j) for j in range(d)] for i in range(d)]
     response = [0.0] * d
     for at, ids in ((2, (1, 2)), (3, (0, 2))):
@@ -65,57 +73,55 @@ def test_two_rounds_and_a_choice_by_hand():
     A, b = (torch.tensor(value, dtype=torch.float64) for value in (precision, response))
     torch.testing.assert_close(memory["precision"], A)
     torch.testing.assert_close(memory["response"], b)
-    torch.testing.assert_close(
-        selection.contexts(memory, 4), torch.tensor(x[4], dtype=torch.float64)
-    )
+    torch.testing.assert_close(flash.contexts(memory, 4), torch.tensor(x[4], dtype=torch.float64))
     # Client 3 was never asked and goes first; the others are the best by a draw of N(A⁻¹b, s²A⁻¹).
     s = exploration * math.sqrt(sum(gain**2 for gain in gains.values()) / 2)
     L = torch.linalg.cholesky(A)
     for seed in range(50):
-        generator = stream(seed)
+        generator = streams.generator(seed, "selection", 4)
         torch.randperm(4, generator=generator)
         noise = torch.randn(d, 1, generator=generator, dtype=torch.float64)[:, 0]
         theta = (A.inverse() @ b + s * (L.inverse().T @ noise)).tolist()
         value = [sum(v * t for v, t in zip(x[4][k], theta, strict=True)) for k in range(3)]
         first, second, _ = sorted(range(3), key=lambda k: -value[k])
-        chosen = selection.choose(memory, 3, 4, exploration, stream(seed))
+        chosen = flash.choose(memory, 4, 3, 4, run.changed(seed=seed))
         assert chosen == tuple(sorted((first, second, 3)))
 
 
 def test_of_two_clients_each_is_chosen_as_often_as_the_posterior_says():
-    draw = stream(3)
-    memory = selection.begin(2, 2.0)
+    draw, run = stream(3), options(prior=2.0)
+    memory = flash.begin(2, run)
     for round in range(1, 8):
         ids = (0, 1) if round == 1 else (round % 2,)
         losses = torch.rand(len(ids), generator=draw).tolist()
         memory = told(memory, round, ids, losses, [5, 9][: len(ids)], -(round % 2) - round / 9)
-    x = selection.contexts(memory, 8)
+    x = flash.contexts(memory, 8)
     inverse = memory["precision"].inverse()
     mean = x @ inverse @ memory["response"]
     gains, squares = memory["gains"].tolist()
     apart = x[0] - x[1]
     deviation = math.sqrt(squares / gains * float(apart @ inverse @ apart))
     expected = 0.5 * math.erfc(-float(mean[0] - mean[1]) / deviation / math.sqrt(2))
-    first = [selection.choose(memory, 1, 8, 1.0, stream(seed)) for seed in range(2000)].count((0,))
+    chosen = [flash.choose(memory, 2, 1, 8, run.changed(seed=seed)) for seed in range(2000)]
     assert 0.6 < expected < 0.9
-    assert first / 2000 == pytest.approx(expected, abs=0.04)
+    assert chosen.count((0,)) / 2000 == pytest.approx(expected, abs=0.04)
 
 
-def played(clients, number, rounds, seed, gain, exploration=1.0):
+def played(clients, number, rounds, seed, gain):
     """How often each client was chosen, where ``gain(ids)`` is what a round brings."""
-    draw = stream(seed)
+    draw, run = stream(seed), options().changed(seed=seed)
     loss, rows = (
         torch.rand(clients, generator=draw),
         torch.randint(1, 99, (clients,), generator=draw),
     )
-    memory, criterion = selection.begin(clients, 1.0), 0.0
+    memory, criterion = flash.begin(clients, run), 0.0
     times = torch.zeros(clients)
     for round in range(1, rounds + 1):
-        ids = selection.choose(memory, number, round, exploration, stream(1000 * seed + round))
+        ids = flash.choose(memory, clients, number, round, run)
         assert len(ids) == number == len(set(ids)) and list(ids) == sorted(ids)
         criterion -= gain(ids)
         at = list(ids)
-        memory = selection.learn(memory, round, ids, ids, loss[at], rows[at], criterion)
+        memory = flash.learn(memory, Heard(round, ids, ids, loss[at], rows[at], criterion))
         times[at] += 1
     return times
 
@@ -147,23 +153,23 @@ def test_whoever_brings_more_is_chosen_more_and_the_unit_does_not_matter(seed):
 
 
 def test_without_exploration_the_best_by_what_is_known_are_chosen():
-    memory = selection.begin(6, 1.0)
-    draw = stream(0)
+    draw, run = stream(0), options(exploration=0.0)
+    memory = flash.begin(6, run)
     for round in range(1, 9):
         ids = tuple(sorted(torch.randperm(6, generator=draw)[:3].tolist()))
         losses = torch.rand(3, generator=draw).tolist()
         memory = told(memory, round, ids, losses, [client + 1 for client in ids], 10.0 - round**2)
     assert memory["asked"].min() > 0
     weights = memory["precision"].inverse() @ memory["response"]
-    value = selection.contexts(memory, 5) @ weights
+    value = flash.contexts(memory, 5) @ weights
     best = tuple(sorted(value.topk(2).indices.tolist()))
-    assert {selection.choose(memory, 2, 5, 0.0, stream(k)) for k in range(9)} == {best}
+    assert {flash.choose(memory, 6, 2, 5, run.changed(seed=k)) for k in range(9)} == {best}
 
 
 def test_a_client_that_does_not_answer_is_asked_but_not_judged():
-    memory = told(selection.begin(3, 1.0), 1, (0, 1), [1.0, 2.0], [5, 6], 3.0)
+    memory = told(flash.begin(3, options()), 1, (0, 1), [1.0, 2.0], [5, 6], 3.0)
     after = told(memory, 2, (1, 2), [4.0], [6], 2.0, heard=(1,))
-    x = selection.contexts(memory, 2)[1]
+    x = flash.contexts(memory, 2)[1]
     torch.testing.assert_close(after["precision"], memory["precision"] + torch.outer(x, x))
     assert after["asked"].tolist() == [1, 2, 2]
     assert after["rows"].isnan().tolist() == [False, False, True]
@@ -171,12 +177,12 @@ def test_a_client_that_does_not_answer_is_asked_but_not_judged():
 
 @pytest.mark.parametrize("nothing", [math.nan, math.inf])
 def test_a_round_without_a_criterion_teaches_nothing_of_gains(nothing):
-    memory = told(selection.begin(3, 1.0), 1, (0, 1), [1.0, 2.0], [5, 6], 3.0)
+    memory = told(flash.begin(3, options()), 1, (0, 1), [1.0, 2.0], [5, 6], 3.0)
     after = told(memory, 2, (0, 2), [1.0, math.nan], [5, 6], nothing)
     for name in ("precision", "response", "gains", "criterion"):
         assert torch.equal(after[name], memory[name])
     assert after["loss"].tolist()[:2] == [1.0, 2.0]
-    assert selection.contexts(after, 3).isfinite().all()
+    assert flash.contexts(after, 3).isfinite().all()
 
 
 # ---- Whole runs ------------------------------------------------------------------------------
@@ -190,8 +196,8 @@ def rows(out):
 
 
 class Interrupt(Silent):
-    def phase(self, round, name):
-        if (round, name) == (5, "local"):
+    def phase(self, round_number, name):
+        if (round_number, name) == (5, "local"):
             raise KeyboardInterrupt
 
 

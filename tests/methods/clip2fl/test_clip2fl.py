@@ -7,18 +7,19 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div
 
 from fedsyn import streams
-from fedsyn.config import AugmentConfig, CLIP2FLConfig
-from fedsyn.methods import METHODS
-from fedsyn.methods.clip2fl.matching import match, retrain
+from fedsyn.data.augment import AugmentConfig
+from fedsyn.methods.clip2fl.matching import CLIP2FLOptions, match, retrain
+from fedsyn.methods.clip2fl.method import CLIP2FL, CREFF
 
 SIZES = (5, 0, 4)
 ALPHA, TEMPERATURE = 0.6, 2.0
+NAMES = CREFF.name, CLIP2FL.name
 
 
 @pytest.fixture
 def config(plain):
-    own = CLIP2FLConfig(distillation=ALPHA, temperature=TEMPERATURE)
-    return plain.model_copy(update={"clip2fl": own, "epochs": 1})
+    own = CLIP2FLOptions(distillation=ALPHA, temperature=TEMPERATURE)
+    return plain.changed(clip2fl=own, epochs=1)
 
 
 def loss_by_hand(there, client, alpha):
@@ -43,13 +44,13 @@ def gradient_by_hand(there, model, rows):
     return torch.autograd.grad(cross_entropy(logits, problem.label[rows]), classifier)[0]
 
 
-@pytest.mark.parametrize(("name", "alpha"), [("creff", 0.0), ("clip2fl", ALPHA)])
+@pytest.mark.parametrize(("method", "alpha"), [(CREFF, 0.0), (CLIP2FL, ALPHA)], ids=NAMES)
 def test_a_client_trains_on_labels_and_on_what_the_teacher_makes_of_its_pictures(
-    labelled, by_hand, config, name, alpha
+    labelled, by_hand, config, method, alpha
 ):
     there = labelled(*SIZES)
-    payload = METHODS[name].down({"model": there.model[None]}, (0, 1, 2))
-    sent, kept, losses = there.client(name, payload, {}, config)
+    received = method.broadcast({"model": there.model[None]}, (0, 1, 2))
+    sent, kept, losses = there.client(method, received, {}, config)
     assert kept == {}
     for client in (0, 2):
         loss = loss_by_hand(there, client, alpha)
@@ -59,13 +60,13 @@ def test_a_client_trains_on_labels_and_on_what_the_teacher_makes_of_its_pictures
     assert torch.equal(sent["model"][1], there.model)
 
 
-@pytest.mark.parametrize("name", ["creff", "clip2fl"])
-def test_a_client_sends_the_gradient_of_each_of_its_classes(labelled, config, name):
+@pytest.mark.parametrize("method", [CREFF, CLIP2FL], ids=NAMES)
+def test_a_client_sends_the_gradient_of_each_of_its_classes(labelled, config, method):
     there = labelled(*SIZES)
     # All rows of a class are drawn every time.
-    config = config.model_copy(update={"creff": config.creff.model_copy(update={"draw": 9})})
-    payload = METHODS[name].down({"model": there.model[None]}, (0, 1, 2))
-    sent, _, _ = there.client(name, payload, {}, config)
+    config = config.changed(creff=config.creff.changed(draw=9))
+    received = method.broadcast({"model": there.model[None]}, (0, 1, 2))
+    sent, _, _ = there.client(method, received, {}, config)
     for client in range(3):
         label = there.problem.label[there.rows(client)]
         for c in range(3):
@@ -79,15 +80,15 @@ def test_a_client_sends_the_gradient_of_each_of_its_classes(labelled, config, na
 def test_gradients_are_means_over_draws_of_views(labelled, config):
     there = labelled(6)
     few = {"draw": 1, "repeats": 200}
-    config = config.model_copy(update={"creff": config.creff.model_copy(update=few)})
-    payload = METHODS["creff"].down({"model": there.model[None]}, (0,))
-    sent, _, _ = there.client("creff", payload, {}, config)
+    config = config.changed(creff=config.creff.changed(**few))
+    received = CREFF.broadcast({"model": there.model[None]}, (0,))
+    sent, _, _ = there.client(CREFF, received, {}, config)
     (c,) = there.problem.label.mode().values[None].tolist()
     rows = there.rows(0)[(there.problem.label == c).numpy()]
     expected = gradient_by_hand(there, there.model, rows)
     torch.testing.assert_close(sent["gradients"][0, c], expected, atol=0.05, rtol=0.1)
     shaken = replace(there, problem=replace(there.problem, augment=AugmentConfig()))
-    other, _, _ = shaken.client("creff", payload, {}, config)
+    other, _, _ = shaken.client(CREFF, received, {}, config)
     assert not torch.allclose(other["gradients"][0, c], sent["gradients"][0, c])
 
 
@@ -98,25 +99,28 @@ def test_gradients_are_taken_at_the_balanced_classifier_and_training_starts_at_t
     balanced = torch.arange(12.0, dtype=torch.float64).sin()[None]
     extractor, classifier = there.problem.net.split(there.model[None])
     state = {"model": torch.cat([extractor, balanced], -1), "classifier": classifier}
-    sent, _, _ = there.client("creff", METHODS["creff"].down(state, (0,)), {}, config)
+    sent, _, _ = there.client(CREFF, CREFF.broadcast(state, (0,)), {}, config)
     expected = by_hand.descend(there.model, loss_by_hand(there, 0, 0.0), config.lr, 1)
     torch.testing.assert_close(sent["model"][0], expected)
     label = there.problem.label
     c = int(label.mode().values)
     rows = there.rows(0)[(label == c).numpy()]
     at = gradient_by_hand(there, state["model"][0], rows)
-    whole = config.model_copy(update={"creff": config.creff.model_copy(update={"draw": 9})})
-    sent, _, _ = there.client("creff", METHODS["creff"].down(state, (0,)), {}, whole)
+    whole = config.changed(creff=config.creff.changed(draw=9))
+    sent, _, _ = there.client(CREFF, CREFF.broadcast(state, (0,)), {}, whole)
     torch.testing.assert_close(sent["gradients"][0, c], at)
 
 
-@pytest.mark.parametrize("name", ["creff", "clip2fl"])
-def test_the_server_matches_the_mean_gradients_of_those_who_have_a_class(labelled, config, name):
-    there, method, own = labelled(*SIZES), METHODS[name], config.creff
+@pytest.mark.parametrize("method", [CREFF, CLIP2FL], ids=NAMES)
+def test_the_server_matches_the_mean_gradients_of_those_who_have_a_class(
+    labelled, wire, config, method
+):
+    there, own = labelled(*SIZES), config.creff
     state = {"model": there.model[None]}
-    sent, _, _ = there.client(name, method.down(state, (0, 1, 2)), {}, config)
-    heard = method.hear({}, (0, 1, 2), sent, torch.tensor(SIZES), config)
-    found = method.server(there.problem, state, heard, config, streams.generator(0, "s"))
+    update = there.update(method, method.broadcast(state, (0, 1, 2)), {}, config)
+    uploads = wire.arrive((there.cohort(), update.upload))
+    found = method.server(there.problem, state, uploads, config, streams.generator(0, "s"))
+    sent = {name: one.value for name, one in update.upload.sums.items()}
     weight = torch.tensor(SIZES, dtype=torch.float64) / sum(SIZES)
     mean = (weight[:, None] * sent["model"]).sum(0)
     extractor, classifier = there.problem.net.split(mean[None])
@@ -125,7 +129,7 @@ def test_the_server_matches_the_mean_gradients_of_those_who_have_a_class(labelle
     gradients = sent["gradients"].sum(0) / has.clamp(min=1)[:, None, None]
     stream = streams.generator(0, "s")
     noise = torch.randn(3, own.features, 3, generator=stream).double()
-    teacher = (there.problem.prototypes, config.clip2fl) if name == "clip2fl" else ()
+    teacher = (there.problem.prototypes, config.clip2fl) if method is CLIP2FL else ()
     phi = there.problem.net.split(there.model[None])[1].view(4, 3)
     features = match(noise, gradients, phi, own, *teacher)
     torch.testing.assert_close(found["features"], features)
@@ -133,21 +137,22 @@ def test_the_server_matches_the_mean_gradients_of_those_who_have_a_class(labelle
     torch.testing.assert_close(found["model"], torch.cat([extractor, balanced], -1))
 
 
-def test_the_search_goes_on_from_the_features_of_the_last_round(labelled, config):
-    there, method = labelled(*SIZES), METHODS["creff"]
-    one, _ = there.play("creff", config, rounds=1)
-    sent, _, _ = there.client("creff", method.down(one, (0, 1, 2)), {}, config, round=2)
-    heard = method.hear({}, (0, 1, 2), sent, torch.tensor(SIZES), config)
-    two = method.server(there.problem, one, heard, config, streams.generator(0, "aggregate", 2))
-    still = config.model_copy(update={"creff": config.creff.model_copy(update={"steps": 0})})
-    same = method.server(there.problem, one, heard, still, streams.generator(0, "aggregate", 2))
+def test_the_search_goes_on_from_the_features_of_the_last_round(labelled, wire, config):
+    there = labelled(*SIZES)
+    one, _ = there.play(CREFF, config, rounds=1)
+    received = CREFF.broadcast(one, (0, 1, 2))
+    update = there.update(CREFF, received, {}, config, round_number=2)
+    uploads = wire.arrive((there.cohort(), update.upload))
+    two = CREFF.server(there.problem, one, uploads, config, streams.generator(0, "aggregate", 2))
+    still = config.changed(creff=config.creff.changed(steps=0))
+    same = CREFF.server(there.problem, one, uploads, still, streams.generator(0, "aggregate", 2))
     assert torch.equal(same["features"], one["features"])
     assert (two["features"] != one["features"]).any()
 
 
-def test_a_round_without_replies_changes_nothing(labelled, config):
-    there, method = labelled(0, 0), METHODS["clip2fl"]
+def test_a_round_without_replies_changes_nothing(labelled, wire, config):
+    there = labelled(0, 0)
     state = {"model": there.model[None]}
-    sent, _, _ = there.client("clip2fl", method.down(state, (0, 1)), {}, config)
-    heard = method.hear({}, (0, 1), sent, torch.tensor([0, 0]), config)
-    assert method.server(there.problem, state, heard, config, torch.Generator()) is state
+    update = there.update(CLIP2FL, CLIP2FL.broadcast(state, (0, 1)), {}, config)
+    uploads = wire.arrive((there.cohort(), update.upload))
+    assert CLIP2FL.server(there.problem, state, uploads, config, torch.Generator()) is state

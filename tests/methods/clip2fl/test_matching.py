@@ -7,9 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
-from fedsyn.config import CLIP2FLConfig, CReFFConfig
 from fedsyn.core.batches import epochs
-from fedsyn.methods.clip2fl.matching import class_gradients, distance, match, retrain
+from fedsyn.methods.clip2fl.matching import (
+    CLIP2FLOptions,
+    CReFFOptions,
+    class_gradients,
+    distance,
+    match,
+    retrain,
+)
 from fedsyn.models.mlp import MLP
 
 CLASSES, ROWS, DIM = 3, 6, 4
@@ -86,13 +92,13 @@ def test_matching_is_descent_on_the_distances_and_the_contrast_with_prototypes()
     gradients, known = normal(CLASSES, DIM + 1, CLASSES, seed=2), torch.tensor([True, False, True])
     gradients[~known] = 0
     prototypes = normalize(normal(CLASSES, DIM, seed=3), dim=-1)
-    own = CLIP2FLConfig(contrast=0.7, contrast_temperature=0.5)
+    own = CLIP2FLOptions(contrast=0.7, contrast_temperature=0.5)
     expected = features
     for _ in range(3):
         leaf = expected.detach().requires_grad_()
         loss = loss_by_hand(leaf, gradients, known, classifier, prototypes, own)
         expected = expected - 0.2 * torch.autograd.grad(loss, leaf)[0]
-    config = CReFFConfig(steps=3, lr=0.2)
+    config = CReFFOptions(steps=3, lr=0.2)
     found = match(features, gradients, classifier, config, prototypes, own)
     torch.testing.assert_close(found, expected)
 
@@ -101,7 +107,7 @@ def test_a_class_that_nobody_has_stays_as_it_is_without_a_teacher():
     features, gradients = normal(CLASSES, ROWS, DIM), normal(CLASSES, DIM + 1, CLASSES, seed=2)
     known = torch.tensor([True, False, True])
     gradients[~known] = 0
-    found = match(features, gradients, normal(DIM + 1, CLASSES), CReFFConfig(steps=2))
+    found = match(features, gradients, normal(DIM + 1, CLASSES), CReFFOptions(steps=2))
     assert torch.equal(found[1], features[1])
     assert (found[known] != features[known]).all()
 
@@ -110,7 +116,7 @@ def test_features_come_to_have_the_gradients_of_rows_that_were_never_sent():
     rows, classifier = normal(CLASSES, 40, DIM, seed=5), 0.3 * normal(DIM + 1, CLASSES, seed=6)
     gradients = class_gradients(rows, classifier)
     start = normal(CLASSES, ROWS, DIM)
-    found = match(start, gradients, classifier, CReFFConfig(steps=300, lr=0.5))
+    found = match(start, gradients, classifier, CReFFOptions(steps=300, lr=0.5))
     before, after = (
         distance(class_gradients(each, classifier), gradients).sum() for each in (start, found)
     )
@@ -120,7 +126,7 @@ def test_features_come_to_have_the_gradients_of_rows_that_were_never_sent():
 def test_a_classifier_trained_on_features_of_every_class_tells_them_apart():
     centres = 4 * normal(CLASSES, 1, DIM, seed=7)
     features = (centres + normal(CLASSES, 50, DIM, seed=8)).float()
-    config = CReFFConfig(classifier_epochs=60, classifier_batch=16)
+    config = CReFFOptions(classifier_epochs=60, classifier_batch=16)
     found = retrain(features, torch.Generator().manual_seed(0), config)
     assert found.shape == (DIM + 1, CLASSES)
     logits = features.flatten(0, 1) @ found[:-1] + found[-1]
@@ -132,8 +138,8 @@ def test_a_classifier_trained_on_features_of_every_class_tells_them_apart():
 
 def test_one_full_batch_of_retraining_is_a_step_down_the_cross_entropy():
     features = normal(CLASSES, ROWS, DIM)
-    config = CReFFConfig(classifier_epochs=1, classifier_batch=CLASSES * ROWS, classifier_lr=0.5)
-    still = config.model_copy(update={"classifier_lr": 1e-300})
+    config = CReFFOptions(classifier_epochs=1, classifier_batch=CLASSES * ROWS, classifier_lr=0.5)
+    still = config.changed(classifier_lr=1e-300)
     start, found = (retrain(features, torch.Generator().manual_seed(0), c) for c in (still, config))
     slope = sum(by_autograd(features[k], torch.tensor(k), start) for k in range(CLASSES)) / CLASSES
     torch.testing.assert_close(found, start - 0.5 * slope)
@@ -143,7 +149,7 @@ def test_retraining_goes_down_the_cross_entropy_of_batch_after_batch():
     features = normal(CLASSES, ROWS, DIM)
     rows, label = features.flatten(0, 1), torch.arange(CLASSES).repeat_interleave(ROWS)
     batch = 4  # which does not divide the rows
-    config = CReFFConfig(classifier_epochs=2, classifier_batch=batch, classifier_lr=0.5)
+    config = CReFFOptions(classifier_epochs=2, classifier_batch=batch, classifier_lr=0.5)
     generator = torch.Generator().manual_seed(0)
     found = retrain(features, generator, config)
     generator = torch.Generator().manual_seed(0)
@@ -162,5 +168,5 @@ def test_matching_leaves_its_start_unchanged(seed):
     features = normal(CLASSES, ROWS, DIM, seed=seed)
     before = features.clone()
     gradients = normal(CLASSES, DIM + 1, CLASSES, seed=2)
-    match(features, gradients, normal(DIM + 1, CLASSES), CReFFConfig(steps=2))
+    match(features, gradients, normal(DIM + 1, CLASSES), CReFFOptions(steps=2))
     assert torch.equal(features, before)

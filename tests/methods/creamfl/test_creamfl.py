@@ -10,15 +10,18 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from fedsyn import streams
-from fedsyn.config import CreamFLConfig
+from fedsyn.core.wire import Upload, Uploads
+from fedsyn.data.local import local_data
 from fedsyn.data.silos import NOTHING, Silo
 from fedsyn.errors import ConfigError, DataError
-from fedsyn.methods import METHODS
+from fedsyn.federation.config import data_settings, load
+from fedsyn.methods.base import present
+from fedsyn.methods.creamfl.losses import CreamFLOptions
+from fedsyn.methods.creamfl.method import CREAMFL
 from fedsyn.models.mlp import MLP
 from fedsyn.models.retrieval import RetrievalNet
 
-METHOD = METHODS["creamfl"]
-OWN = CreamFLConfig(temperature=0.4, contrast=0.7, margin=0.5, orthogonality=0.3)
+OWN = CreamFLOptions(temperature=0.4, contrast=0.7, margin=0.5, orthogonality=0.3)
 SIZES = (5, 4, 3)  # of a client with pairs, one with pictures and one with texts
 NAMES = ("image", "text")
 ENCODERS = {"image": 31, "text": 27}  # parameters of each, which come first in an own model
@@ -26,7 +29,7 @@ ENCODERS = {"image": 31, "text": 27}  # parameters of each, which come first in 
 
 def config(plain, epochs=1, **own):
     """Plain descent."""
-    return plain.model_copy(update={"epochs": epochs, "creamfl": OWN.model_copy(update=own)})
+    return plain.changed(epochs=epochs, creamfl=OWN.changed(**own))
 
 
 def server_says(there, seed=5):
@@ -39,7 +42,7 @@ def server_says(there, seed=5):
 
 def begun(there, seed=7):
     """Own models that have begun; those of clients 1 and 2 are encoders and classes."""
-    room = METHOD.keep(there.problem, there.model)["own"]
+    room = CREAMFL.client_state(there.problem, there.model)["own"]
     draw = torch.Generator().manual_seed(seed)
     return 0.6 * torch.randn(len(there.sizes), len(room), generator=draw, dtype=torch.float64)
 
@@ -97,10 +100,10 @@ def regularised(by_hand, there, client, w, before, server, inter=True, intra=Tru
 @pytest.mark.parametrize(("inter", "intra"), [(True, True), (True, False), (False, True)])
 def test_two_passes_of_every_kind_of_client_by_hand(mixed, by_hand, plain, inter, intra):
     there, own = mixed(*SIZES), config(plain, epochs=2, inter=inter, intra=intra)
-    own = own.model_copy(update={"momentum": 0.5})
+    own = own.changed(momentum=0.5)
     server, start = server_says(there), begun(mixed(*SIZES))
-    payload = {name: value.expand(3, -1, -1) for name, value in server.items()}
-    sent, kept, losses = there.client("creamfl", payload, {"own": start}, own)
+    received = {name: value.expand(3, -1, -1) for name, value in server.items()}
+    sent, kept, losses = there.client(CREAMFL, received, {"own": start}, own)
     for client in range(3):
         w, told, velocity = start[client], [], 0
 
@@ -133,8 +136,8 @@ def test_two_passes_of_every_kind_of_client_by_hand(mixed, by_hand, plain, inter
 def test_without_both_contrasts_the_public_pairs_change_no_client(mixed, by_hand, plain):
     there, own = mixed(*SIZES), config(plain, inter=False, intra=False, aggregation="mean")
     server, start = server_says(there), begun(mixed(*SIZES))
-    payload = {name: value.expand(3, -1, -1) for name, value in server.items()}
-    sent, kept, _ = there.client("creamfl", payload, {"own": start}, own)
+    received = {name: value.expand(3, -1, -1) for name, value in server.items()}
+    sent, kept, _ = there.client(CREAMFL, received, {"own": start}, own)
     for client in range(3):
         loss = lambda w, c=client: private(by_hand, there, c, w)  # noqa: E731
         expected = by_hand.descend(start[client], loss, own.lr, 1)
@@ -143,11 +146,11 @@ def test_without_both_contrasts_the_public_pairs_change_no_client(mixed, by_hand
     assert sent["text.weight"].tolist() == [[1.0] * 6, [0.0] * 6, [1.0] * 6]
 
 
-def test_the_server_follows_the_clients_and_then_the_task_by_hand(mixed, by_hand, plain):
+def test_the_server_follows_the_clients_and_then_the_task_by_hand(mixed, by_hand, wire, plain):
     there = mixed(*SIZES)
     own = config(plain, distillation=0.8, server_lr=0.2, server_epochs=2)
     draw = torch.Generator().manual_seed(3)
-    state, heard, replies = METHOD.init(there.problem, there.model, 3), {}, []
+    state, arriving, replies = CREAMFL.init(there.problem, there.model, 3), [], []
     for client, size in enumerate(SIZES):
         z = normalize(torch.randn(2, 6, 3, generator=draw, dtype=torch.float64), dim=-1)
         weight = torch.rand(2, 6, generator=draw, dtype=torch.float64)
@@ -155,9 +158,11 @@ def test_the_server_follows_the_clients_and_then_the_task_by_hand(mixed, by_hand
         weight[1] = 0  # nobody has texts
         sent = {name: (weight[m, :, None] * z[m])[None] for m, name in enumerate(NAMES)}
         sent |= {f"{name}.weight": weight[m][None] for m, name in enumerate(NAMES)}
-        heard = METHOD.hear(heard, (client,), sent, torch.tensor([size]), own)
+        one = wire.holding({client: size})
+        arriving.append((one, Upload(present(one, **sent))))
         replies.append((weight[0], z[0]))
-    found = METHOD.server(there.problem, state, heard, own, streams.generator(0, "aggregate"))
+    uploads, stream = wire.arrive(*arriving), streams.generator(0, "aggregate")
+    found = CREAMFL.server(there.problem, state, uploads, own, stream)
     pairs = there.problem.features[there.problem.public]
     means = [
         sum(weight[k] * z[k] for weight, z in replies) / sum(weight[k] for weight, _ in replies)
@@ -173,37 +178,35 @@ def test_the_server_follows_the_clients_and_then_the_task_by_hand(mixed, by_hand
     w = by_hand.descend(w, lambda w: by_hand.info_nce(w, pairs), 0.2, 2)
     torch.testing.assert_close(found["model"][0], w)
     image, text = zip(*(by_hand.embedded(w, pair) for pair in pairs), strict=True)
-    down = METHOD.down(found, (4, 9))
-    torch.testing.assert_close(down["image"], torch.stack(image).expand(2, -1, -1))
-    torch.testing.assert_close(down["text"], torch.stack(text).expand(2, -1, -1))
+    received = CREAMFL.broadcast(found, (4, 9))
+    torch.testing.assert_close(received["image"], torch.stack(image).expand(2, -1, -1))
+    torch.testing.assert_close(received["text"], torch.stack(text).expand(2, -1, -1))
 
 
 def test_nobody_receives_the_servers_model(mixed):
     there = mixed(*SIZES)
-    down = METHOD.down(METHOD.init(there.problem, there.model, 3), (0, 2))
-    assert set(down) == {"image", "text"} and not METHOD.sends_model
+    received = CREAMFL.broadcast(CREAMFL.init(there.problem, there.model, 3), (0, 2))
+    assert set(received) == {"image", "text"} and not CREAMFL.broadcasts_model
 
 
 def test_without_distillation_the_server_learns_alone(mixed, plain):
     there, own = mixed(*SIZES), config(plain, distillation=0.0)
-    alone, _ = there.play("creamfl", own, sampled=lambda round, client: False)
-    among, _ = there.play("creamfl", own)
+    alone, _ = there.play(CREAMFL, own, sampled=lambda round_number, client: False)
+    among, _ = there.play(CREAMFL, own)
     torch.testing.assert_close(alone["model"], among["model"])
-    other, _ = there.play("creamfl", config(plain))
+    other, _ = there.play(CREAMFL, config(plain))
     assert not torch.allclose(among["model"], other["model"])
 
 
 def test_the_servers_optimiser_remembers_and_those_of_clients_begin_anew(mixed, plain):
     there = mixed(*SIZES)
-    own = config(plain, distillation=0.0).model_copy(update={"optimizer": "adam"})
-    whole, _ = there.play("creamfl", own, rounds=2)
+    own = config(plain, distillation=0.0).changed(optimizer="adam")
+    whole, _ = there.play(CREAMFL, own, rounds=2)
     assert whole["optimizer.step"].item() == 2
-    state, _ = there.play("creamfl", own, rounds=1)
+    state, _ = there.play(CREAMFL, own, rounds=1)
     forgotten = {name: value for name, value in state.items() if not name.startswith("optimizer")}
-    heard = {f"{name}.weight": torch.zeros(6) for name in NAMES}
-    heard |= {name: torch.zeros(6, 3) for name in NAMES}
     second = [
-        METHOD.server(there.problem, one, heard, own, streams.generator(0, "aggregate", 2))
+        CREAMFL.server(there.problem, one, Uploads(), own, streams.generator(0, "aggregate", 2))
         for one in (state, forgotten)
     ]
     torch.testing.assert_close(second[0]["model"], whole["model"])
@@ -214,8 +217,8 @@ def test_clients_of_one_architecture_begin_alike_and_every_client_has_its_own(mi
     there = mixed(4, 4, 4, 4)
     net, smaller = there.problem.net, RetrievalNet(MLP("image", (3, 3)), MLP("text", (2, 3)), 0)
     several = replace(there.problem, variants=(net, net, net, smaller))
-    still = config(plain).model_copy(update={"lr": 1e-12})
-    _, kept = replace(there, problem=several).play("creamfl", still, rounds=1)
+    still = config(plain).changed(lr=1e-12)
+    _, kept = replace(there, problem=several).play(CREAMFL, still, rounds=1)
     start, little = (each.init(streams.generator(0, "model")).double() for each in (net, smaller))
     for client, own, expected in (
         (0, slice(0, 58), start), (1, slice(0, 31), start[:31]), (2, slice(0, 27), start[31:]),
@@ -228,31 +231,32 @@ def test_clients_of_one_architecture_begin_alike_and_every_client_has_its_own(mi
 def test_the_rows_of_a_client_are_its_pairs_or_the_half_that_it_has_most_of(mixed):
     problem, some, more = mixed(*SIZES).problem, np.arange(3), np.arange(3, 9)
     silo = Silo(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
-    assert METHOD.rows(problem, silo) is NOTHING
-    assert METHOD.rows(problem, replace(silo, images=some, texts=more)) is more
-    assert METHOD.rows(problem, replace(silo, pairs=some, texts=more)) is some
+    assert CREAMFL.rows(problem, silo) is NOTHING
+    assert CREAMFL.rows(problem, replace(silo, images=some, texts=more)) is more
+    assert CREAMFL.rows(problem, replace(silo, pairs=some, texts=more)) is some
 
 
 def test_public_pairs_and_labels_are_needed(mixed, plain):
     there = mixed(*SIZES)
-    lonely = replace(there.problem, public=torch.empty(0, dtype=torch.long))
+    lonely = data_settings(load(None, ["method=creamfl", "data.public=0"]))
     with pytest.raises(
         ConfigError, match=r"'creamfl' learns from public pairs: expected data.public > 0"
     ):
-        METHOD.init(lonely, there.model, 3)
+        local_data(lonely)
     unlabelled = replace(there, problem=replace(there.problem, category=None))
     with pytest.raises(DataError, match="clients that hold one modality learn by labels"):
-        unlabelled.play("creamfl", config(plain), rounds=1)
+        unlabelled.play(CREAMFL, config(plain), rounds=1)
 
 
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.integers(0, 99))
-def test_who_is_heard_counts_by_what_it_says(mixed, plain, sizes, seed):
+def test_who_is_heard_counts_by_what_it_says(wire, sizes, seed):
     draw = torch.Generator().manual_seed(seed)
     weight = torch.rand(len(sizes), 6, generator=draw, dtype=torch.float64) + 0.1
     sent = {name: weight[..., None] * torch.ones(3).double() for name in NAMES}
     sent |= {f"{name}.weight": weight for name in NAMES}
-    heard = METHOD.hear({}, tuple(range(len(sizes))), sent, torch.tensor(sizes), config(plain))
+    all_of_them = wire.holding(dict(enumerate(sizes)))
+    sums = wire.arrive((all_of_them, Upload(present(all_of_them, **sent)))).sums
     taken = torch.tensor(sizes) > 0
-    torch.testing.assert_close(heard["image.weight"], weight[taken].sum(0))
-    torch.testing.assert_close(heard["text"], weight[taken].sum(0)[:, None].expand(-1, 3))
+    torch.testing.assert_close(sums["image.weight"], weight[taken].sum(0))
+    torch.testing.assert_close(sums["text"], weight[taken].sum(0)[:, None].expand(-1, 3))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedsyn.config import MethodConfig, ModelConfig
 from fedsyn.core.cohort import Cohort
 from fedsyn.methods.creamfl.learners import OfOne, OfPairs, learners, most_parameters
 from fedsyn.models.retrieval import build
+from fedsyn.models.settings import ModelConfig
 from fedsyn.objectives.pairs.info_nce import InfoNCELoss
 from fedsyn.tasks.retrieval import RetrievalProblem
 
@@ -58,7 +58,7 @@ def test_there_is_room_for_the_largest_network():
 
 
 @pytest.mark.parametrize("rows", [IMAGES, TEXTS], ids=["image", "text"])
-def test_a_half_that_is_not_held_is_not_looked_at(rows):
+def test_a_half_that_is_not_held_is_not_looked_at(plain, rows):
     cohort = Cohort((0,), (rows,), 0, 1)
     hidden = torch.where(PRESENT.repeat_interleave(torch.tensor([3, 2]), 1), PROBLEM.features, 1e9)
     steps = []
@@ -66,7 +66,7 @@ def test_a_half_that_is_not_held_is_not_looked_at(rows):
         ((one, _),) = learners(replace(PROBLEM, features=features), cohort)
         params = one.init(torch.Generator().manual_seed(1))[None].requires_grad_()
         index, valid = torch.from_numpy(rows)[None], torch.ones(1, 3, dtype=torch.bool)
-        loss = one.loss(cohort, MethodConfig())(params, torch.arange(1), index, valid, 0)
+        loss = one.loss(cohort, plain)(params, torch.arange(1), index, valid, 0)
         (slope,) = torch.autograd.grad(loss.sum(), params)
         steps.append((loss.detach(), slope, *one.represent(params, features[index]).values()))
     for seen, unseen in zip(*steps, strict=True):

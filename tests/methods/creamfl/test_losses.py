@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from fedsyn.config import CreamFLConfig
 from fedsyn.methods.creamfl import losses as cream
+from fedsyn.methods.creamfl.losses import CreamFLOptions
 
 NAMES = ("image", "text")
 
@@ -31,9 +31,9 @@ def test_representations_that_cannot_be_told_apart_have_the_logarithm_of_their_n
     place, valid = torch.arange(4)[None], torch.ones(1, 4, dtype=torch.bool)
     before = {"image": alike}
     for own, expected in (
-        (CreamFLConfig(intra=False), math.log(20)),
-        (CreamFLConfig(inter=False), math.log(2)),
-        (CreamFLConfig(), math.log(20) + math.log(2)),
+        (CreamFLOptions(intra=False), math.log(20)),
+        (CreamFLOptions(inter=False), math.log(2)),
+        (CreamFLOptions(), math.log(20) + math.log(2)),
     ):
         found = cream.regularisers(z, server, before, place, valid, own)
         assert found.tolist() == pytest.approx([expected], rel=1e-6)
@@ -81,7 +81,7 @@ def test_padding_changes_no_loss_and_has_no_gradient(rows, padding, public, nan,
     place = torch.randint(public, (2, width), generator=draw)
     label = torch.randint(3, (2, width), generator=draw)
     valid = (torch.arange(width) < rows).expand(2, -1)
-    weight, own = unit(2, 3, 3, seed=seed + 8), CreamFLConfig()
+    weight, own = unit(2, 3, 3, seed=seed + 8), CreamFLOptions()
 
     def losses(z, place, valid, label):
         return torch.cat([

@@ -3,10 +3,11 @@
 import torch
 from torch.nn.functional import normalize
 
-from fedsyn.config import FedMACConfig
+from fedsyn.methods.fedavg import FEDAVG
+from fedsyn.methods.fedmac.method import FEDMAC, FedMACOptions
 from fedsyn.methods.fedmac.network import MissingAwareNet
 
-OWN = FedMACConfig(reconstruction=0.5, contrast=0.7, anchor=0.3, temperature=0.4)
+OWN = FedMACOptions(reconstruction=0.5, contrast=0.7, anchor=0.3, temperature=0.4)
 SIZES = (12, 9)
 
 
@@ -36,8 +37,8 @@ def terms(there, client, w):
 def test_a_step_by_hand(multimodal, by_hand, plain):
     there = multimodal(*SIZES, kind=MissingAwareNet)
     there.model[-6::2] *= -1  # what stands in, so that it is near to some rows and far from others
-    config = plain.model_copy(update={"fedmac": OWN, "epochs": 1})
-    sent, _, losses = there.client("fedmac", {"model": there.model.expand(2, -1)}, {}, config)
+    config = plain.changed(fedmac=OWN, epochs=1)
+    sent, _, losses = there.client(FEDMAC, {"model": there.model.expand(2, -1)}, {}, config)
     near = []
     for client in range(2):
 
@@ -58,15 +59,15 @@ def test_a_step_by_hand(multimodal, by_hand, plain):
 
 def test_clients_stacked_and_alone_agree(multimodal, plain):
     there = multimodal(9, 0, 4, 1, 7, kind=MissingAwareNet)
-    config = plain.model_copy(update={"batch": 4})
-    together, alone = (there.play("fedmac", config, stack=s)[0]["model"] for s in (5, 1))
+    config = plain.changed(batch=4)
+    together, alone = (there.play(FEDMAC, config, stack=s)[0]["model"] for s in (5, 1))
     torch.testing.assert_close(together, alone)
     assert not torch.equal(together[0, -6:], there.model[-6:])  # what stands in is learnt
 
 
 def test_without_its_terms_it_is_fedavg(multimodal, plain):
     there = multimodal(9, 4, kind=MissingAwareNet)
-    nothing = FedMACConfig(reconstruction=0, contrast=0, anchor=0)
-    config = plain.model_copy(update={"fedmac": nothing, "batch": 4})
-    mine, avg = (there.play(name, config)[0]["model"] for name in ("fedmac", "fedavg"))
+    nothing = FedMACOptions(reconstruction=0, contrast=0, anchor=0)
+    config = plain.changed(fedmac=nothing, batch=4)
+    mine, avg = (there.play(method, config)[0]["model"] for method in (FEDMAC, FEDAVG))
     torch.testing.assert_close(mine, avg)

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from fedsyn.config import ModelConfig
 from fedsyn.methods.fedmac.network import MissingAwareNet
 from fedsyn.models.fusion import FusionNet, build
+from fedsyn.models.settings import ModelConfig
 
 CONFIG = ModelConfig(hidden=(6,), dim=2)
 

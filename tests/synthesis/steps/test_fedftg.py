@@ -1,50 +1,35 @@
 """FedFTG's losses against loops, and its step: hard pairs, and the ensemble's opinion."""
 
-import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
 
-from fedsyn import objectives
-from fedsyn.config import FedFTGConfig, ModelConfig, ObjectiveConfig, SynthesisConfig
-from fedsyn.core.cohort import Cohort
-from fedsyn.models.generator import Generator, directions
+from fedsyn import streams
+from fedsyn.models.generator import GeneratorNet, directions
 from fedsyn.models.retrieval import build
-from fedsyn.objectives.pairs.base import Batch, Sizes
-from fedsyn.synthesis import fedftg, generators
-from fedsyn.synthesis.server import Library
+from fedsyn.models.settings import ModelConfig
+from fedsyn.objectives.pairs.base import PairBatch
+from fedsyn.objectives.pairs.info_nce import InfoNCELoss
+from fedsyn.synthesis.extension import SYNTHESIS
+from fedsyn.synthesis.generators import GENERATORS
+from fedsyn.synthesis.generators.wgan import WGAN_GP
+from fedsyn.synthesis.steps import fedftg
+from fedsyn.synthesis.steps.fedftg import FedFTGOptions
 
 NET = build(ModelConfig(hidden=(8,), dim=4), 3, 2, {})
-OBJECTIVE = objectives.build(ObjectiveConfig(temperature=0.5), Sizes(3, 2, 4, False))
+OBJECTIVE = InfoNCELoss(0.5)
 DRAW = torch.Generator().manual_seed(0)
-FEATURES = torch.randn(60, 5, generator=DRAW)
 MODELS = torch.stack([NET.init(torch.Generator().manual_seed(seed)) for seed in range(4)])
-CONFIG = SynthesisConfig(
-    generator="wgan-gp", prototypes=3, noise=4, hidden=(6,), batch=7, server_batch=24,
-    server_lr=3e-3,
-    fedftg=FedFTGConfig(iterations=2, model_steps=2),
+CONFIG = SYNTHESIS.section(
+    prototypes=3, noise=4, hidden=(6,), batch=7, server_batch=24, server_lr=3e-3,
+    fedftg=FedFTGOptions(iterations=2, model_steps=2),
 )  # fmt: skip
 
 
-def configured(**changes):
-    return CONFIG.model_copy(update=changes)
-
-
 def step(**changes):
-    return configured(fedftg=CONFIG.fedftg.model_copy(update=changes))
-
-
-def library(*sizes, config=CONFIG, change=None):
-    bounds = np.cumsum([0, *sizes])
-    held = tuple(np.arange(a, b) for a, b in itertools.pairwise(bounds))
-    cohort = Cohort(tuple(range(len(sizes))), held, 0, 1)
-    sent = generators.init(FEATURES, cohort, config, NET.code)
-    if change is not None:
-        change(sent)
-    return Library(cohort.ids, lambda ids, names: {k: sent[k][list(ids)] for k in names})
+    return CONFIG.changed(fedftg=CONFIG.fedftg.changed(**changes))
 
 
 def distil(held, config=CONFIG, models=MODELS[1:], model=MODELS[:1]):
@@ -128,24 +113,24 @@ def test_generators_are_judged_by_their_own_clients_model():
         mine, z, x = MODELS[1:][one], noise[one], pairs[one]
         own, world = NET.embed(mine, x), NET.embed(MODELS[:1], x)
         apart, unlike = fedftg.disagreement(*own, *world), fedftg.diversity(z, x)
-        expected = OBJECTIVE({}, Batch(*own, x)) - 0.5 * apart + 2 * unlike
+        expected = OBJECTIVE({}, PairBatch(*own, x)) - 0.5 * apart + 2 * unlike
         torch.testing.assert_close(found[one], expected)
         alone = fedftg.generator_loss(*arguments, mine, z, x, config)
         torch.testing.assert_close(found[one], alone)
 
 
-def test_two_steps_are_those_of_loops_over_clients():
+def test_two_steps_are_those_of_loops_over_clients(toy):
     """One iteration with torch's own Adam, a generator and a batch at a time."""
-    config = configured(
-        server_batch=30, fedftg=FedFTGConfig(iterations=1, model_steps=1, generator_lr=0.01)
+    config = CONFIG.changed(
+        server_batch=30, fedftg=FedFTGOptions(iterations=1, model_steps=1, generator_lr=0.01)
     )
-    held = library(20, 10, 30)
+    held = toy.library(WGAN_GP, CONFIG, 20, 10, 30)
     sent = held.take((0, 1, 2), ("prototypes", "counts", "basis", "generator"))
-    maker = Generator(config.noise, 5, config.hidden)
+    maker = GeneratorNet(config.noise, 5, config.hidden)
     model, batch = MODELS[:1].clone().requires_grad_(), []
     for client, size in enumerate((10, 5, 15)):
         one = slice(client, client + 1)
-        stream = fedftg.streams.generator(0, "fedftg", 1, client)
+        stream = streams.generator(0, "fedftg", 1, client)
         params = sent["generator"][one].clone().requires_grad_()
 
         def make(count, one=one, stream=stream, params=params):
@@ -159,7 +144,7 @@ def test_two_steps_are_those_of_loops_over_clients():
 
         noise, pairs = make(config.batch)
         own, world = NET.embed(MODELS[1:][one], pairs), NET.embed(MODELS[:1], pairs)
-        loss = OBJECTIVE({}, Batch(*own, pairs)) - fedftg.disagreement(*own, *world)
+        loss = OBJECTIVE({}, PairBatch(*own, pairs)) - fedftg.disagreement(*own, *world)
         optimizer = torch.optim.Adam([params], 0.01)
         (loss + fedftg.diversity(noise, pairs)).sum().backward()
         optimizer.step()
@@ -177,8 +162,8 @@ def test_two_steps_are_those_of_loops_over_clients():
     torch.testing.assert_close(tuned, model.detach(), atol=1e-5, rtol=1e-4)
 
 
-def test_the_model_comes_nearer_to_the_ensemble_and_inputs_stay():
-    held = library(20, 10, 30)
+def test_the_model_comes_nearer_to_the_ensemble_and_inputs_stay(toy):
+    held = toy.library(WGAN_GP, CONFIG, 20, 10, 30)
     inputs = MODELS.clone(), held.take((0,), ("generator",))["generator"]
     short, long = (distil(held, step(iterations=n, generator_lr=1e-6))[1] for n in (1, 30))
     assert long < 0.9 * short
@@ -186,31 +171,31 @@ def test_the_model_comes_nearer_to_the_ensemble_and_inputs_stay():
     assert torch.equal(held.take((0,), ("generator",))["generator"], inputs[1])
 
 
-def test_a_model_that_agrees_with_all_clients_has_nothing_to_learn():
+def test_a_model_that_agrees_with_all_clients_has_nothing_to_learn(toy):
     same = MODELS[:1].expand(3, -1)
-    _, loss = distil(library(20, 10, 30), step(iterations=1, model_steps=1), models=same)
+    held, once = toy.library(WGAN_GP, CONFIG, 20, 10, 30), step(iterations=1, model_steps=1)
+    _, loss = distil(held, once, models=same)
     assert loss == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "wgan-gp", "wgan"])
-def test_clients_without_prototypes_have_no_say(kind):
-    config = configured(generator=kind)
-    held = library(20, 0, 30, config=config)
+@pytest.mark.parametrize("generator", GENERATORS.own, ids=GENERATORS.names)
+def test_clients_without_prototypes_have_no_say(toy, generator):
+    held = toy.library(generator, CONFIG, 20, 0, 30)
     odd = MODELS[1:].clone()
     odd[1] = torch.nan
-    assert torch.equal(distil(held, config)[0], distil(held, config, models=odd)[0])
-    assert distil(held, config)[0].isfinite().all()
+    assert torch.equal(distil(held)[0], distil(held, models=odd)[0])
+    assert distil(held)[0].isfinite().all()
 
 
-def test_what_is_not_finite_is_left_out():
+def test_what_is_not_finite_is_left_out(toy):
     def break_it(sent):
         sent["generator"][1] = torch.nan
 
-    tuned, _ = distil(library(20, 10, 30, change=break_it))
+    tuned, _ = distil(toy.library(WGAN_GP, CONFIG, 20, 10, 30, change=break_it))
     assert tuned.isfinite().all()
-    assert not torch.equal(tuned, distil(library(20, 10, 30))[0])
+    assert not torch.equal(tuned, distil(toy.library(WGAN_GP, CONFIG, 20, 10, 30))[0])
 
 
-def test_without_anybody_the_model_comes_back():
-    held = library(1, 0)
+def test_without_anybody_the_model_comes_back(toy):
+    held = toy.library(WGAN_GP, CONFIG, 1, 0)
     assert torch.equal(distil(held, models=MODELS[1:3])[0], MODELS[:1])
