@@ -87,7 +87,7 @@ def _check_pairs(claims: Claims, objective: Objective, config: ObjectiveConfig) 
         return
     claims.close("the loss", value(image, text, pairs), found.detach(), "when it is asked again")
     shown = valid[..., None]
-    image, text = (one.where(shown, one.flip(-1)) for one in (image, text))
+    image, text = image.where(shown, image.flip(-1)), text.where(shown, text.roll(1, -1))
     padded = value(image, text, pairs.where(shown, 1.0))
     claims.close("the loss", padded, found.detach(), "with other rows where valid is False")
 
