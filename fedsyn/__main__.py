@@ -1,4 +1,4 @@
-"""``python -m fedsyn``."""
+"""``python -m fedsyn`` is the command line of ``fedsyn``."""
 
 from fedsyn.cli import main
 

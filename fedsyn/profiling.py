@@ -23,21 +23,21 @@ class Clock(Protocol):
     """Takes marks, and tells the time between two of them."""
 
     def now(self) -> Any:
-        """A mark."""
+        """A mark of the present moment."""
 
     def seconds(self, begin: Any, end: Any) -> float:
         """The time from one mark to another."""
 
 
 class HostClock:
-    """The processor's clock."""
+    """A clock of the processor's time."""
 
     def now(self) -> float:
         """Seconds since some moment."""
         return time.perf_counter()
 
     def seconds(self, begin: float, end: float) -> float:
-        """Their difference."""
+        """The seconds between two marks."""
         return end - begin
 
 

@@ -67,7 +67,7 @@ def known(settings: list[str] | None, resumed: Path | None = None) -> tuple[Path
 
 
 def show(*grids: "Grid") -> None:
-    """Tables on stdout."""
+    """Print tables to stdout, each followed by an empty line."""
     from fedsyn.report.tables import to_rich
 
     for grid in grids:
@@ -148,7 +148,7 @@ class RunProgress:
         self._bars.update(self._bar, description=f"{where}  {name:<9}{self._score}")
 
     def row(self, row: dict[str, Any]) -> None:
-        """A round is done."""
+        """Show the headline of a round that is done."""
         metrics = row.get("metrics", {})
         name = self._metrics.headline(metrics)
         if metrics.get(name) is not None:  # read from a file, it is None where it is no number

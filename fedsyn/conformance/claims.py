@@ -85,14 +85,14 @@ class Claims:
         return tensors
 
     def rows(self, what: str, value: Tensor, clients: int) -> None:
-        """A row for each client."""
+        """Claim that a tensor has a row for each client."""
         self.hold(
             value.dim() > 0 and len(value) == clients,
             f"{what} is {list(value.shape)} for {clients} clients; expected [{clients}, ...]",
         )
 
     def finite(self, what: str, value: Tensor) -> None:
-        """No NaN and no infinity."""
+        """Claim that a tensor has no NaN and no infinity."""
         self.hold(
             not value.is_floating_point() or bool(value.isfinite().all()),
             f"{what} is not finite",

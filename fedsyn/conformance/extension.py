@@ -39,7 +39,7 @@ def check_extension(extension: Extension, **settings: Any) -> None:
     check_options(claims, extension)
     tasks = [task for task in TASKS if issubclass(task.problem, extension.problem)]
     claims.hold(bool(tasks), f"there is no task with a {extension.problem.__name__}")
-    with world(settings, task=tasks[0], extensions=(extension,)) as there:
+    with world(claims, settings, task=tasks[0], extensions=(extension,)) as there:
         active = [one for one, _ in there.config.active]
         claims.hold(
             any(one.name == extension.name for one in active),
@@ -61,7 +61,7 @@ class _Clients:
         self._model = initial_model(self._problem.net, there.config.run.seed)
 
     def check(self) -> None:
-        """All of it."""
+        """Make all claims of the client part, one after another."""
         claims, clients = self._claims, len(self._cohort.ids)
         together = self._round(self._cohort)
         check_upload(claims, together.upload, clients)

@@ -39,13 +39,13 @@ def check_method(method: Method[Any], **settings: Any) -> None:
     claims = Claims(f"method {method.name!r}")
     check_options(claims, method)
     for task in method.tasks or (TASKS.default,):
-        with world(settings, method=method, task=task) as there:
+        with world(claims, settings, method=method, task=task) as there:
             _Suite(claims, there, task).check()
             check_runs(claims, there)
 
 
 class _Suite:
-    """One method in one world."""
+    """The claims of one method in one world."""
 
     def __init__(self, claims: Claims, there: World, task: Task) -> None:
         self._claims, self._fed = claims, there.fed
@@ -54,7 +54,7 @@ class _Suite:
         self._task = task
 
     def check(self) -> None:
-        """All of it."""
+        """Make all claims of the method, one after another."""
         server = self._begin()
         received = self._broadcast(server)
         kept = self._client_state(self._cohort)

@@ -42,7 +42,7 @@ def check_objective(objective: Objective, **settings: Any) -> None:
     tasks = [task for task in TASKS if getattr(objective, task.protocol) is not None]
     claims.hold(bool(tasks), "it builds nothing: expected pairs, views, classes or halves")
     for task in tasks:
-        with world(settings, objective=objective, task=task) as there:
+        with world(claims, settings, objective=objective, task=task) as there:
             config = there.config.objective
             if task.protocol == "pairs":
                 _check_pairs(claims, objective, config)

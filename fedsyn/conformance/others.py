@@ -36,7 +36,7 @@ def check_task(task: Task, **settings: Any) -> None:
     """
     claims = Claims(f"task {task.name!r}")
     check_options(claims, task)
-    with world(settings, task=task) as there:
+    with world(claims, settings, task=task) as there:
         problem = there.fed.problem
         claims.hold(
             isinstance(problem, task.problem),
@@ -122,7 +122,7 @@ def check_selection(selection: Selection, **settings: Any) -> None:
     claims = Claims(f"client selection {selection.name!r}")
     check_options(claims, selection)
     run = {"fraction": 0.5, **settings.get("run", {})}
-    with world({**settings, "run": run}, selection=selection) as there:
+    with world(claims, {**settings, "run": run}, selection=selection) as there:
         config, clients = there.config.run, len(there.fed.silos)
         with claims.own_streams("begin"):
             memory = claims.payload("memory", selection.begin(clients, config))

@@ -45,7 +45,7 @@ def check_reader(reader: Reader, file: Path | str, **settings: Any) -> None:
         config = configured(Path(folder), settings, reader=reader).data
         _check_arrays(claims, reader, path, config)
         _check_damage(claims, reader, path, config, Path(folder))
-    with world(settings, reader=reader) as there:
+    with world(claims, settings, reader=reader) as there:
         check_runs(claims, there)
 
 

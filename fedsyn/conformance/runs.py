@@ -104,14 +104,14 @@ class _Ran:
 
 
 class _StoppedError(Exception):
-    """Ends a run."""
+    """Ends a run before its last round."""
 
 
 class _Stop(Silent):
     """Stops a run when a round is done."""
 
     def row(self, row: records.Row) -> None:
-        """Stop before the last one."""
+        """Stop the run before its last round."""
         if row["round"] == STOP:
             raise _StoppedError
 

@@ -45,7 +45,7 @@ def check_generator(generator: Generator, **settings: Any) -> None:
     """
     claims = Claims(f"generator {generator.name!r}")
     check_options(claims, generator)
-    with world(over(ON, settings), generator=generator) as there:
+    with world(claims, over(ON, settings), generator=generator) as there:
         _Generators(claims, there, generator).check()
         check_runs(claims, there)
 
@@ -61,7 +61,7 @@ class _Generators:
         self._model = initial_model(self._problem.net, there.config.run.seed)
 
     def check(self) -> None:
-        """All of it."""
+        """Make all claims of the generator, one after another."""
         together = list(range(len(self._cohort.ids)))
         state, sent = self._round(together)
         self._check_alone(state, sent)
@@ -158,7 +158,7 @@ def check_filter(rule: Filter, **settings: Any) -> None:
     """
     claims = Claims(f"filter {rule.name!r}")
     check_options(claims, rule)
-    with world(over(ON, settings), filter=rule) as there:
+    with world(claims, over(ON, settings), filter=rule) as there:
         config = there.config.synthesis
         for number, spread in ((CANDIDATES, 1.0), (CANDIDATES, 0.0), (1, 1.0)):
             stream = torch.Generator().manual_seed(0)
@@ -215,5 +215,5 @@ def check_server_step(step: ServerStep, **settings: Any) -> None:
     """
     claims = Claims(f"server step {step.name!r}")
     check_options(claims, step)
-    with world(over(ON, settings), server_step=step) as there:
+    with world(claims, over(ON, settings), server_step=step) as there:
         check_runs(claims, there)

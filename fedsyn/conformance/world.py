@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedsyn.conformance.claims import Claims
 from fedsyn.core.cohort import Cohort
 from fedsyn.data import federated
 from fedsyn.encoders.base import Teacher
@@ -46,7 +47,7 @@ class World:
 
     @property
     def config(self) -> Config:
-        """How it is configured."""
+        """How the federation is configured."""
         return self.fed.config
 
     @property
@@ -61,12 +62,13 @@ class World:
 
 
 @contextmanager
-def world(settings: Mapping[str, Any], **plugins: Any) -> Iterator[World]:
+def world(claims: Claims, settings: Mapping[str, Any], **plugins: Any) -> Iterator[World]:
     """A world with these plug-ins, and keys of a configuration that differ from its own."""
     with TemporaryDirectory() as folder:
-        config = configured(Path(folder), settings, **plugins)
-        data = federated.load(data_settings(config))
-        fed = federation(config, data, torch.device("cpu"))
+        with claims.calling("building a small federation"):
+            config = configured(Path(folder), settings, **plugins)
+            data = federated.load(data_settings(config))
+            fed = federation(config, data, torch.device("cpu"))
         yield World(fed, Path(config.data.path))
 
 
@@ -128,13 +130,13 @@ class _Noise:
     scale = 10.0
 
     def pictures(self, pixels: np.ndarray) -> torch.Tensor:
-        """Unit rows ``[n, 6]``."""
+        """Unit rows ``[n, 6]`` of pixels."""
         rows = torch.from_numpy(pixels.reshape(len(pixels), -1).astype(np.float32))
         mixed = rows @ torch.sin(torch.arange(rows.shape[1] * 6.0)).view(-1, 6)
         return torch.nn.functional.normalize(mixed, dim=-1)
 
     def texts(self, strings: Any) -> torch.Tensor:
-        """Unit rows ``[n, 6]``."""
+        """Unit rows ``[n, 6]`` of strings."""
         codes = torch.tensor([float(sum(string.encode())) for string in strings])
         return torch.nn.functional.normalize(torch.sin(codes[:, None] * torch.arange(1.0, 7.0)))
 

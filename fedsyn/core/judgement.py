@@ -35,5 +35,5 @@ class Judgement:
         return total / pairs if pairs else float("nan")
 
     def of(self, models: Sequence[int]) -> "Judgement":
-        """Of these models alone."""
+        """The same judgement of these models alone."""
         return replace(self, losses=tuple(self.losses[model] for model in models))

@@ -148,7 +148,7 @@ class Joined:
 
     @property
     def payload(self) -> Payload:
-        """All that was taken."""
+        """All that was taken, as one message."""
         joined = {name: torch.cat(rows) for name, rows in self._rows.items()}
         for name, (total, mass) in self._sums.items():
             once, _, plain = _parts(name)
@@ -225,7 +225,7 @@ class Library:
     take: Callable[[Sequence[int], Sequence[str]], Payload]  # stacked rows of clients, by name
 
     def only(self, ids: Collection[int]) -> "Library":
-        """Of these clients alone."""
+        """The library of these clients alone."""
         return Library(tuple(client for client in self.ids if client in ids), self.take)
 
 
@@ -330,7 +330,7 @@ class Intake:
             self._sums[name] = found
 
     def uploads(self, library: Library = NOBODY) -> Uploads:
-        """All that was taken in."""
+        """All that was taken in, as the server reads it."""
         prefix = f"{SUMS}/"
         sums = {
             name.removeprefix(prefix): value

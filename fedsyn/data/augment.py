@@ -19,7 +19,7 @@ from fedsyn.settings.sections import Field, Fraction, Section
 
 
 class AugmentConfig(Section):
-    """Random views of pictures."""
+    """How random views of pictures are made."""
 
     crop: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         0.4, description="least share of the area that is kept"

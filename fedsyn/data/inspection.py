@@ -16,7 +16,7 @@ EXAMPLE = 60  # characters
 
 @dataclass(frozen=True)
 class ArraySummary:
-    """One array or column."""
+    """What there is to say of one array or column."""
 
     name: str
     dtype: str  # as the file has it

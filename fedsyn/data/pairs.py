@@ -25,7 +25,7 @@ class Pairs:
         return len(self.image)
 
     def take(self, rows: np.ndarray) -> "Pairs":
-        """These rows alone, copied."""
+        """These rows alone, copied to new arrays."""
         return replace(
             self,
             image=self.image[rows],

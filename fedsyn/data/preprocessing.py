@@ -61,7 +61,7 @@ class Modality:
 
     @property
     def features(self) -> int:
-        """Features made of a row."""
+        """How many features are made of a row."""
         return self.width if self.form == "features" else min(self.dim, self.width)
 
     @property
@@ -444,7 +444,7 @@ def add(payloads: Iterable[Payload]) -> Payload:
 
 
 def payload_bytes(payload: Mapping[str, Tensor]) -> int:
-    """Bytes of the tensors."""
+    """How many bytes the tensors have."""
     return sum(tensor.numel() * tensor.element_size() for tensor in payload.values())
 
 

@@ -78,7 +78,7 @@ class DataConfig(Section):
 
 
 class PartitionConfig(Section):
-    """Who has what."""
+    """How the rows are divided over clients."""
 
     scheme: Literal[
         "dirichlet", "dirichlet-clusters", "lineage", "pathological", "column", "iid"

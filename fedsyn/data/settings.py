@@ -20,7 +20,7 @@ class Needs:
     teacher: bool = False  # a frozen dual encoder of pictures and texts
 
     def __or__(self, other: "Needs") -> "Needs":
-        """What either needs."""
+        """The needs that either of two has."""
         both = {each.name: getattr(self, each.name) or getattr(other, each.name) for each in NEEDS}
         return Needs(**both)
 
@@ -55,5 +55,5 @@ class DataSettings:
     reader: Reader = READERS.default
 
     def who(self, need: str) -> str:
-        """Who has a need."""
+        """Who has a need, in words of the configuration."""
         return self.asked_by.get(need, "this run")

@@ -20,7 +20,7 @@ class Transport(Protocol):
     """What carries messages to nodes and back."""
 
     def nodes(self) -> list[int]:
-        """Who is there."""
+        """The numbers of the nodes that are there."""
 
     def exchange(
         self, kind: str, messages: Mapping[int, Message], timeout: float
@@ -60,7 +60,7 @@ class Exchange:
         self.answered: dict[int, bool] = {}  # nodes that have, last, and whether they were prepared
 
     def nodes(self) -> list[int]:
-        """Who is there, ascending."""
+        """The numbers of the nodes that are there, ascending."""
         return sorted(self._transport.nodes())
 
     def ask(

@@ -19,7 +19,7 @@ class Loopback:
         self.held = dict(held)
 
     def nodes(self) -> list[int]:
-        """All of them, ascending."""
+        """The numbers of all nodes, ascending."""
         return sorted(self.held)
 
     def exchange(

@@ -17,7 +17,7 @@ POLL = 0.25  # seconds between looks for nodes
 
 @dataclass
 class Member:
-    """A node that takes part."""
+    """A node that takes part in the run."""
 
     node: int
     said: Introduced

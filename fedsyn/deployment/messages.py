@@ -26,7 +26,7 @@ PREPROCESSING, FREQUENCIES, MOMENTS, IDF = "preprocessing", "frequencies", "mome
 
 @dataclass(frozen=True)
 class Message:
-    """A request or its answer."""
+    """A request to a node, or its answer."""
 
     facts: Facts  # plain JSON
     arrays: Payload = field(default_factory=dict)
@@ -106,7 +106,7 @@ class Answered(MessageFacts):
 
 
 class Introduced(Answered):
-    """Who a node is."""
+    """Who a node is, and what its clients hold."""
 
     clients: Ids
     pairs: Ids  # of each client, by what it holds

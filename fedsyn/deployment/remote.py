@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedsyn.core.judgement import Judgement
 from fedsyn.core.payload import Payload, nbytes
+from fedsyn.core.wire import ONCE, OWN_WEIGHTS, WEIGHTS
 from fedsyn.deployment.exchange import Exchange
 from fedsyn.deployment.members import Member, Members
 from fedsyn.deployment.messages import (
@@ -33,14 +34,14 @@ from fedsyn.deployment.messages import (
     TrainRequest,
 )
 from fedsyn.deployment.schema import Schema
-from fedsyn.deployment.validation import RefusedError, check
+from fedsyn.deployment.validation import RefusedError, check, check_counts
 from fedsyn.errors import RunError
 from fedsyn.federation.checkpoint import State
 from fedsyn.federation.client import named, part_of
 from fedsyn.federation.federation import Federation
 from fedsyn.federation.fleet import Answers
 from fedsyn.federation.local import broadcasting
-from fedsyn.federation.received import REPORT, Reception
+from fedsyn.federation.received import PAIRS, REPORT, SIZES, Reception
 from fedsyn.federation.records import uploads_of
 from fedsyn.profiling import phase
 
@@ -79,7 +80,7 @@ class RemoteFleet:
     late = True
 
     def tensors(self) -> Payload:
-        """When clients were heard."""
+        """The last round in which each client was heard."""
         return {HEARD: self.heard}
 
     def saved(self) -> None:
@@ -157,7 +158,7 @@ class RemoteFleet:
         ids: tuple[int, ...],
         validators: tuple[int, ...],
     ) -> TrainRequest:
-        """What a node is to train."""
+        """What a node is asked to train and to judge."""
         known = {
             part: tuple(np.array(ids, dtype=int)[memory.heard[list(ids)].numpy()].tolist())
             for part, memory in state.received.items()
@@ -183,6 +184,7 @@ class RemoteFleet:
         sent, together = message.group(UP), len(ids) > 1
         new = {part: len(ids) - len(known) for part, known in request.known.items()}
         check("what it sends", sent, self.schema.message(number, len(ids), new, together))
+        check_counts("what it sends", {name: sent[name] for name in sent if _is_count(name)})
         # From here on nothing is refused.
         parts = (*self.schema.parts(number), REPORT)
         reception.take(ids, {part: part_of(sent, part) for part in parts}, together)
@@ -249,6 +251,14 @@ class RemoteFleet:
         return total
 
 
+def _is_count(name: str) -> bool:
+    """Whether something of a message, by ``part/kind/name``, is weights or numbers of rows."""
+    part, kind, *_ = name.split("/")
+    if part == REPORT:
+        return kind in (PAIRS, SIZES)
+    return kind.removeprefix(ONCE) in (WEIGHTS, OWN_WEIGHTS)
+
+
 def _verdict(message: Message, ids: Sequence[int], models: int) -> Judgement:
     """A node's verdict, if it is of these clients and of so many models."""
     expected: Payload = {}
@@ -258,6 +268,7 @@ def _verdict(message: Message, ids: Sequence[int], models: int) -> Judgement:
             "pairs": torch.zeros(len(ids), dtype=torch.long),
         }
     found = check("its verdict", message.group(VERDICT), expected)
+    check_counts("its verdict", {name: found[name] for name in found if name == PAIRS})
     if not ids:
         return Judgement((), ((),) * models, ())
     losses = tuple(tuple(row) for row in found["losses"].tolist())

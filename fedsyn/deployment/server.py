@@ -118,7 +118,7 @@ def _check(config: Config) -> None:
 
 
 def _own(config: Config) -> LocalData:
-    """The server's test pairs."""
+    """The server's test pairs, described."""
     asked = data_settings(config)
     if config.flower.test:
         return federated.test_file(asked, Path(config.flower.test))
@@ -155,7 +155,7 @@ def _preprocessing(
 
 
 def _run_name(out: Path) -> str:
-    """Of the run that goes on."""
+    """The name of the run that goes on."""
     path = out / NAME
     try:
         return str(json.loads(path.read_text("utf-8"))["run"])
@@ -189,14 +189,14 @@ class _Status:
         self._round = 0
 
     def phase(self, round_number: int, name: str) -> None:
-        """Nothing to write."""
+        """Phases of a round are not written."""
 
     def row(self, row: records.Row) -> None:
-        """A round is done."""
+        """Write that a round is done."""
         self.write("running", row["round"])
 
     def write(self, state: str, round_number: int | None = None, error: str | None = None) -> None:
-        """Write it anew."""
+        """Write the file anew, with how the run stands."""
         self._round = self._round if round_number is None else round_number
         records.write_json(
             self._out / records.STATUS,

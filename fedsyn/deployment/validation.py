@@ -34,6 +34,13 @@ def check(name: str, arrays: Payload, expected: Payload, smaller: bool = False) 
     return arrays
 
 
+def check_counts(name: str, counts: Payload) -> None:
+    """Refuse numbers of rows, and weights by them, that are below 0; raises `RefusedError`."""
+    for key, value in counts.items():
+        if bool((value < 0).any()):
+            raise RefusedError(f"{name} has {key} below 0")
+
+
 def _check_one(what: str, value: Tensor, like: Tensor, smaller: bool) -> None:
     same = value.shape == like.shape
     if smaller and value.dim() == like.dim():

@@ -33,7 +33,7 @@ class Encoder(Protocol):
         """Unit rows ``[n, d]`` of uint8 pixels ``[n, H, W]`` or ``[n, H, W, 3]``."""
 
     def texts(self, strings: Sequence[str]) -> Tensor:
-        """Unit rows ``[n, d]``."""
+        """Unit rows ``[n, d]`` of strings."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -24,7 +24,7 @@ BLOCK = 64  # pictures encoded at a time
 
 
 class OpenClipOptions(Section):
-    """Options of open_clip."""
+    """Options of a teacher by open_clip."""
 
     architecture: str = Field("ViT-B-32", description="architecture, of open_clip")
 
@@ -50,7 +50,7 @@ class OpenClip:
 
     @torch.no_grad()
     def texts(self, strings: Sequence[str]) -> Tensor:
-        """Unit rows ``[n, d]``."""
+        """Unit rows ``[n, d]`` of strings."""
         return normalize(self.model.encode_text(self.tokenizer(list(strings))), dim=-1)
 
 
@@ -75,7 +75,7 @@ class TransformersClip:
 
     @torch.no_grad()
     def texts(self, strings: Sequence[str]) -> Tensor:
-        """Unit rows ``[n, d]``."""
+        """Unit rows ``[n, d]`` of strings."""
         inputs = self.processor(text=list(strings), return_tensors="pt", padding=True)
         found = self.model.text_model(**inputs).pooler_output
         return normalize(self.model.text_projection(found), dim=-1)

@@ -35,7 +35,7 @@ class DualEncoder:
         return self._embed(image, image.new_zeros(len(image), self.net.text.widths[0]))[0]
 
     def texts(self, strings: Sequence[str]) -> Tensor:
-        """Unit rows ``[n, d]``."""
+        """Unit rows ``[n, d]`` of strings."""
         text = transform_text(strings, self.preprocessing)
         return self._embed(text.new_zeros(len(text), self.net.image.widths[0]), text)[1]
 

@@ -69,7 +69,7 @@ def _literals(annotation: Any) -> tuple[str, ...]:
 
 
 def written() -> str:
-    """The content of the file."""
+    """The content of the file, as JSON."""
     config = parse({})
     plugins = {table.key: list(table.names) for table, _ in config.plugins.named()}
     found = {KEYS: [key.path for key in keys(config)], PLUGINS: plugins}

@@ -28,7 +28,7 @@ RESULT = "comparison.json"
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a comparison."""
+    """One run of a comparison, and where it lies."""
 
     config: Config
     out: Path

@@ -77,7 +77,7 @@ class LocalFleet:
         )
 
     def tensors(self) -> Payload:
-        """What clients keep."""
+        """What clients keep, for a checkpoint."""
         return self.clients.tensors()
 
     def saved(self) -> None:

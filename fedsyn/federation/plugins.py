@@ -84,7 +84,7 @@ class Chosen:
                 yield table, self.others[table.family]
 
     def all(self) -> Iterator[tuple[Table[Any], Plugin]]:
-        """Each with its family."""
+        """Every plug-in of the run with its family."""
         yield from self.named()
         yield OBJECTIVES, self.criterion
         yield from ((EXTENSIONS, extension) for extension in self.extensions)

@@ -41,7 +41,7 @@ class PartMemory:
     library: ClientStore | None = None
 
     def tensors(self) -> Payload:
-        """What a checkpoint holds."""
+        """What a checkpoint holds of this memory."""
         held = {} if self.library is None else self.library.tensors()
         return {
             HEARD: self.heard,
@@ -99,7 +99,7 @@ class Report:
     losses: Mapping[str, Tensor]
 
     def sent(self) -> Payload:
-        """As it travels."""
+        """The report in the form in which it travels."""
         losses = {f"{LOSS}{name}": value.cpu() for name, value in self.losses.items()}
         return {PAIRS: self.pairs, SIZES: self.sizes, **losses}
 
@@ -178,7 +178,7 @@ class Reception:
                     self._recorded[f"{who}/{part}/{name}"] = value.clone()
 
     def close(self) -> None:
-        """Write the record."""
+        """Write the record, where there is one."""
         if self._record is not None:
             self._record.parent.mkdir(parents=True, exist_ok=True)
             write_tensors(self._record, self._recorded)
@@ -192,5 +192,5 @@ class Reception:
 
     @property
     def report(self) -> Report:
-        """What all clients say."""
+        """What all clients say of their round."""
         return Report.read(self._reports)

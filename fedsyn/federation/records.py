@@ -60,7 +60,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write safetensors whole."""
+    """Write a file of tensors whole."""
     partial = path.with_name(path.name + ".partial")
     save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, partial)
     os.replace(partial, path)

@@ -71,7 +71,7 @@ class _Costs:
     down: int = 0
 
     def add(self, what: Answers | Judgement) -> None:
-        """Count an exchange."""
+        """Count the bytes of an exchange."""
         self.up, self.down = self.up + what.bytes_up, self.down + what.bytes_down
 
 

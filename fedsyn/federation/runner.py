@@ -43,17 +43,17 @@ class Observer(Protocol):
         """A phase of a round begins."""
 
     def row(self, row: records.Row) -> None:
-        """A round is done."""
+        """A round is done; this is its record."""
 
 
 class Silent:
-    """Watches nothing."""
+    """An observer that shows nothing."""
 
     def phase(self, round_number: int, name: str) -> None:
-        """Ignore."""
+        """Ignore that a phase begins."""
 
     def row(self, row: records.Row) -> None:
-        """Ignore."""
+        """Ignore that a round is done."""
 
 
 def run(

@@ -80,6 +80,6 @@ class FlowerConfig(Section):
 
 
 class TaskConfig(Section):
-    """What is learnt."""
+    """What is learnt from the pairs."""
 
     name: str = Field("", description="the task; the method's own where it is not given")

@@ -35,7 +35,7 @@ from fedsyn.tasks.image_classification import (
 
 
 class FedAlignOptions(Section):
-    """Options of FedAlign."""
+    """Options of the method FedAlign."""
 
     mu: NonNegative = Field(0.45, description="weight μ of the distance of Lipschitz constants")
     share: Annotated[float, Field(gt=0.0, lt=1.0, multiple_of=0.125)] = Field(

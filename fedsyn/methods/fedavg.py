@@ -19,7 +19,7 @@ from fedsyn.methods.base import Method, MethodConfig, Problem, Update
 
 
 def init(problem: Problem, model: Tensor, clients: int) -> Payload:
-    """One global model."""
+    """One global model ``[1, P]``."""
     return {"model": model[None]}
 
 

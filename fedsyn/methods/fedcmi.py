@@ -103,7 +103,7 @@ def _sums(sides: dict[str, Tensor], held: Tensor, weights: Tensor) -> dict[str, 
 def _infiltrating(
     problem: MultimodalProblem, received: Tensor, cohort: Cohort, config: FedCMIOptions
 ) -> Penalty:
-    """α L_inf."""
+    """The infiltration term α L_inf of the loss."""
     net, temperature = problem.net, temperatures(problem, received, cohort, config.slope)
 
     def penalty(clients: Tensor, batch: HalvesBatch) -> Tensor:

@@ -42,7 +42,7 @@ from fedsyn.tasks.image_classification import (
 
 
 class FedDMOptions(Section):
-    """Options of FedDM."""
+    """Options of the method FedDM."""
 
     pictures: Count = Field(10, description="pictures of a class that a client sends")
     steps: Annotated[Count, Repeated()] = Field(20, description="steps of the search for them")

@@ -27,7 +27,7 @@ from fedsyn.settings.sections import Field, Positive, Section
 
 
 class FedDynOptions(Section):
-    """Options of FedDyn."""
+    """Options of the method FedDyn."""
 
     alpha: Positive = Field(0.01, description="weight α of the regulariser")
 
@@ -42,7 +42,7 @@ def init(problem: Problem, model: Tensor, clients: int) -> Payload:
 
 
 def client_state(problem: Problem, model: Tensor) -> Payload:
-    """g_k."""
+    """The client's linear term g_k, zero at first."""
     return {"gradient": torch.zeros_like(model)}
 
 

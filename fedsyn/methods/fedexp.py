@@ -23,7 +23,7 @@ from fedsyn.settings.sections import Field, NonNegative, Section
 
 
 class FedExPOptions(Section):
-    """Options of FedExP."""
+    """Options of the method FedExP."""
 
     epsilon: NonNegative = Field(1e-3, description="ε, added to the squared mean change")
 

@@ -29,7 +29,7 @@ from fedsyn.tasks.representation import REPRESENTATION, RepresentationProblem
 
 
 class FedFoAOptions(Section):
-    """Options of FedFoA."""
+    """Options of the method FedFoA."""
 
     mu: NonNegative = Field(1.0, description="weight μ of the distance of correlations")
 

@@ -22,7 +22,7 @@ from fedsyn.settings.sections import Field, NonNegative, Section
 
 
 class FedProxOptions(Section):
-    """Options of FedProx."""
+    """Options of the method FedProx."""
 
     mu: NonNegative = Field(0.01, description="weight μ of the proximal term")
 

@@ -46,7 +46,7 @@ from fedsyn.tasks.multimodal_classification import MULTIMODAL_CLASSIFICATION, Mu
 
 
 class MFCPLOptions(Section):
-    """Options of MFCPL."""
+    """Options of the method MFCPL."""
 
     regularisation: NonNegative = Field(1.0, description="weight a₁ of CMPR")
     contrast: NonNegative = Field(1.0, description="weight a₂ of CMPC")
@@ -131,7 +131,7 @@ def server(
 
 
 def prepare(problem: MultimodalProblem, config: MethodConfig) -> MultimodalProblem:
-    """With cross projectors."""
+    """The problem with a net that has cross projectors."""
     return replace(problem, net=replace(problem.net, cross=True))
 
 

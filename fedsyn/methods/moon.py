@@ -28,7 +28,7 @@ from fedsyn.tasks.retrieval import RETRIEVAL, RetrievalProblem
 
 
 class MoonOptions(Section):
-    """Options of MOON."""
+    """Options of the method MOON."""
 
     mu: NonNegative = Field(1.0, description="weight μ of the contrast of models")
     temperature: Positive = Field(0.5, description="temperature τ of that contrast")

@@ -51,7 +51,7 @@ from fedsyn.tasks.retrieval import RETRIEVAL, RetrievalProblem
 
 
 class PTFUCHOptions(Section):
-    """Options of PT-FUCH."""
+    """Options of the method PT-FUCH."""
 
     prototypes: Count = Field(24, description="clusters of a client, and global prototypes")
     temperature: Positive = Field(0.26, description="temperature of the predictions")

@@ -32,7 +32,7 @@ from fedsyn.settings.sections import Field, Positive, Section
 
 
 class ScaffoldOptions(Section):
-    """Options of SCAFFOLD."""
+    """Options of the method SCAFFOLD."""
 
     control: Literal["gradient", "drift"] = Field(
         "gradient", description="how a client finds its control: options I and II of the paper"
@@ -55,7 +55,7 @@ def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
 
 
 def client_state(problem: Problem, model: Tensor) -> Payload:
-    """A client's own control."""
+    """A client's own control variate, zero at first."""
     return {"control": torch.zeros_like(model)}
 
 

@@ -26,12 +26,12 @@ class AnswerNet:
 
     @property
     def image(self) -> MLP:
-        """The encoder of pictures."""
+        """The MLP that encodes pictures."""
         return self.encoders.image
 
     @property
     def text(self) -> MLP:
-        """The encoder of questions."""
+        """The MLP that encodes questions."""
         return self.encoders.text
 
     @property

@@ -20,7 +20,7 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Parameters of one client."""
+        """How many parameters one client has."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     def columns(self, flat: Tensor) -> dict[str, Tensor]:

@@ -47,7 +47,7 @@ class ResNet:
 
     @property
     def width(self) -> int:
-        """Size of the features."""
+        """How many features a picture has."""
         return self.channels[-1]
 
     @property

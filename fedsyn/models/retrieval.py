@@ -50,12 +50,12 @@ class RetrievalNet:
 
     @property
     def code(self) -> int:
-        """Size of an embedding."""
+        """How many numbers an embedding has."""
         return self.image.widths[-1]
 
     @property
     def towers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Widths of both MLPs."""
+        """The widths of both MLPs' layers."""
         return self.image.widths, self.text.widths
 
     @property

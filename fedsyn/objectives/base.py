@@ -20,7 +20,7 @@ from fedsyn.settings.sections import Field, Section
 
 
 class ObjectiveConfig(Section):
-    """What a client minimises."""
+    """What a client minimises, and its options."""
 
     name: str = Field("", description="the objective; '' is the task's default")
     augment: AugmentConfig = Field(

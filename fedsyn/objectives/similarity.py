@@ -11,7 +11,7 @@ from fedsyn.objectives.pairs.base import PairBatch
 
 
 def present(batch: PairBatch) -> Tensor:  # [C, B] bool
-    """The rows that take part."""
+    """Which rows of a batch take part: all where none is named."""
     if batch.valid is None:
         return batch.image.new_ones(batch.image.shape[:-1], dtype=torch.bool)
     return batch.valid

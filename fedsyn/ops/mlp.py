@@ -118,7 +118,7 @@ def mlp_reference(
 
 
 class Plan(NamedTuple):
-    """What the widths say."""
+    """The towers, and how wide their input and output are."""
 
     towers: list[tuple[int, ...]]
     ins: int  # columns of x
@@ -150,7 +150,7 @@ def plan_of(widths: tuple[int, ...], lengths: tuple[int, ...]) -> Plan:
 def _check(
     x: Tensor, params: Tensor, widths: list[int], lengths: list[int], slope: float, head: str
 ) -> Plan:
-    """Refuse what does not fit."""
+    """Refuse operands that do not fit."""
     if x.dtype != params.dtype or not x.is_floating_point():
         raise TypeError(
             f"mlp: expected one floating dtype, got x {x.dtype} and params {params.dtype}"

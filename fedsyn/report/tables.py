@@ -151,7 +151,7 @@ def comparison(results: Comparison) -> Grid:
 
 
 def to_rich(grid: Grid) -> "Table":
-    """The table for a terminal."""
+    """The table as a terminal shows it."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -96,7 +96,7 @@ class Table(Generic[P]):
 
     @property
     def default(self) -> P:
-        """The first."""
+        """The plug-in where none is named: the first."""
         return self.own[0]
 
     @property
@@ -106,7 +106,7 @@ class Table(Generic[P]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Their names."""
+        """The names of this package's plug-ins."""
         return tuple(plugin.name for plugin in self.own)
 
     def __iter__(self) -> Iterator[P]:

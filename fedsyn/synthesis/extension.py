@@ -32,7 +32,7 @@ from fedsyn.tasks.retrieval import RetrievalProblem
 
 
 def mode(config: SynthesisConfig, chosen: Mapping[str, Plugin]) -> Extension:
-    """Synthesis as configured."""
+    """The variant of synthesis that is configured."""
     if config.oracle:
         return ORACLE
     generator, rule, step = GENERATORS.of(chosen), FILTERS.of(chosen), SERVER_STEPS.of(chosen)

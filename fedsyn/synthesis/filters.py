@@ -22,7 +22,7 @@ from fedsyn.synthesis.settings import SynthesisConfig
 
 
 class FilterOptions(Section):
-    """Options of the filters."""
+    """Options that the filters have in common."""
 
     quantile: Fraction = Field(
         0.01, description="share of the worst candidates dropped by each score"

@@ -22,7 +22,7 @@ from fedsyn.models.retrieval import fuse
 
 @dataclass(frozen=True)
 class CandidateScores:
-    """Scores of S candidates."""
+    """The scores of S candidates, by which some are kept."""
 
     divergence: Tensor  # [S]
     realism: Tensor  # [S]

@@ -43,7 +43,7 @@ class Net(Protocol):
         """Where each parameter lies in the row."""
 
     def init(self, generator: torch.Generator) -> Tensor:
-        """A fresh model ``[P]``."""
+        """A fresh model ``[P]`` as one row."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Problem(ABC):
         return self._mapped(lambda value: value[rows.to(value.device)])
 
     def to(self, device: torch.device) -> Self:
-        """The same on ``device``."""
+        """The same problem, its rows on ``device``."""
         return self._mapped(lambda value: value.to(device))
 
     def noise(self, rows: int, generator: torch.Generator) -> Self:

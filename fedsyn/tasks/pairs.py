@@ -19,11 +19,11 @@ class PairNet(Net, Protocol):
 
     @property
     def image(self) -> MLP:
-        """The encoder of pictures."""
+        """The MLP that encodes pictures."""
 
     @property
     def text(self) -> MLP:
-        """The encoder of texts."""
+        """The MLP that encodes texts."""
 
     def embed(self, params: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
         """Unit representations ``[C, B, d]`` of both halves of concatenated features."""

@@ -24,7 +24,7 @@ class PictureNet(Net, Protocol):
 
     @property
     def encoder(self) -> ResNet:
-        """The residual network."""
+        """The residual network that encodes pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)

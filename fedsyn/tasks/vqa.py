@@ -57,7 +57,7 @@ class VQAProblem(PairProblem):
     def held_out(
         self, models: Tensor, rows: Sequence[np.ndarray], batch: int
     ) -> tuple[Tensor, Tensor]:
-        """The cross-entropy."""
+        """The cross-entropy of held-out questions' answers."""
         index, valid = everything(rows, self.features.device)
         with torch.no_grad():
             logits = self.net(models, self.features[index])

@@ -29,7 +29,7 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class Stored:
-    """An array in a file."""
+    """An array in a file, described before it is read."""
 
     dtype: str  # as the file has it
     shape: tuple[int, ...]

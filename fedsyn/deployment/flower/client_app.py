@@ -32,7 +32,7 @@ def _handle(kind: str, message: Message, context: Context) -> Message:
 
 
 def _node(context: Context, asked: FedsynMessage) -> NodeConfig:
-    """What this node holds."""
+    """What this node holds, and what it allows."""
     said = context.node_config
     if "config" in said:
         return NodeConfig.load(Path(str(said["config"])))
@@ -47,7 +47,7 @@ def _node(context: Context, asked: FedsynMessage) -> NodeConfig:
 
 @app.query("introduce")
 def introduce(message: Message, context: Context) -> Message:
-    """Who the node is."""
+    """Say who the node is and what it holds."""
     return _handle("introduce", message, context)
 
 
@@ -59,11 +59,11 @@ def moments(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """A round."""
+    """Do a round of this node's clients."""
     return _handle("train", message, context)
 
 
 @app.evaluate()
 def judge(message: Message, context: Context) -> Message:
-    """Models on held-out pairs."""
+    """Judge models on held-out pairs."""
     return _handle("judge", message, context)

@@ -78,11 +78,11 @@ class Project:
         return self.path / "keys" / name
 
     def state(self, name: str) -> Path:
-        """What a process keeps."""
+        """The folder of what a process keeps."""
         return self.path / "state" / name
 
     def log(self, name: str) -> Path:
-        """The log of a process."""
+        """The file with the log of a process."""
         return self.path / "logs" / f"{name}.log"
 
     @property

@@ -20,7 +20,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the federation."""
+    """Run the federation as configured."""
     asked = context.run_config
     path, overrides = str(asked.get("config", "")), json.loads(str(asked.get("overrides", "[]")))
     config = configuration.load(Path(path) if path else None, overrides)

@@ -136,7 +136,7 @@ def _check_received(run: RunHoldings, down: Payload) -> None:
 
 
 def _trained(node: NodeConfig, run: RunHoldings, said: TrainRequest, down: Payload) -> Payload:
-    """What the clients send."""
+    """Train some clients; what they send."""
     fed, ids = run.fed, held(node, said.ids)
     clients = kept(node, run, said.since)
     parts = dict.fromkeys(name.split("/")[0] for name in down)

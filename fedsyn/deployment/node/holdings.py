@@ -73,7 +73,7 @@ def held(node: NodeConfig, ids: Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class RunHoldings:
-    """What a node has of a run."""
+    """What a node has of a run between messages."""
 
     fed: Federation
     folder: Path

@@ -9,7 +9,7 @@ from fedsyn.settings.sections import Count, Field, Section, Whole
 
 
 class Limits(Section):
-    """What a node agrees to."""
+    """What a node agrees to do for a run."""
 
     methods: tuple[str, ...] = Field((), description="methods that it takes part in; empty: all")
     objectives: tuple[str, ...] = Field((), description="objectives; empty: all")

@@ -30,7 +30,7 @@ from fedsyn.settings.sections import Field, NonNegative, Positive, Section
 
 
 class FlashOptions(Section):
-    """Options of FLASH."""
+    """Options of the client selection FLASH."""
 
     exploration: NonNegative = Field(
         1.0, description="how far drawn weights are from what earlier gains say"

@@ -73,7 +73,7 @@ def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
 
 
 def client_state(problem: RepresentationProblem, model: Tensor) -> Payload:
-    """An empty queue."""
+    """A queue of features without any."""
     queue = empty(1, _moco(problem).queue, problem.net.head.widths[-1], model)
     return {"queue": queue.keys[0], "count": queue.count[0]}
 

@@ -24,7 +24,7 @@ class Learner(Protocol):
 
     @property
     def size(self) -> int:
-        """Parameters."""
+        """Parameters of the model that it trains."""
 
     def init(self, generator: torch.Generator) -> Tensor:
         """A fresh model ``[P]``; encoders begin alike, whichever modalities go with them."""
@@ -44,19 +44,19 @@ class OfPairs:
 
     @property
     def size(self) -> int:
-        """Of the problem's network."""
+        """Parameters of the problem's network."""
         return self.problem.net.layout.size
 
     def init(self, generator: torch.Generator) -> Tensor:
-        """As the task begins."""
+        """A fresh model as the task begins with."""
         return self.problem.net.init(generator)
 
     def loss(self, cohort: Cohort, config: MethodConfig) -> Loss:
-        """The task's."""
+        """The loss of the task, unchanged."""
         return self.problem.loss(cohort, config, "own")
 
     def represent(self, params: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        """Of both."""
+        """Representations of pictures and of texts."""
         return dict(zip(MODALITIES, self.problem.net.embed(params, rows), strict=True))
 
 
@@ -75,7 +75,7 @@ class OfOne:
 
     @property
     def size(self) -> int:
-        """Of the classifier."""
+        """Parameters of the classifier."""
         return self.net.layout.size
 
     def init(self, generator: torch.Generator) -> Tensor:
@@ -111,7 +111,7 @@ class OfOne:
         return loss
 
     def represent(self, params: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        """Of that modality."""
+        """Representations of the modality that there is."""
         return {self.modality: self.net.represent(params, self._half(rows))}
 
     def _half(self, rows: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def learners(problem: PairProblem, cohort: Cohort) -> list[tuple[Learner, list[i
 
 
 def most_parameters(problem: PairProblem) -> int:
-    """Of any client's network."""
+    """Parameters of the largest of the clients' networks."""
     kinds, variants = ("", *MODALITIES), range(len(problem.variants))
     every = [_learner(problem, kind, variant) for kind in kinds for variant in variants]
     return max(one.size for one in every)

@@ -26,7 +26,7 @@ from fedsyn.settings.sections import Count, Field, NonNegative, Positive, Sectio
 
 
 class CreamFLOptions(Section):
-    """Options of CreamFL."""
+    """Options of the method CreamFL."""
 
     aggregation: Literal["contrastive", "mean"] = Field(
         "contrastive", description="how clients' representations are averaged"

@@ -40,7 +40,7 @@ from fedsyn.tasks.multimodal_classification import MULTIMODAL_CLASSIFICATION, Mu
 
 
 class FedMACOptions(Section):
-    """Options of FedMAC."""
+    """Options of the method FedMAC."""
 
     reconstruction: NonNegative = Field(0.1, description="weight a₁ of the reconstruction R")
     contrast: NonNegative = Field(0.1, description="weight a₂ of the contrast C")

@@ -23,7 +23,7 @@ class MissingAwareNet(FusionNet):
 
     @property
     def further(self) -> dict[str, tuple[int, ...]]:
-        """e_u of both halves."""
+        """The learnt stand-ins e_u of both halves."""
         return {f"{modality}.missing": (1, self.dim) for modality in MODALITIES}
 
     def fuse(self, parts: Parts, own: Both, cross: Both | None, present: Tensor) -> Both:

@@ -27,7 +27,7 @@ from fedsyn.settings.sections import Field, NonNegative, Section
 
 
 class OGMGEOptions(Section):
-    """Options of OGM-GE."""
+    """Options of the objective OGM-GE."""
 
     alpha: NonNegative = Field(0.8, description="strength α of the modulation")
     noise: bool = Field(True, description="noise on the gradients: generalisation enhancement")

@@ -29,7 +29,7 @@ from fedsyn.settings.sections import Field, Fraction, Section, Whole
 
 
 class OPMOptions(Section):
-    """Options of OPM."""
+    """Options of the objective OPM."""
 
     base: Fraction = Field(0.5, description="share q of rows that lose the dominant half")
     slope: Fraction = Field(0.5, description="slope λ of that share")

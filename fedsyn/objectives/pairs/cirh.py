@@ -44,7 +44,7 @@ from fedsyn.settings.sections import Count, Field, Fraction, NonNegative, Sectio
 
 
 class CIRHOptions(Section):
-    """Options of CIRH."""
+    """Options of the objective CIRH."""
 
     image: Fraction = Field(
         0.6, description="weight a of image similarities; the rest is of the texts'"
@@ -78,7 +78,7 @@ class CIRHLoss(PairObjective):
         return start
 
     def __call__(self, params: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
-        """Loss ``[C]``."""
+        """The loss ``[C]`` of a batch alone."""
         config, valid = self.config, present(batch)
         every, target = both(valid), self.similarity(batch.pairs, valid)
         *single, joint = self._encode(params, batch.pairs, target)

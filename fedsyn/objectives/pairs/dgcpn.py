@@ -40,7 +40,7 @@ from fedsyn.settings.sections import Field, Fraction, Positive, Section, Share
 
 
 class DGCPNOptions(Section):
-    """Options of DGCPN."""
+    """Options of the objective DGCPN."""
 
     text: Fraction = Field(
         0.3, description="weight 1 − a of text similarities; the rest is of the images'"
@@ -129,7 +129,7 @@ class Neighbours:
         place: Tensor,  # [C, B]
         step: Tensor,  # []
     ) -> Tensor:
-        """Loss ``[C]``."""
+        """The loss ``[C]`` of a batch alone."""
         rows, exists = self.objective.rows(batch.pairs), self.held.valid[clients]
         similarity = self.objective.similarity(rows, self.rows[clients], place, exists)
         return self.objective.loss(batch, similarity)

@@ -16,7 +16,7 @@ from fedsyn.settings.sections import Field, Positive, Section
 
 
 class InfoNCEOptions(Section):
-    """Options of InfoNCE."""
+    """Options of the objective InfoNCE."""
 
     temperature: Positive = Field(1.0, description="temperature of info_nce")
     learnable: bool = Field(
@@ -41,7 +41,7 @@ class InfoNCELoss(PairObjective):
         return {"log_scale": torch.tensor([-math.log(self.temperature)])}
 
     def __call__(self, params: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
-        """Loss ``[C]``, in nats."""
+        """The loss ``[C]`` of a batch, in nats."""
         scale: float | Tensor = 1 / self.temperature
         if self.learnable:
             scale = params["log_scale"].squeeze(-1).clamp(max=MAX_LOG_SCALE).exp()

@@ -60,7 +60,7 @@ class JDSHLoss(PairObjective):
     sizes: Sizes
 
     def __call__(self, params: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
-        """Loss ``[C]``."""
+        """The loss ``[C]`` of a batch alone."""
         image, text, valid = batch.image, batch.text, present(batch)
         target, every = self.similarity(batch.pairs, valid), both(valid)
         within = mse(gram(image, image), target, every) + mse(gram(text, text), target, every)

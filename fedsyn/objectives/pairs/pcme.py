@@ -37,14 +37,14 @@ class PCMELoss(PairObjective):
     config: PCMEOptions
 
     def parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Both learnt numbers."""
+        """The scale and the shift, which are learnt."""
         return {
             "distance_scale": torch.tensor([self.config.scale]),
             "distance_shift": torch.tensor([self.config.shift]),
         }
 
     def __call__(self, params: Mapping[str, Tensor], batch: PairBatch) -> Tensor:
-        """Loss ``[C]``."""
+        """The loss ``[C]`` of a batch alone."""
         valid = present(batch)
         squares = 2 - 2 * gram(batch.image, batch.text)  # of the distances of unit rows
         distances = squares.clamp(min=LEAST_SQUARE).sqrt()

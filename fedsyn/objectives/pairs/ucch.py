@@ -36,7 +36,7 @@ from fedsyn.settings.sections import Count, Field, Fraction, NonNegative, Positi
 
 
 class UCCHOptions(Section):
-    """Options of UCCH."""
+    """Options of the objective UCCH."""
 
     contrast: Fraction = Field(
         0.9, description="weight a of the contrast with the memory; the rest is of the ranking"
@@ -80,7 +80,7 @@ class UCCHLoss(PairObjective):
         return 2 * ops.prototype_nce(rows, keys, own, 1 / self.config.temperature, valid)
 
     def _ranking(self, batch: PairBatch) -> Tensor:
-        """``L_r [C]``."""
+        """The ranking loss ``L_r [C]`` of a batch."""
         valid = present(batch)
         similarity = gram(batch.image, batch.text)
         partner = similarity.diagonal(dim1=-2, dim2=-1)

@@ -19,7 +19,7 @@ from fedsyn.settings.sections import Field, Section, Share
 
 
 class BYOLOptions(Section):
-    """Options of BYOL."""
+    """Options of the objective BYOL."""
 
     momentum: Share = Field(0.99, description="momentum m of the slow copy")
 
@@ -32,7 +32,7 @@ class BYOLObjective(ViewObjective):
 
     @property
     def predicts(self) -> bool:
-        """It is what it does."""
+        """Its online network has a predictor."""
         return True
 
     def begin(self, net: RepresentationNet, like: Tensor) -> Learner:

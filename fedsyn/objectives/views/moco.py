@@ -24,7 +24,7 @@ from fedsyn.settings.sections import Count, Field, Positive, Section, Share
 
 
 class MoCoOptions(Section):
-    """Options of MoCo."""
+    """Options of the objective MoCo."""
 
     temperature: Positive = Field(0.1, description="temperature τ")
     momentum: Share = Field(

@@ -19,7 +19,7 @@ from fedsyn.settings.sections import Field, Positive, Section
 
 
 class SimCLROptions(Section):
-    """Options of SimCLR."""
+    """Options of the objective SimCLR."""
 
     temperature: Positive = Field(0.2, description="temperature τ")
 

@@ -13,12 +13,12 @@ from fedsyn.synthesis.settings import SynthesisConfig
 
 
 def nothing(state: Payload, features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
-    """No state of its own."""
+    """A generator that has no state of its own."""
     return {}
 
 
 def never(config: SynthesisConfig) -> bool:
-    """Looks through no model."""
+    """A generator that looks through no model."""
     return False
 
 
