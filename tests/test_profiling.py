@@ -4,8 +4,9 @@ import itertools
 from contextlib import contextmanager
 
 import pytest
+import torch
 
-from fedsyn.profiling import Stopwatch, account, phase
+from fedsyn.profiling import Stopwatch, account, announce, phase, stopwatch
 
 
 class Ticking:
@@ -93,4 +94,23 @@ def test_profilers_see_every_phase_and_observers_the_outer_ones():
     with watch("local"), watch("gather"):
         pass
     assert seen == ["local", "gather"]
+    assert entered == ["local"]
+
+
+def test_what_is_waited_for_is_told_and_not_timed():
+    entered = []
+    announce("nobody looks")
+    watch = Stopwatch(Ticking(), entered=entered.append)
+    with watch.running():
+        announce("nodes")
+    assert entered == ["nodes"] and watch.lap() == {}
+
+
+def test_a_stopwatch_for_a_processor_takes_its_clock():
+    entered = []
+    watch = stopwatch(torch.device("cpu"), profiled=True, entered=entered.append)
+    with watch("local"):
+        sum(range(1000))
+    (name, seconds), *others = watch.lap().items()
+    assert name == "local" and 0 < seconds < 60 and not others
     assert entered == ["local"]

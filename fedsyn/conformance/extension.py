@@ -16,7 +16,7 @@ from fedsyn.settings.sections import Section
 from fedsyn.tasks import TASKS
 
 
-def check_extension(extension: Extension, **settings: Any) -> None:
+def check_extension(extension: Extension, /, **settings: Any) -> None:
     """Try an extension on the clients of federated averaging, and in small runs.
 
     What is checked: it is active with these settings; shapes; clients computed together are as they

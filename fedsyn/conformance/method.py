@@ -17,7 +17,7 @@ from fedsyn.tasks import TASKS
 from fedsyn.tasks.base import Task
 
 
-def check_method(method: Method[Any], **settings: Any) -> None:
+def check_method(method: Method[Any], /, **settings: Any) -> None:
     """Try a method in small federations of each task that it can learn.
 
     Clients have different numbers of rows, one has a single row and one has none. What is checked:

@@ -17,7 +17,7 @@ SIZES = Sizes(image=4, text=3, code=5, hashing=False)
 VALID = (6, 3, 2)  # rows of each client in a batch
 
 
-def check_objective(objective: Objective, **settings: Any) -> None:
+def check_objective(objective: Objective, /, **settings: Any) -> None:
     """Try an objective in small federations of each task that it is of.
 
     What is checked: a loss for each client, finite, with finite gradients; padding has no say;

@@ -16,7 +16,7 @@ from fedsyn.federation.selection.base import Selection
 from fedsyn.tasks.base import Task
 
 
-def check_task(task: Task, **settings: Any) -> None:
+def check_task(task: Task, /, **settings: Any) -> None:
     """Try a task under federated averaging.
 
     What is checked: its problem is of the class that it says; clients trained together are as they
@@ -101,7 +101,7 @@ def _ones(rows: Tensor) -> Tensor:
     return torch.ones(len(rows), dtype=rows.dtype)
 
 
-def check_selection(selection: Selection, **settings: Any) -> None:
+def check_selection(selection: Selection, /, **settings: Any) -> None:
     """Try a client selection, and small runs in which half of the clients do a round.
 
     What is checked: as many different clients as are asked for, ascending, the same for the same

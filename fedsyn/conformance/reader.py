@@ -16,7 +16,7 @@ from fedsyn.errors import DataError
 CUTS = (0.0, 0.1, 0.5, 0.9)  # parts of a damaged file that are left
 
 
-def check_reader(reader: Reader, file: Path | str, **settings: Any) -> None:
+def check_reader(reader: Reader, file: Path | str, /, **settings: Any) -> None:
     """Try a reader on a file, and in small runs on its pairs.
 
     What is checked: arrays have the type and shape that they are said to have, and are the same

@@ -23,7 +23,7 @@ ON: Tree = {"synthesis": {"enabled": True}}
 CANDIDATES, GLOBAL = 40, 4
 
 
-def check_generator(generator: Generator, **settings: Any) -> None:
+def check_generator(generator: Generator, /, **settings: Any) -> None:
     """Try a generator on small clients, and in small runs with synthesis.
 
     What is checked: shapes; pairs depend on their own rows of noise and prototypes alone; clients
@@ -138,7 +138,7 @@ class _Generators:
         )  # fmt: skip
 
 
-def check_filter(rule: Filter, **settings: Any) -> None:
+def check_filter(rule: Filter, /, **settings: Any) -> None:
     """Try a filter on random scores, and in small runs with synthesis.
 
     What is checked: what is kept are positions of candidates, ascending, each once, the same for
@@ -197,7 +197,7 @@ def _check_selected(
     claims.hold(torch.equal(*twice), "select keeps others for the same generator")
 
 
-def check_server_step(step: ServerStep, **settings: Any) -> None:
+def check_server_step(step: ServerStep, /, **settings: Any) -> None:
     """Try a server step in small runs with synthesis.
 
     What is checked: whole runs as for `check_generator`, in which the step changes the model.

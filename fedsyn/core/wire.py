@@ -73,6 +73,11 @@ def halved(value: Tensor) -> Tensor:
     return value.half().to(value) if value.is_floating_point() else value
 
 
+def received(value: Tensor) -> Tensor:
+    """A tensor as whoever reads it has it: half precision is a form of travel."""
+    return value.float() if value.dtype == torch.float16 else value
+
+
 def send(upload: Upload, new: Tensor, exposed: Collection[str] = ()) -> Payload:
     """An upload in the form in which it travels: flat, by names ``kind/name``.
 
@@ -340,5 +345,5 @@ class Intake:
         weights = {name: self._totals[f"{WEIGHTS}/{name}"] for name in sums}
         sums |= {name: total for name, (total, _) in self._sums.items()}
         weights |= {name: mass for name, (_, mass) in self._sums.items()}
-        own = {name: torch.cat(rows) for name, rows in self._own.items()}
+        own = {name: received(torch.cat(rows)) for name, rows in self._own.items()}
         return Uploads(tuple(self._ids), sums, weights, own, library)

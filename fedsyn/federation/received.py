@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedsyn.core.payload import Payload, nbytes
-from fedsyn.core.wire import NOBODY, Intake, Library, Uploads, client_of
+from fedsyn.core.wire import NOBODY, Intake, Library, Uploads, client_of, received
 from fedsyn.errors import RunError
 from fedsyn.federation.records import write_tensors
 from fedsyn.federation.store import ClientStore
@@ -60,16 +60,13 @@ class PartMemory:
             raise RunError(f"a checkpoint lacks {error} of what clients have sent") from None
 
     def read(self) -> Library:
-        """The last upload of every client; half precision is a form of travel."""
+        """The last of what every client has sent of its own."""
         store = self.library
         if store is None:
             return NOBODY
 
         def take(ids: Sequence[int], names: Sequence[str]) -> Payload:
-            return {
-                name: value.float() if value.dtype == torch.float16 else value
-                for name, value in store.take(ids, names).items()
-            }
+            return {name: received(value) for name, value in store.take(ids, names).items()}
 
         return Library(tuple(store.known.tolist()), take)
 

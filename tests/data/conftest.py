@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedsyn.config import Config, parse
 from fedsyn.data.pairs import Pairs
+from fedsyn.data.settings import DataSettings
+from fedsyn.federation.config import data_settings, parse
 
 FOLDER = "FEDSYN_DATA"  # names a folder with data sets that are not ours to copy
 
@@ -28,12 +29,12 @@ def shared() -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def configure() -> Callable[..., Config]:
-    """A configuration without a cache, from sections given as dictionaries."""
+def configure() -> Callable[..., DataSettings]:
+    """What a run's data are told, without a cache, from sections given as dictionaries."""
 
-    def build(**sections: dict[str, object]) -> Config:
+    def build(**sections: dict[str, object]) -> DataSettings:
         sections["data"] = {"cache": "", **sections.get("data", {})}
-        return parse(sections)
+        return data_settings(parse(sections))
 
     return build
 

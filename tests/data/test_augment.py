@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsyn import streams
-from fedsyn.config import AugmentConfig
-from fedsyn.data.augment import NUMBERS, augment, draw, hide
+from fedsyn.data.augment import NUMBERS, AugmentConfig, augment, draw, hide
 
 STILL = AugmentConfig(crop=1.0, flip=0.0, brightness=0, contrast=0, saturation=0, grey=0, blur=0)
 EVERYTHING = AugmentConfig(crop=0.2, flip=0.5, blur=0.5)

@@ -1,8 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from fedsyn.config import with_overrides
 from fedsyn.data.federated import counts, load, transform_image, transform_text, who_has_what
 from fedsyn.errors import ConfigError, DataError
 
@@ -88,6 +89,19 @@ def test_centralised_training_pools_the_statistics_of_the_same_clients(federatio
     assert pooled.bytes_up == pooled.bytes_down == 0
 
 
+def test_features_beyond_the_memory_lie_in_a_file_and_are_the_same(configure, file, tmp_path):
+    small = {"clients": 3, "min_size": 2, "alpha": 1.0}
+    settings = configure(data={"path": file(), "image_noise": 0.5}, partition=small)
+    (tmp_path / "run").mkdir()
+    within, beyond = load(settings, tmp_path), load(replace(settings, memory=0), tmp_path / "run")
+    assert within.mapped is None and beyond.mapped is not None
+    assert torch.equal(within.features, beyond.features)
+    beyond.mapped.release()
+    assert torch.equal(within.features, beyond.features)
+    assert not any((tmp_path / "run").iterdir())  # the file has no name: nothing is left behind
+    assert load(replace(settings, memory=0)).mapped is None  # nobody has given a folder
+
+
 def test_the_cache_changes_nothing_but_the_time(federation, file, tmp_path):
     path = file()
     fresh = federation(path)
@@ -158,8 +172,8 @@ def test_glyphs_load_by_default(configure):
 def test_linear_retrieval_on_shared_data_is_near_its_published_figure(
     configure, shared, name, floor
 ):
-    config = configure(data={"path": str(shared(name)), "holdout": 0.0, "buckets": 512})
-    data = load(with_overrides(config, partition={"scheme": "iid", "clients": 2}))
+    own = {"path": str(shared(name)), "holdout": 0.0, "buckets": 512}
+    data = load(configure(data=own, partition={"scheme": "iid", "clients": 2}))
     train = np.concatenate([one.pairs for one in data.silos])
     image, text = _cca(data.image.double(), data.text.double(), torch.from_numpy(train))
     label = data.label[data.test]

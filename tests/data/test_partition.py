@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsyn.config import PartitionConfig
 from fedsyn.data.pairs import Pairs
 from fedsyn.data.partition import long_tail, partition
+from fedsyn.data.sections import PartitionConfig
 from fedsyn.errors import DataError
 
 SCHEMES = ("dirichlet", "dirichlet-clusters", "lineage", "pathological", "column", "iid")

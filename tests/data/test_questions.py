@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsyn.data import questions
-from fedsyn.data.described import describe, load_pairs
 from fedsyn.data.glyphs import glyphs
+from fedsyn.data.local import load_pairs, local_data
 from fedsyn.data.pairs import Pairs
 from fedsyn.data.questions import ask
 from fedsyn.errors import DataError
@@ -144,9 +144,9 @@ def test_nothing_to_ask_is_said(few):
 
 
 def test_questions_take_the_place_of_texts_where_configured(configure):
-    config = configure(data={"questions": 9}, partition={"scheme": "iid", "clients": 2})
-    described = describe(config)
-    assert described.pairs.text.dtype.kind == "U" and "yes" in described.pairs.label_names
-    again = load_pairs(config.data)
-    assert np.array_equal(again.columns["picture"], described.pairs.columns["picture"])
-    assert len(described.test) == described.pairs.split.sum()
+    chosen = configure(data={"questions": 9}, partition={"scheme": "iid", "clients": 2})
+    held = local_data(chosen)
+    assert held.pairs.text.dtype.kind == "U" and "yes" in held.pairs.label_names
+    again = load_pairs(chosen)
+    assert np.array_equal(again.columns["picture"], held.pairs.columns["picture"])
+    assert len(held.test) == held.pairs.split.sum()

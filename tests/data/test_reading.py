@@ -9,8 +9,8 @@ import scipy.io
 from PIL import Image
 from scipy.sparse import csc_array
 
-from fedsyn.config import DataConfig
-from fedsyn.data.readers import read
+from fedsyn.data.reading import read
+from fedsyn.data.sections import DataConfig
 from fedsyn.errors import DataError
 
 N = 12
@@ -248,7 +248,9 @@ WITH_NAN[4, 2] = np.nan
         ({"image": np.moveaxis(PIXELS, 3, 1)}, {}, r"has shape \[12, 3, 16, 16\]; expected feat"),
         ({"text": TEXT[:, None]}, {}, r"array 'text' .* has shape \[12, 1, 3\]; expected strings"),
         ({"image": np.array([{}] * N)}, {}, r"array 'image' .* pickled Python objects"),
-        ({"image": IMAGE[:0], "text": TEXT[:0]}, {}, r"holds no pairs: array 'image' is empty"),
+        ({"image": IMAGE[:0], "text": TEXT[:0]}, {}, r"holds no pairs: array 'image' has no rows"),
+        ({"image": np.float64(7)}, {}, r"holds no pairs: array 'image' has no rows"),
+        ({"text": np.float64(7)}, {}, r"array 'text' .* has no rows and array 'image' has 12"),
         ({"image": IMAGE[:, :0]}, {}, r"expected at least one feature"),
         ({"label": LABEL - 5}, {}, r"array 'label' .* has -5 in row 0; expected whole numbers"),
         ({"label": LABEL + 0.5}, {}, r"array 'label' .* has 0\.5 in row 0"),

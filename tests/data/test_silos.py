@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsyn.config import PartitionConfig
+from fedsyn.data.sections import PartitionConfig
 from fedsyn.data.silos import silo, single_modality
 from fedsyn.errors import ConfigError
 

@@ -14,19 +14,24 @@ import pytest
 import scipy.io
 from scipy.sparse import coo_array, csc_array, csr_array, dia_array
 
-from fedsyn.config import DataConfig
 from fedsyn.data import cache, sparse
-from fedsyn.data.described import describe
 from fedsyn.data.features import VERSION
-from fedsyn.data.formats import arrays
 from fedsyn.data.inspection import inspect
-from fedsyn.data.readers import read
+from fedsyn.data.local import local_data
+from fedsyn.data.readers import READERS
+from fedsyn.data.reading import read
+from fedsyn.data.sections import DataConfig
 from fedsyn.errors import DataError, UnsafeDataError
 
 DENSE = np.array([[1.0, 0, 0], [0, 0, -2.5], [0, 0, 0], [4.0, 0, 3.0], [0, 0, 7.0]])
 SOUND = csc_array(DENSE)
 FAR = 300_000_000  # so far away that writing there is no silent accident
 INT8, UINT8, INT32, UINT32, DOUBLE = 1, 2, 5, 6, 9  # types of elements in MATLAB's version 5
+
+
+def arrays_of(path):
+    """Of the reader that the file's ending tells."""
+    return READERS.default.arrays(path, DataConfig())
 
 
 def element(kind: int, payload: bytes) -> bytes:
@@ -87,7 +92,7 @@ def parts(matrix: csc_array) -> dict[str, np.ndarray]:
 
 
 def stored(path) -> np.ndarray:
-    found = arrays(path)["x"]
+    found = arrays_of(path)["x"]
     values = found.read()
     assert found.shape == values.shape
     return values
@@ -113,8 +118,8 @@ def test_every_format_of_scipy_that_is_saved(tmp_path, kind, version):
 def test_version_73(tmp_path):
     path = matlab73(tmp_path / "p.mat", np.uint64(5), **parts(SOUND))
     assert np.array_equal(stored(path), DENSE)
-    assert set(arrays(path)) == {"x", "y"}  # not the parts
-    assert np.array_equal(arrays(path)["y"].read(), DENSE)
+    assert set(arrays_of(path)) == {"x", "y"}  # not the parts
+    assert np.array_equal(arrays_of(path)["y"].read(), DENSE)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int16])
@@ -293,7 +298,7 @@ def test_hostile_files_of_version_4_are_refused(tmp_path):
 def test_infinite_axes_of_version_4_are_damage(tmp_path):
     path = matlab4(tmp_path / "p.mat", [[1, 1, 1], [np.inf, 3, 0]])
     with pytest.raises(DataError, match=r"p\.mat' is damaged or not a \.mat file: cannot convert"):
-        arrays(path)
+        arrays_of(path)
 
 
 def write_hostile(version, path):
@@ -324,7 +329,7 @@ def test_parts_of_other_files_are_not_followed(tmp_path, part):
     with h5py.File(path, "r+") as file:
         file["x"][part] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "part")
     with pytest.raises(UnsafeDataError, match=r"array 'x' of '.*' (cannot be|is a sparse)"):
-        arrays(path)["x"].read()
+        arrays_of(path)["x"].read()
 
 
 def test_hostile_arrays_that_nobody_asked_for_are_left_alone(tmp_path):
@@ -338,7 +343,7 @@ def test_hostile_matrices_in_cells_are_not_converted(tmp_path):
     cells[:] = [SOUND, "text"]
     scipy.io.savemat(tmp_path / "p.mat", {"x": cells})
     with pytest.raises(DataError, match="a cell array holds other things than strings"):
-        arrays(tmp_path / "p.mat")["x"].read()
+        arrays_of(tmp_path / "p.mat")["x"].read()
 
 
 def test_large_matrices_are_read_if_they_have_the_values(monkeypatch):
@@ -355,7 +360,7 @@ def test_large_matrices_are_read_if_they_have_the_values(monkeypatch):
 def test_few_values_are_not_worth_gigabytes(tmp_path):
     path = matlab5(tmp_path / "p.mat", (10**8, 1), [0], [0, 1], [1.0])
     with pytest.raises(UnsafeDataError, match=f"expected at most {sparse.ROOM} for 1 values"):
-        arrays(path)["x"].read()
+        arrays_of(path)["x"].read()
 
 
 # A cache is a file, too.
@@ -375,14 +380,14 @@ def test_hostile_entries_of_the_cache_are_computed_again(configure, tmp_path, ch
     texts = np.array([f"number {row}" for row in range(120)])
     np.savez(tmp_path / "pairs.npz", image=np.ones((120, 2)), text=texts)
     own = {"path": str(tmp_path / "pairs.npz"), "buckets": 64, "cache": str(tmp_path / "cache")}
-    config = configure(data=own, partition={"scheme": "iid", "clients": 2})
-    fresh = describe(config).text.descriptors
+    settings = configure(data=own, partition={"scheme": "iid", "clients": 2})
+    fresh = local_data(settings).text.descriptors
     name = cache.key("text", texts, version=VERSION, buckets=64)
     entry = tmp_path / "cache" / f"{name}.npz"
     assert entry.exists()
     good = {"data": fresh.data, "indices": fresh.indices, "indptr": fresh.indptr}
     np.savez(entry, **({} if "other" in change else good) | change)
-    again = describe(config).text.descriptors
+    again = local_data(settings).text.descriptors
     for part in good:
         assert np.array_equal(getattr(again, part), good[part])
     with np.load(entry) as mended:

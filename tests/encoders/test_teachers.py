@@ -8,19 +8,38 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fedsyn import config as configuration
-from fedsyn import encoders as teachers
 from fedsyn.data import federated
 from fedsyn.data import glyphs as drawn
-from fedsyn.encoders import glyphs
-from fedsyn.encoders.base import logits, prototypes
+from fedsyn.encoders import TEACHERS, glyphs
+from fedsyn.encoders.base import Teacher, logits, prototypes
+from fedsyn.encoders.lesson import Lesson
 from fedsyn.errors import ConfigError
+from fedsyn.federation import config
+from fedsyn.federation.federation import federation
 from fedsyn.federation.runner import run
-from fedsyn.tasks import retrieval
 
 STREAM = np.random.default_rng(0)
 PIXELS = STREAM.integers(0, 256, size=(60, 16, 16), dtype=np.uint8)
 NAMES = ("Cat", "Dog")
+
+
+def asked(name, path="", **sections):
+    """A run that learns from a teacher."""
+    tree = {"teacher": {"name": name, "path": str(path)}, "method": {"name": "clip2fl"}}
+    return config.parse(tree | sections)
+
+
+def load(told):
+    """The teacher of a run."""
+    return told.plugins.teacher.load(told.teacher, told.data, told.model.dim)
+
+
+def lesson(told, encoder=None):
+    """What the teacher of a run, or this encoder in its place, says in it."""
+    teacher = told.plugins.teacher
+    if encoder is not None:
+        teacher = Teacher(name="mine", load=lambda config, data, dim: encoder)
+    return Lesson(teacher, told.teacher, told.data, told.model.dim)
 
 
 class Fixed:
@@ -62,29 +81,38 @@ class Counting(Fixed):
         return super().pictures(pixels)
 
 
-def test_a_lesson_is_taken_once_and_each_clients_pictures_on_their_own(monkeypatch, tmp_path):
+def test_a_lesson_is_taken_once_and_each_clients_pictures_on_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(TEACHERS, "is_own", lambda teacher: True)
     teacher = Counting()
-    monkeypatch.setitem(teachers.TEACHERS, "run", lambda config: teacher)
-    settings = asked("run", tmp_path / "model", data={"cache": str(tmp_path / "cache")})
+    told = asked("run", tmp_path / "model", data={"cache": str(tmp_path / "cache")})
     parts = [PIXELS[:5], PIXELS[:0], PIXELS[5:7]]
-    found, rows = teachers.lesson(settings, parts, NAMES)
+    ask = lesson(told, teacher)
+    found, rows = ask(parts, NAMES)
     assert teacher.shown == [5, 2]
     torch.testing.assert_close(rows, prototypes(teacher, NAMES, "a picture of {}"))
     torch.testing.assert_close(found, logits(teacher, PIXELS[:7], rows))
     teacher.shown.clear()
-    again, _ = teachers.lesson(settings, parts, NAMES)
+    again, _ = ask(parts, NAMES)
     assert torch.equal(again, found) and teacher.shown == []
     (tmp_path / "model").write_text("another model")
-    teachers.lesson(settings, parts, NAMES)
-    teachers.lesson(settings, parts, ("Cow", "Dog"))
-    teachers.lesson(settings, parts[:1], NAMES)
+    ask(parts, NAMES)
+    ask(parts, ("Cow", "Dog"))
+    ask(parts[:1], NAMES)
     assert teacher.shown == [5, 2, 5, 2, 5]
 
 
-def test_without_pictures_there_are_prototypes_all_the_same(monkeypatch):
-    monkeypatch.setitem(teachers.TEACHERS, "run", lambda config: Fixed())
-    settings = asked("run", data={"cache": ""})
-    found, rows = teachers.lesson(settings, [PIXELS[:0]], NAMES)
+def test_a_teacher_from_outside_is_asked_every_time(tmp_path):
+    told = asked("run", tmp_path / "model", data={"cache": str(tmp_path / "cache")})
+    first, _ = lesson(told, Fixed())([PIXELS[:5]], NAMES)
+    other = Fixed()
+    other.scale = 1.0
+    second, _ = lesson(told, other)([PIXELS[:5]], NAMES)
+    torch.testing.assert_close(first, 7 * second)
+
+
+def test_without_pictures_there_are_prototypes_all_the_same():
+    ask = lesson(asked("run", data={"cache": ""}), Fixed())
+    found, rows = ask([PIXELS[:0]], NAMES)
     assert found.shape == (0, 2) and rows.shape == (2, 3)
 
 
@@ -104,24 +132,19 @@ def finished(tmp_path):
             "model.hidden=[5]", "synthesis.enabled=false", "run.rounds=1", "engine.threads=1",
         ]  # fmt: skip
         mine = [each for each in overrides if each != "features"]
-        run(configuration.load(None, [*settings, *mine]), tmp_path / "run")
+        run(config.load(None, [*settings, *mine]), tmp_path / "run")
         return tmp_path / "run"
 
     return train
 
 
-def asked(name, path="", **sections):
-    tree = {"teacher": {"name": name, "path": str(path)}, "method": {"name": "clip2fl"}}
-    return configuration.parse(tree | sections)
-
-
 @pytest.mark.parametrize("learnable", [False, True])
 def test_a_run_embeds_as_it_did_when_it_was_evaluated(finished, learnable):
     folder = finished("objective.temperature=0.2", f"objective.learnable={str(learnable).lower()}")
-    teacher = teachers.TEACHERS["run"](asked("run", folder))
-    settings = configuration.load(folder / "config.toml")
-    data = federated.load(settings)
-    problem = retrieval.problem(settings, data, data.features)
+    teacher = load(asked("run", folder))
+    told = config.load(folder / "config.toml")
+    data = federated.load(config.data_settings(told))
+    problem = federation(told, data, torch.device("cpu")).problem
     named = load_file(folder / "model.safetensors")
     image, text = problem.outputs(problem.net.layout.flatten(named), torch.arange(60))
     torch.testing.assert_close(teacher.pictures(PIXELS), image, atol=1e-5, rtol=1e-5)
@@ -132,16 +155,16 @@ def test_a_run_embeds_as_it_did_when_it_was_evaluated(finished, learnable):
 
 def test_what_is_no_run_of_pictures_and_strings_is_no_teacher(finished, tmp_path):
     with pytest.raises(ConfigError, match=r"teacher\.path = .*nothing' is not the directory of a"):
-        teachers.TEACHERS["run"](asked("run", tmp_path / "nothing"))
+        load(asked("run", tmp_path / "nothing"))
     folder = finished("features")
     with pytest.raises(ConfigError, match=r"run' is a run that has no single model of pictures"):
-        teachers.TEACHERS["run"](asked("run", folder))
+        load(asked("run", folder))
 
 
 def test_a_run_with_a_model_for_each_client_is_no_teacher(finished):
     folder = finished("method=local")
     with pytest.raises(ConfigError, match=r"has no single model of pictures and strings"):
-        teachers.TEACHERS["run"](asked("run", folder))
+        load(asked("run", folder))
 
 
 @pytest.fixture
@@ -159,18 +182,18 @@ def fewer(monkeypatch):
 
 
 def test_the_embedded_teacher_names_glyphs_of_a_face_that_it_has_not_seen(fewer, tmp_path):
-    settings = asked("glyphs", data={"cache": str(tmp_path), "faces": ["sans", "mono", "serif"]})
+    told = asked("glyphs", data={"cache": str(tmp_path), "faces": ["sans", "mono", "serif"]})
     pairs = drawn.glyphs(("sans",))
     rows = np.flatnonzero((pairs.label >= 0) & pairs.split)
-    said, kinds = teachers.lesson(settings, [pairs.image[rows]], pairs.label_names)
+    said, kinds = lesson(told)([pairs.image[rows]], pairs.label_names)
     right = said.argmax(-1).numpy() == pairs.label[rows]
     by_kind = [right[pairs.label[rows] == kind].mean() for kind in range(16)]
     assert np.mean(by_kind) > 0.35  # 1 / 16 by chance
-    assert kinds.shape == (16, settings.model.dim)
+    assert kinds.shape == (16, told.model.dim)
     (seen,) = fewer
     assert set(seen.columns["face"]) == {"bold", "oblique"}
     assert not set(seen.columns["character"]) & set(pairs.columns["character"][pairs.split])
-    again, _ = teachers.lesson(settings, [pairs.image[rows[:9]]], pairs.label_names)
+    again, _ = lesson(told)([pairs.image[rows[:9]]], pairs.label_names)
     torch.testing.assert_close(again, said[:9])
     assert len(fewer) == 1  # the trained teacher is kept
 
@@ -181,7 +204,7 @@ def test_the_embedded_teacher_names_glyphs_of_a_face_that_it_has_not_seen(fewer,
 def test_the_embedded_teacher_knows_nothing_else(data):
     words = r"teacher\.name = 'glyphs' knows the embedded glyphs, in faces that data\.faces leaves"
     with pytest.raises(ConfigError, match=words):
-        teachers.TEACHERS["glyphs"](asked("glyphs", data=data))
+        load(asked("glyphs", data=data))
 
 
 @pytest.fixture
@@ -231,7 +254,7 @@ def of_unit_rows(teacher, dim):
 def test_a_model_of_transformers_teaches(transformers_folder):
     from transformers import CLIPModel
 
-    teacher = teachers.TEACHERS["transformers"](asked("transformers", transformers_folder))
+    teacher = load(asked("transformers", transformers_folder))
     of_unit_rows(teacher, 6)
     model = CLIPModel.from_pretrained(transformers_folder)
     assert teacher.scale == pytest.approx(model.logit_scale.exp().item())
@@ -257,15 +280,10 @@ def test_a_model_of_open_clip_teaches(tmp_path):
     torch.manual_seed(0)
     model = open_clip.create_model("tiny")
     save_file(model.state_dict(), tmp_path / "tiny.safetensors")
-    settings = configuration.with_overrides(
-        asked("open_clip", tmp_path / "tiny.safetensors"),
-        teacher={
-            "name": "open_clip",
-            "path": str(tmp_path / "tiny.safetensors"),
-            "architecture": "tiny",
-        },
+    told = config.with_overrides(
+        asked("open_clip", tmp_path / "tiny.safetensors"), teacher={"architecture": "tiny"}
     )
-    teacher = teachers.TEACHERS["open_clip"](settings)
+    teacher = load(told)
     of_unit_rows(teacher, 6)
     assert teacher.scale == pytest.approx(model.logit_scale.exp().item())
     for name, value in model.state_dict().items():
@@ -276,14 +294,14 @@ def test_a_model_of_open_clip_teaches(tmp_path):
 def test_a_model_that_is_not_there_is_not_looked_for_elsewhere(name, tmp_path):
     pytest.importorskip(name, reason="the extra 'clip' is not installed")
     with pytest.raises(ConfigError, match=r"teacher\.path = .*nothing' does not exist"):
-        teachers.TEACHERS[name](asked(name, tmp_path / "nothing"))
+        load(asked(name, tmp_path / "nothing"))
     (tmp_path / "weights.pt").write_text("not weights")
     with pytest.raises(ConfigError, match=rf"weights.pt' cannot be loaded by {name}: "):
-        teachers.TEACHERS[name](asked(name, tmp_path / "weights.pt"))
+        load(asked(name, tmp_path / "weights.pt"))
 
 
 @pytest.mark.parametrize("name", ["open_clip", "transformers"])
 def test_a_missing_package_is_named(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=rf"teacher.name = '{name}' needs the extra 'clip' \(pip"):
-        teachers.TEACHERS[name](asked(name, "somewhere"))
+        load(asked(name, "somewhere"))

@@ -4,11 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import linear, normalize, relu
 
-from fedsyn.config import ModelConfig
-from fedsyn.methods.creamfl.classifier import WEIGHT, Classifier
 from fedsyn.models import answers
-from fedsyn.models.layout import Layout
-from fedsyn.models.mlp import MLP
+from fedsyn.models.settings import ModelConfig
 
 
 def stacked(one, clients=3):
@@ -38,21 +35,3 @@ def test_answers_are_of_the_product_and_both_representations(hidden):
         torch.testing.assert_close(text[client], q)
         seen = torch.cat([(2 * v) * (2 * q), 2 * v, 2 * q], -1)  # √4
         torch.testing.assert_close(logits[client], tower(views, client, "answer", seen, depth))
-
-
-def test_a_classifier_compares_representations_with_a_vector_a_class():
-    net = Classifier(MLP("text", (2, 5, 4)), classes=3)
-
-    def init(generator):
-        named = {**net.encoder.init(generator), **net.vectors(generator)}
-        return Layout(net.layout.shapes).flatten(named)
-
-    params = stacked(init)
-    assert params.shape == (3, net.layout.size) and params.abs().max() <= 1 / 2**0.5
-    x = torch.randn(3, 7, 2, generator=torch.Generator().manual_seed(9)).double()
-    views, z = net.layout.views(params), net.represent(params, x)
-    for client in range(3):
-        own = normalize(tower(views, client, "text", x[client], 2), dim=-1)
-        torch.testing.assert_close(z[client], own)
-    assert torch.equal(net.weight(params), views[WEIGHT])
-    assert views[WEIGHT].shape == (3, 3, 4) and views[WEIGHT].abs().max() <= 1 / 2

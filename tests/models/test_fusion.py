@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from fedsyn.config import ModelConfig
 from fedsyn.errors import ConfigError
 from fedsyn.models.fusion import FusionNet, build
+from fedsyn.models.settings import ModelConfig
 
 NET = FusionNet(image=5, text=3, hidden=(6, 4), dim=2, classes=3, cross=True)
 WITHOUT = FusionNet(image=5, text=3, hidden=(6, 4), dim=2, classes=3)

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsyn import config
-from fedsyn.models.generator import Generator, directions
+from fedsyn.models.generator import GeneratorNet, directions
 from fedsyn.models.layout import Layout
 from fedsyn.models.mlp import MLP
 from fedsyn.models.retrieval import build, fuse
+from fedsyn.models.settings import ModelConfig
 
 
 def stacked(net, clients=3):
@@ -47,7 +47,7 @@ def test_a_stacked_mlp_is_one_torch_network_a_client():
 
 @pytest.mark.parametrize("bits", [0, 16])
 def test_embeddings_are_unit_rows_of_the_configured_size(bits):
-    net = build(config.ModelConfig(dim=8, bits=bits), 5, 4, {})
+    net = build(ModelConfig(dim=8, bits=bits), 5, 4, {})
     image, text = net.embed(stacked(net), torch.randn(3, 7, 9))
     assert image.shape == text.shape == (3, 7, bits or 8)
     torch.testing.assert_close(image.norm(dim=-1), torch.ones(3, 7))
@@ -55,7 +55,7 @@ def test_embeddings_are_unit_rows_of_the_configured_size(bits):
 
 
 def test_a_warm_generator_is_the_gaussian():
-    generator = Generator(noise=4, pair_dim=6, hidden=(8,))
+    generator = GeneratorNet(noise=4, pair_dim=6, hidden=(8,))
     flat = generator.init(torch.Generator().manual_seed(0), warm=True)[None]
     noise, prototype, basis = torch.randn(1, 9, 4), torch.randn(1, 9, 6), torch.randn(1, 4, 6)
     layer = directions(basis)

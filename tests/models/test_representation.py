@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedsyn.config import ModelConfig
 from fedsyn.models.representation import build
+from fedsyn.models.settings import ModelConfig
 
 CONFIG = ModelConfig(channels=(8,), hidden=(6, 7), dim=5)
 NET = build(CONFIG, (4, 4, 1), predicts=True)
@@ -60,7 +60,7 @@ def test_a_model_is_the_encoder_then_the_heads():
 
 
 def test_only_some_networks_predict():
-    net = build(CONFIG.model_copy(update={"stride": 2}), (4, 4, 1), predicts=False)
+    net = build(CONFIG.changed(stride=2), (4, 4, 1), predicts=False)
     assert net.encoder.stride == 2
     assert net.layout.size < NET.layout.size
     params = net.init(torch.Generator())[None]

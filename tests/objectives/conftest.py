@@ -8,8 +8,8 @@ from torch.nn.functional import normalize
 
 from fedsyn.core.batches import padded
 from fedsyn.models.fusion import FusionNet
-from fedsyn.objectives.classes import halves as multimodal
-from fedsyn.objectives.pairs.base import Batch, Held, Sizes
+from fedsyn.objectives.classes.halves import HalvesBatch
+from fedsyn.objectives.pairs.base import Held, PairBatch, Sizes
 
 IMAGE, TEXT, CODE = 4, 3, 6
 FUSION = FusionNet(image=3, text=2, hidden=(4,), dim=3, classes=3)
@@ -18,7 +18,7 @@ FUSION = FusionNet(image=3, text=2, hidden=(4,), dim=3, classes=3)
 class Stack(NamedTuple):
     sizes: Sizes
     held: Held
-    batch: Batch
+    batch: PairBatch
     place: torch.Tensor  # [C, B] of the batch in what is held
 
 
@@ -39,7 +39,7 @@ def stack(hashing, held=(7, 5), batch=(4, 3), steps=(2, 2), seed=0, dtype=torch.
     return Stack(
         Sizes(IMAGE, TEXT, CODE, hashing),
         Held(features, index, exists, torch.tensor(steps)),
-        Batch(rows_of(), rows_of(), pairs, valid),
+        PairBatch(rows_of(), rows_of(), pairs, valid),
         place,
     )
 
@@ -65,7 +65,7 @@ class Classified(NamedTuple):
 
     net: FusionNet
     params: torch.Tensor  # [3, P]
-    batch: multimodal.Batch  # [3, 8]
+    batch: HalvesBatch  # [3, 8]
 
     def views(self, client):
         """A client's parameters by name."""
@@ -77,7 +77,7 @@ class Classified(NamedTuple):
         features, _, label, present, valid = self.batch
         rest = (label[clients], present[clients], valid[clients])
         reading = self.net.read(params, features[clients], present[clients])
-        return multimodal.Batch(features[clients], reading, *rest)
+        return HalvesBatch(features[clients], reading, *rest)
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +92,7 @@ def classified():
     valid = torch.ones(3, 8, dtype=torch.bool)
     valid[0, 5:] = valid[1, 7] = False
     reading = FUSION.read(params, features, present)
-    batch = multimodal.Batch(features, reading, label, present, valid)
+    batch = HalvesBatch(features, reading, label, present, valid)
     return Classified(FUSION, params, batch)
 
 

@@ -8,21 +8,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsyn import objectives
-from fedsyn.config import MethodConfig, ModelConfig, ObjectiveConfig
 from fedsyn.core.cohort import Cohort
+from fedsyn.core.training import Training
 from fedsyn.models.retrieval import build
-from fedsyn.objectives.pairs.base import Batch, Held, Sizes
+from fedsyn.models.settings import ModelConfig
+from fedsyn.objectives import OBJECTIVES
+from fedsyn.objectives.base import ObjectiveConfig
+from fedsyn.objectives.pairs.base import Held, PairBatch, Sizes
+from fedsyn.settings.plugins import composed
 from fedsyn.tasks.retrieval import RetrievalProblem
 
 pytestmark = pytest.mark.parametrize("hashing", [False, True])
-every_objective = pytest.mark.parametrize("name", objectives.OBJECTIVES)
+OF_PAIRS = {one.name: one for one in OBJECTIVES if one.pairs is not None}
+OPTIONS = composed(ObjectiveConfig, OBJECTIVES)()
+every_objective = pytest.mark.parametrize("name", OF_PAIRS)
 STEP = torch.tensor(9)  # beyond every client's first pass
 
 
 def prepared(name, sizes, clients):
     """An objective, and its parameters once a client."""
-    objective = objectives.build(ObjectiveConfig(name=name), sizes)
+    objective = OF_PAIRS[name].pairs(OPTIONS, sizes)
     start = objective.parameters(torch.Generator().manual_seed(0))
     return objective, {
         key: value.double().expand(clients, *value.shape).clone().requires_grad_()
@@ -44,7 +49,7 @@ def losses(name, made):
 def one_client(made, c):
     """The same for one client, without the rows that pad it."""
     taken, exists = made.batch.valid[c], made.held.valid[c]
-    batch = Batch(*(field[c : c + 1, taken] for field in made.batch))
+    batch = PairBatch(*(field[c : c + 1, taken] for field in made.batch))
     index, steps = made.held.index[c : c + 1, exists], made.held.steps[c : c + 1]
     held = Held(made.held.features, index, torch.ones_like(index, dtype=torch.bool), steps)
     return made._replace(batch=batch, held=held, place=made.place[c : c + 1, taken])
@@ -72,7 +77,7 @@ def test_rows_that_pad_a_batch_take_no_part(stack, name, hashing):
     padding = ~made.batch.valid[..., None]
     other = [field.masked_fill(padding, 7.0) for field in made.batch[:3]]
     assert padding.any()
-    others = made._replace(batch=Batch(*other, made.batch.valid))
+    others = made._replace(batch=PairBatch(*other, made.batch.valid))
     for loss, same in zip(losses(name, made), losses(name, others), strict=True):
         torch.testing.assert_close(loss, same)
         for rows in made.batch[:2]:
@@ -114,8 +119,8 @@ class Task(NamedTuple):
     start: torch.Tensor  # [P]
 
     def train(self, cohort, epochs):
-        start, config = self.start.expand(len(cohort.ids), -1), MethodConfig(epochs=epochs, batch=8)
-        return self.problem.train(start, cohort, config)
+        start = self.start.expand(len(cohort.ids), -1)
+        return self.problem.train(start, cohort, Training(epochs=epochs, batch=8))
 
 
 def problem(name, hashing):
@@ -123,7 +128,7 @@ def problem(name, hashing):
     meaning = torch.randn(120, 5, generator=draw)
     mixed = [meaning @ torch.randn(5, d, generator=draw) for d in (12, 9)]
     features = torch.cat(mixed, -1) + 0.1 * torch.randn(120, 21, generator=draw)
-    objective = objectives.build(ObjectiveConfig(name=name), Sizes(12, 9, 8, hashing))
+    objective = OF_PAIRS[name].pairs(OPTIONS, Sizes(12, 9, 8, hashing))
     model = ModelConfig(hidden=(16,), dim=8, bits=8 * hashing)
     net = build(model, 12, 9, objective.parameters(draw))
     made = RetrievalProblem(features=features, net=net, objective=objective, criterion=objective)
@@ -133,7 +138,9 @@ def problem(name, hashing):
 @every_objective
 def test_local_training_lowers_the_objective_on_pairs_that_it_has_not_seen(name, hashing):
     made, rows = problem(name, hashing), np.arange(120)
-    trained, _ = made.train(Cohort((0, 1), (rows[:50], rows[50:90]), seed=0, round=1), epochs=15)
+    trained, _ = made.train(
+        Cohort((0, 1), (rows[:50], rows[50:90]), seed=0, round_number=1), epochs=15
+    )
     before, after = (
         made.problem.held_out(model, [rows[90:]] * 2, 16)[0]
         for model in (made.start.expand(2, -1), trained)
@@ -146,7 +153,7 @@ def test_clients_trained_together_are_those_trained_alone(name, hashing):
     """Rows in any order, and clients with unequal numbers of steps, one pair and none."""
     made, order = problem(name, hashing), np.random.default_rng(0).permutation(120)
     rows = tuple(np.split(order, (19, 20, 20, 55)))
-    cohort = Cohort(tuple(range(5)), rows, seed=0, round=1)
+    cohort = Cohort(tuple(range(5)), rows, seed=0, round_number=1)
     trained, loss = made.train(cohort, epochs=3)
     assert torch.equal(trained[[1, 2]], made.start.expand(2, -1)) and not loss[[1, 2]].any()
     for c in range(5):

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 
-from fedsyn import encoders as teachers
-from fedsyn import tasks
-from fedsyn.config import AugmentConfig, MethodConfig, parse
 from fedsyn.core.cohort import Cohort
-from fedsyn.data import federated
+from fedsyn.core.training import Training
+from fedsyn.data.augment import AugmentConfig
 from fedsyn.data.silos import Silo
+from fedsyn.encoders.base import Teacher
 from fedsyn.errors import ConfigError
+from fedsyn.federation.config import parse
 from fedsyn.models.picture_classifier import PictureClassifier
 from fedsyn.models.resnet import ResNet
 from fedsyn.objectives.classes.losses import cross_entropy
@@ -32,7 +32,7 @@ PROBLEM = ImageClassificationProblem(
     training=torch.tensor([200, 50, 3]),
 )
 MODEL = NET.init(DRAW).double()
-PLAIN = MethodConfig(optimizer="sgd", lr=0.5, epochs=1, batch=16)
+PLAIN = Training(optimizer="sgd", lr=0.5, epochs=1, batch=16)
 
 
 def cohort(*rows):
@@ -68,7 +68,7 @@ def test_a_penalty_sees_the_batch_and_its_logits():
 
 def test_each_client_sees_views_of_its_own_whatever_the_stack():
     shaken = replace(PROBLEM, augment=AugmentConfig())
-    config = PLAIN.model_copy(update={"batch": 2, "epochs": 3})
+    config = PLAIN.changed(batch=2, epochs=3)
     rows = ([0, 1, 2, 3, 4], [3, 4], [0, 1, 2, 3, 4])
     together, _ = shaken.train(MODEL.expand(3, -1), cohort(*rows), config)
     alone = shaken.train(MODEL[None], cohort(*rows).take([2]), config)[0]
@@ -109,8 +109,8 @@ def test_rows_that_lost_their_text_are_trained_on():
 
 
 @pytest.fixture
-def settings(tmp_path):
-    """``settings(section={...})``: of a run on 40 pictures of two kinds."""
+def made(tmp_path, built):
+    """``made(section={...})``: data and problem of a run on 40 pictures of two kinds."""
     draw = np.random.default_rng(0)
     path = tmp_path / "pictures.npz"
     np.savez(
@@ -121,22 +121,18 @@ def settings(tmp_path):
         split=np.where(np.arange(40) % 5 == 0, "test", "train"),
     )
 
-    def build(**sections):
+    def build(teacher=None, **sections):
         data = {"path": str(path), "cache": "", "holdout": 0.0}
         partition = {"clients": 2, "scheme": "iid"}
         task = {"name": "image_classification"}
-        return parse({"data": data, "partition": partition, "task": task, **sections})
+        tree = {"data": data, "partition": partition, "task": task, **sections}
+        return built(parse(tree, **({"teacher": teacher} if teacher else {})))
 
     return build
 
 
-def made(config):
-    data = federated.load(config)
-    return data, tasks.build(config, data, data.features)
-
-
-def test_the_network_has_the_pictures_size_and_the_classes_of_the_data(settings):
-    data, problem = made(settings(model={"dim": 5, "channels": [8, 16], "stride": 2}))
+def test_the_network_has_the_pictures_size_and_the_classes_of_the_data(made):
+    data, problem = made(model={"dim": 5, "channels": [8, 16], "stride": 2})
     assert problem.net.encoder.picture == (12, 12, 3)
     assert (problem.net.dim, problem.net.classes) == (5, 2)
     assert problem.net.encoder.channels == (8, 16) and problem.net.encoder.stride == 2
@@ -162,16 +158,19 @@ class Remembering:
         return torch.eye(2)
 
 
-def test_a_teacher_of_another_size_is_refused(settings, monkeypatch):
-    monkeypatch.setitem(teachers.TEACHERS, "glyphs", lambda config: Remembering())
+def teaching(encoder):
+    """A teacher that is this encoder."""
+    return Teacher(name="mine", load=lambda config, data, dim: encoder)
+
+
+def test_a_teacher_of_another_size_is_refused(made):
     with pytest.raises(ConfigError, match=r"model\.dim = 64 is not the size of .* embeddings, 2"):
-        made(settings(method={"name": "clip2fl"}))
+        made(teaching(Remembering()), method={"name": "clip2fl"})
 
 
-def test_a_teacher_is_asked_about_the_clients_rows_and_no_others(settings, monkeypatch):
+def test_a_teacher_is_asked_about_the_clients_rows_and_no_others(made):
     teacher = Remembering()
-    monkeypatch.setitem(teachers.TEACHERS, "glyphs", lambda config: teacher)
-    data, problem = made(settings(method={"name": "clip2fl"}, model={"dim": 2}))
+    data, problem = made(teaching(teacher), method={"name": "clip2fl"}, model={"dim": 2})
     assert teacher.texts_seen == ["a picture of cat", "a picture of dog"]
     for silo, pixels in zip(data.silos, teacher.pictures_seen, strict=True):
         assert np.array_equal(pixels, data.pairs.image[silo.pairs])
@@ -187,7 +186,7 @@ def test_a_teacher_is_asked_about_the_clients_rows_and_no_others(settings, monke
     )
 
 
-def test_an_objective_of_another_task_is_refused(settings):
+def test_an_objective_of_another_task_is_refused(made):
     words = r"objective.name = 'info_nce' is not of task.name = 'image_classification'; expected"
     with pytest.raises(ConfigError, match=words):
-        made(settings(objective={"name": "info_nce"}))
+        made(objective={"name": "info_nce"})

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from fedsyn import config as configuration
-from fedsyn import streams, tasks
-from fedsyn.config import MethodConfig
+from fedsyn import streams
 from fedsyn.core.cohort import Cohort
-from fedsyn.data import augment, federated
+from fedsyn.core.training import Training
+from fedsyn.data import augment
 from fedsyn.data.silos import NOTHING, Silo
 from fedsyn.errors import ConfigError
+from fedsyn.federation import config
 from fedsyn.metrics import probes
 from fedsyn.objectives.pairs.alignment_uniformity import AlignmentUniformityLoss
-from fedsyn.objectives.pairs.base import Batch
+from fedsyn.objectives.pairs.base import PairBatch
 from fedsyn.objectives.views.simclr import nt_xent
 
-METHOD = MethodConfig(batch=8, epochs=2, lr=3e-3)
+TRAINING = Training(batch=8, epochs=2, lr=3e-3)
 
 
 @pytest.fixture(scope="module")
@@ -41,23 +41,21 @@ def file(tmp_path_factory):
 
 
 @pytest.fixture
-def load(file):
+def load(file, built):
     """``load("key=value", ...)``: the data and the problem of three clients."""
 
     def build(*overrides):
-        settings = configuration.load(None, [
+        return built(config.load(None, [
             "task=representation", f"data.path={file}", "partition.scheme=iid",
             "partition.clients=3", "model.channels=[8,8]", "model.hidden=[16]", "model.dim=8",
             "method.batch=8", *overrides,
-        ])  # fmt: skip
-        data = federated.load(settings)
-        return data, tasks.build(settings, data, data.features)
+        ]))  # fmt: skip
 
     return build
 
 
-def cohort(data, ids=(0, 1, 2), round=1):
-    return Cohort(tuple(ids), tuple(data.silos[client].pairs for client in ids), 0, round)
+def cohort(data, ids=(0, 1, 2), round_number=1):
+    return Cohort(tuple(ids), tuple(data.silos[client].pairs for client in ids), 0, round_number)
 
 
 def test_the_network_sees_the_pixels_as_they_are(load):
@@ -79,9 +77,9 @@ def test_every_step_looks_at_new_views_of_its_own_pictures(load):
             seen.setdefault(self.name, []).append(views)
             raise StopIteration
 
-    def first_views(name, ids, round=1, purpose="local"):
-        here = cohort(data, ids, round)
-        loss = problem.learning(Watch(name), here, METHOD, purpose)
+    def first_views(name, ids, round_number=1, purpose="local"):
+        here = cohort(data, ids, round_number)
+        loss = problem.learning(Watch(name), here, TRAINING, purpose)
         index = torch.stack([torch.from_numpy(rows[:8]) for rows in here.rows])
         whole = torch.ones_like(index, dtype=torch.bool)
         for step in range(2):
@@ -102,9 +100,9 @@ def test_every_step_looks_at_new_views_of_its_own_pictures(load):
 def test_a_step_by_hand(load):
     data, problem = load("objective=simclr", "objective.simclr.temperature=0.3")
     problem = replace(problem, features=problem.features.double())
-    net, config = problem.net, MethodConfig(optimizer="sgd", lr=0.1, epochs=1, batch=64)
+    net, training = problem.net, Training(optimizer="sgd", lr=0.1, epochs=1, batch=64)
     start = net.init(torch.Generator().manual_seed(0)).double()
-    trained, losses = problem.train(start.expand(3, -1), cohort(data), config)
+    trained, losses = problem.train(start.expand(3, -1), cohort(data), training)
     for client in range(3):
         rows = data.silos[client].pairs
         stream = streams.generator(0, "local", 1, client)
@@ -133,8 +131,7 @@ def test_local_training_lowers_the_objective_on_pictures_that_it_has_not_seen(lo
     )  # fmt: skip
     start = problem.net.init(torch.Generator().manual_seed(0))[None]
     everything = Cohort((0,), (np.flatnonzero(~data.pairs.split),), 0, 1)
-    config = METHOD.model_copy(update={"epochs": 5})
-    trained, _ = problem.train(start, everything, config)
+    trained, _ = problem.train(start, everything, TRAINING.changed(epochs=5))
     before, after = (problem.held_out(model, [data.test], 8)[0] for model in (start, trained))
     assert after < before
 
@@ -153,7 +150,7 @@ def test_held_out_pictures_are_judged_by_the_same_views_every_time(load):
     rows_of_both = problem.net.project(
         model[None], problem.net.encode(model[None], views.both), views.both_valid
     )
-    pair = Batch(*rows_of_both.chunk(2, 1), views.first, views.valid)
+    pair = PairBatch(*rows_of_both.chunk(2, 1), views.first, views.valid)
     torch.testing.assert_close(losses[2:].float(), AlignmentUniformityLoss()({}, pair))
     _, judged = load("run.criterion=objective", "objective=simclr")
     loss, _ = judged.held_out(model[None], rows[2:], 8)
@@ -185,14 +182,14 @@ def test_public_labels_are_enough_for_the_probes(load):
     assert set(problem.probed.tolist()) == {row for row in data.public if label[row] >= 0}
 
 
-def test_a_server_with_test_rows_alone_judges_those_that_the_probes_have_not_learnt(load):
+def test_a_server_with_test_rows_alone_judges_those_that_the_probes_have_not_learnt(load, built):
     data, _ = load()
     kept = torch.from_numpy(data.test)
     alone = replace(
         data, pairs=data.pairs.take(data.test), features=data.features[kept],
         label=data.label[kept], test=np.arange(len(kept)),
     )  # fmt: skip
-    problem = tasks.build(configuration.load(None, ["task=representation"]), alone, alone.features)
+    _, problem = built(config.load(None, ["task=representation"]), alone)
     even = torch.arange(0, len(kept), 2)
     assert torch.equal(problem.probed, even[alone.label[even] >= 0])
     model = problem.net.init(torch.Generator().manual_seed(0))
@@ -241,8 +238,7 @@ def test_what_does_not_go_together_is_refused(load, overrides, message):
         load(*overrides)
 
 
-def test_retrieval_refuses_an_objective_of_pictures(load):
+def test_retrieval_refuses_an_objective_of_pictures(load, built):
     data, _ = load()
-    settings = configuration.load(None, ["objective=simclr"])
     with pytest.raises(ConfigError, match=r"'simclr' is not of task\.name = 'retrieval'"):
-        tasks.build(settings, data, data.features)
+        built(config.load(None, ["objective=simclr"]), data)

@@ -3,18 +3,18 @@
 import numpy as np
 import torch
 
-from fedsyn import objectives
-from fedsyn.config import MethodConfig, ModelConfig, ObjectiveConfig
 from fedsyn.core.cohort import Cohort, Extra
+from fedsyn.core.training import Training
 from fedsyn.models.retrieval import build
-from fedsyn.objectives.pairs.base import Sizes
+from fedsyn.models.settings import ModelConfig
+from fedsyn.objectives.pairs.info_nce import InfoNCELoss
 from fedsyn.tasks.retrieval import RetrievalProblem
 
 NET = build(ModelConfig(hidden=(8,), dim=4), 3, 2, {})
-OBJECTIVE = objectives.build(ObjectiveConfig(temperature=0.5), Sizes(3, 2, 4, False))
+OBJECTIVE = InfoNCELoss(0.5)
 FEATURES = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
 START = NET.init(torch.Generator().manual_seed(0))
-CONFIG = MethodConfig(epochs=2, batch=8)
+TRAINING = Training(epochs=2, batch=8)
 ROWS = (np.arange(20, 39), np.array([41, 3, 7]), np.array([50]), np.array([], dtype=int))
 
 
@@ -25,7 +25,7 @@ def cohort(extra=None, ids=(0, 1, 2, 3)):
 def trained(held, features=FEATURES, objective=OBJECTIVE, **options):
     start = START.expand(len(held.ids), -1)
     problem = RetrievalProblem(features=features, net=NET, objective=objective, criterion=objective)
-    return problem.train(start, held, CONFIG, **options)
+    return problem.train(start, held, TRAINING, **options)
 
 
 EXTRA = Extra(np.arange(8, 18), 4)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedsyn import tasks
-from fedsyn.config import MethodConfig, ModelConfig, parse
 from fedsyn.core.cohort import Cohort
-from fedsyn.data import federated
+from fedsyn.core.training import Training
 from fedsyn.errors import ConfigError
+from fedsyn.federation.config import parse
 from fedsyn.models.answers import build
+from fedsyn.models.settings import ModelConfig
 from fedsyn.tasks.vqa import QUESTION_ONLY, VQAProblem
 
 DRAW = torch.Generator().manual_seed(0)
@@ -19,7 +19,7 @@ PROBLEM = VQAProblem(
     features=torch.randn(9, 5, generator=DRAW, dtype=torch.float64), net=NET, label=LABEL
 )
 MODEL = NET.init(DRAW).double()
-PLAIN = MethodConfig(optimizer="sgd", lr=0.5, epochs=1, batch=16)
+PLAIN = Training(optimizer="sgd", lr=0.5, epochs=1, batch=16)
 
 
 def surprise(model, rows):
@@ -92,14 +92,12 @@ def test_a_row_is_taken_with_the_guess_about_it():
 
 
 @pytest.fixture(scope="module")
-def loaded():
+def loaded(built):
     """``loaded(objective={...})``: the glyphs, asked about."""
 
     def load(**sections):
         sections["data"] = {"cache": "", "questions": 30, **sections.get("data", {})}
-        config = parse({"task": {"name": "vqa"}, **sections})
-        data = federated.load(config)
-        return data, tasks.build(config, data, data.features)
+        return built(parse({"task": {"name": "vqa"}, **sections}))
 
     return load
 

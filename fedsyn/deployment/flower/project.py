@@ -164,7 +164,7 @@ def _commented(config: Config) -> str:
     """The complete configuration, each section under what it is for."""
     lines = [
         "# What runs of this federation do, unless `fedsyn flower run DIR key=value` differs.",
-        "# fedsyn/config.py explains every key.",
+        "# `fedsyn config` explains every key.",
         "",
     ]
     for line in configuration.dump(config).splitlines():

@@ -6,9 +6,9 @@ import struct
 import numpy as np
 import pytest
 
-from fedsyn.config import DataConfig
 from fedsyn.data.inspection import inspect
-from fedsyn.data.readers import read
+from fedsyn.data.reading import read
+from fedsyn.data.sections import DataConfig
 from fedsyn.errors import DataError
 
 

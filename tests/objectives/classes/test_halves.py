@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from fedsyn.objectives.classes.halves import CrossEntropy
+from fedsyn.objectives.classes.halves import HalvesObjective
 
 
 def mean(losses):
@@ -14,7 +14,7 @@ def mean(losses):
 @pytest.mark.parametrize("weight", [0.0, 2.0])
 def test_each_term_is_the_mean_over_its_own_rows(classified, by_row, weight):
     batch = classified.batch
-    found = CrossEntropy(weight)(classified.net, batch)
+    found = HalvesObjective(weight)(classified.net, batch)
     for client in range(3):
         views, fused, alone = classified.views(client), [], ([], [])
         for row in range(8):
@@ -41,10 +41,10 @@ def test_what_is_missing_or_takes_no_part_leaves_no_trace(classified):
     features[:, 2] += 1  # no label
     features[0, 5:] += 1  # padding
     other = batch._replace(reading=net.read(params, features, batch.present))
-    assert torch.equal(CrossEntropy(2.0)(net, other), CrossEntropy(2.0)(net, batch))
+    assert torch.equal(HalvesObjective(2.0)(net, other), HalvesObjective(2.0)(net, batch))
 
 
 def test_clients_with_nothing_to_learn_from_have_no_loss(classified):
     net, _, batch = classified
     empty = batch._replace(label=torch.full_like(batch.label, -1))
-    assert CrossEntropy(2.0)(net, empty).tolist() == [0, 0, 0]
+    assert HalvesObjective(2.0)(net, empty).tolist() == [0, 0, 0]

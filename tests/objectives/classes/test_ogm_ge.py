@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from fedsyn.config import MethodConfig, OGMGEConfig
 from fedsyn.core.cohort import Cohort
-from fedsyn.objectives.classes.halves import CrossEntropy
-from fedsyn.objectives.classes.ogm_ge import OGMGELoss
+from fedsyn.core.training import Training
+from fedsyn.objectives.classes.halves import HalvesObjective
+from fedsyn.objectives.classes.ogm_ge import OGMGELoss, OGMGEOptions
 
-CONFIG, STEP = MethodConfig(batch=8), torch.tensor(0)
-COHORT = Cohort((0, 1, 2), (torch.arange(8).numpy(),) * 3, seed=0, round=1)
+CONFIG, STEP = Training(batch=8), torch.tensor(0)
+COHORT = Cohort((0, 1, 2), (torch.arange(8).numpy(),) * 3, seed=0, round_number=1)
 
 
 def gradient(classified, objective, cohort=COHORT, rows=(0, 1, 2)):
@@ -46,8 +46,8 @@ def encoders(name):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.8])
 def test_the_dominant_encoders_gradient_is_scaled(classified, by_row, alpha):
-    plain = gradient(classified, CrossEntropy(2.0))
-    found = gradient(classified, OGMGELoss(2.0, OGMGEConfig(alpha=alpha, noise=False)))
+    plain = gradient(classified, HalvesObjective(2.0))
+    found = gradient(classified, OGMGELoss(2.0, OGMGEOptions(alpha=alpha, noise=False)))
     dominant = set()
     for client in range(3):
         ratio = dominance(classified, by_row, client)
@@ -61,11 +61,11 @@ def test_the_dominant_encoders_gradient_is_scaled(classified, by_row, alpha):
 
 
 def test_noise_is_as_wide_as_the_gradient_and_only_of_encoders(classified):
-    quiet = gradient(classified, OGMGELoss(2.0, OGMGEConfig(noise=False)))
-    plain = gradient(classified, CrossEntropy(2.0))
-    objective, units = OGMGELoss(2.0, OGMGEConfig()), []
-    for round in range(200):
-        cohort = Cohort(COHORT.ids, COHORT.rows, 0, round)
+    quiet = gradient(classified, OGMGELoss(2.0, OGMGEOptions(noise=False)))
+    plain = gradient(classified, HalvesObjective(2.0))
+    objective, units = OGMGELoss(2.0, OGMGEOptions()), []
+    for round_number in range(200):
+        cohort = Cohort(COHORT.ids, COHORT.rows, 0, round_number)
         for name, value in gradient(classified, objective, cohort).items():
             noise = value - quiet[name]
             if name.startswith((*encoders("image"), *encoders("text"))):
@@ -78,7 +78,7 @@ def test_noise_is_as_wide_as_the_gradient_and_only_of_encoders(classified):
 
 
 def test_noise_is_the_clients_own(classified):
-    objective = OGMGELoss(2.0, OGMGEConfig())
+    objective = OGMGELoss(2.0, OGMGEOptions())
     together = gradient(classified, objective)
     alone = gradient(classified, objective, rows=(2,))
     fewer = gradient(classified, objective, rows=(1, 2))
@@ -92,7 +92,7 @@ def test_without_whole_pairs_nothing_is_dominant(classified):
     halves = batch.present.clone()
     halves[..., 0] = False
     one = classified._replace(batch=batch._replace(present=halves))
-    plain = gradient(one, CrossEntropy(2.0))
-    found = gradient(one, OGMGELoss(2.0, OGMGEConfig(noise=False)))
+    plain = gradient(one, HalvesObjective(2.0))
+    found = gradient(one, OGMGELoss(2.0, OGMGEOptions(noise=False)))
     for name, value in plain.items():
         assert torch.equal(found[name], value)

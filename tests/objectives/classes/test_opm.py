@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from fedsyn.config import MethodConfig, OPMConfig
 from fedsyn.core.cohort import Cohort
-from fedsyn.objectives.classes.halves import CrossEntropy
-from fedsyn.objectives.classes.opm import OPMLoss
+from fedsyn.core.training import Training
+from fedsyn.objectives.classes.halves import HalvesObjective
+from fedsyn.objectives.classes.opm import OPMLoss, OPMOptions
 
-OWN = OPMConfig(base=0.6, slope=0.5, probability=0.7, warmup=0)
+OWN = OPMOptions(base=0.6, slope=0.5, probability=0.7, warmup=0)
 
 
-@pytest.mark.parametrize("own", [OWN, OWN.model_copy(update={"base": 1.0, "slope": 1.0})])
+@pytest.mark.parametrize("own", [OWN, OWN.changed(base=1.0, slope=1.0)])
 def test_a_modulated_batch_by_hand(classified, by_row, own):
     net, _, batch = classified
     draw = torch.Generator().manual_seed(1)
@@ -60,18 +60,20 @@ def test_a_modulated_batch_by_hand(classified, by_row, own):
 @pytest.mark.parametrize(("warmup", "epochs", "begins"), [(0, 1, 1), (5, 2, 4), (4, 2, 3)])
 def test_modulation_begins_after_the_warm_up(classified, warmup, epochs, begins):
     net, params, batch = classified
-    own = OPMConfig(base=1.0, probability=1.0, warmup=warmup)
-    config = MethodConfig(batch=8, epochs=epochs)
-    plain, clients, step = CrossEntropy(2.0)(net, batch), torch.arange(3), torch.tensor(0)
-    for round in range(1, 6):
-        cohort = Cohort((0, 1, 2), (torch.arange(8).numpy(),) * 3, 0, round)
-        value = OPMLoss(2.0, own).training(net, cohort, config, "local")(params, clients, batch, step)
-        assert torch.allclose(value, plain) == (round < begins)
+    own = OPMOptions(base=1.0, probability=1.0, warmup=warmup)
+    config = Training(batch=8, epochs=epochs)
+    plain, clients, step = HalvesObjective(2.0)(net, batch), torch.arange(3), torch.tensor(0)
+    for round_number in range(1, 6):
+        cohort = Cohort((0, 1, 2), (torch.arange(8).numpy(),) * 3, 0, round_number)
+        value = OPMLoss(2.0, own).training(net, cohort, config, "local")(
+            params, clients, batch, step
+        )
+        assert torch.allclose(value, plain) == (round_number < begins)
 
 
 def test_what_is_hidden_is_the_clients_own(classified):
     net, params, batch = classified
-    objective, config = OPMLoss(2.0, OWN), MethodConfig(batch=8, epochs=2)
+    objective, config = OPMLoss(2.0, OWN), Training(batch=8, epochs=2)
     rows = tuple(torch.arange(size).numpy() for size in (30, 8, 20))
     cohort = Cohort((0, 1, 2), rows, 0, 1)
     together = objective.training(net, cohort, config, "local")

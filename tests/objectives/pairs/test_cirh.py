@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedsyn import objectives
-from fedsyn.config import CIRHConfig, ObjectiveConfig
+from fedsyn.objectives.pairs.cirh import CIRH, CIRHOptions
 
-CONFIG = CIRHConfig(
+CONFIG = CIRHOptions(
     image=0.7, first=0.4, neighbours=0.5, hidden=5, reconstruction=2.0, structure=0.5, gram=0.3
 )
 IMAGE = 4  # features of the fixture's images
@@ -77,7 +76,7 @@ def loss_of(weights, image, text, pairs, hashing):
 
 def cirh(sizes, clients):
     """The objective, and other weights of every client."""
-    objective = objectives.build(ObjectiveConfig(name="cirh", cirh=CONFIG), sizes)
+    objective = CIRH.pairs(CONFIG, sizes)
     drawn = [objective.parameters(torch.Generator().manual_seed(c)) for c in range(clients)]
     params = {name: torch.stack([d[name].double() for d in drawn]) for name in drawn[0]}
     return objective, {name: value.requires_grad_() for name, value in params.items()}
@@ -109,7 +108,7 @@ def test_networks_learn_the_codes_and_do_not_move_them(stack, hashing):
 
 
 def test_weights_start_within_the_square_root_of_what_comes_in(stack):
-    objective = objectives.build(ObjectiveConfig(name="cirh", cirh=CONFIG), stack(True).sizes)
+    objective = CIRH.pairs(CONFIG, stack(True).sizes)
     start = objective.parameters(torch.Generator().manual_seed(0))
     for part, widths in {"image": (4, 5, 6), "text": (3, 5, 6), "decoder": (6, 5, 7)}.items():
         for layer in (0, 1):
@@ -120,8 +119,8 @@ def test_weights_start_within_the_square_root_of_what_comes_in(stack):
 
 def test_every_pair_is_its_own_neighbour(stack):
     sizes, _, batch, _ = stack(True)
-    alone = CONFIG.model_copy(update={"neighbours": 0.0})
-    objective = objectives.build(ObjectiveConfig(name="cirh", cirh=alone), sizes)
+    alone = CONFIG.changed(neighbours=0.0)
+    objective = CIRH.pairs(alone, sizes)
     similarity = objective.similarity(batch.pairs, batch.valid)
     own = 0.4 + 0.6 * (2 / (1 + math.exp(-1)) - 1 + 1)
     expected = torch.eye(4, dtype=torch.float64) * own

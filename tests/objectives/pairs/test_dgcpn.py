@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedsyn import objectives
-from fedsyn.config import DGCPNConfig, ObjectiveConfig
 from fedsyn.objectives.pairs.base import Sizes
+from fedsyn.objectives.pairs.dgcpn import DGCPN, DGCPNOptions
 
-CONFIG = DGCPNConfig(text=0.4, second=0.2, dropped=0.3, scale=0.8, target=1.5)
+CONFIG = DGCPNOptions(text=0.4, second=0.2, dropped=0.3, scale=0.8, target=1.5)
 IMAGE = 4  # features of the fixture's images
 
 
@@ -59,7 +58,7 @@ def loss_of(image, text, s, hashing):
 
 
 def dgcpn(sizes):
-    return objectives.build(ObjectiveConfig(name="dgcpn", dgcpn=CONFIG), sizes)
+    return DGCPN.pairs(CONFIG, sizes)
 
 
 @pytest.mark.parametrize("hashing", [False, True])

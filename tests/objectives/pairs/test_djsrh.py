@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from fedsyn import objectives
-from fedsyn.config import DJSRHConfig, ObjectiveConfig
+from fedsyn.objectives.pairs.djsrh import DJSRH, DJSRHOptions
 
-CONFIG = DJSRHConfig(image=0.7, second=0.3, scale=1.2, intra=0.25)
+CONFIG = DJSRHOptions(image=0.7, second=0.3, scale=1.2, intra=0.25)
 IMAGE = 4  # features of the fixture's images
 
 
@@ -35,11 +34,11 @@ def loss_of(image, text, pairs):
 @pytest.mark.parametrize("hashing", [False, True])
 def test_the_loss_is_the_papers(stack, each, hashing):
     sizes, _, batch, _ = stack(hashing, held=(7, 6), batch=(5, 3))
-    objective = objectives.build(ObjectiveConfig(name="djsrh", djsrh=CONFIG), sizes)
+    objective = DJSRH.pairs(CONFIG, sizes)
     expected = [loss_of(*rows) for rows in each(batch)]
     assert objective({}, batch).tolist() == pytest.approx(expected)
 
 
 def test_it_remembers_nothing(stack):
     made = stack(True)
-    assert objectives.build(ObjectiveConfig(name="djsrh"), made.sizes).remember(made.held) is None
+    assert DJSRH.pairs(DJSRHOptions(), made.sizes).remember(made.held) is None

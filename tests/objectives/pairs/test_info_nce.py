@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from fedsyn import objectives, ops
-from fedsyn.config import ObjectiveConfig
+from fedsyn import ops
 from fedsyn.objectives.pairs.base import PairBatch, Sizes
+from fedsyn.objectives.pairs.info_nce import INFO_NCE, InfoNCEOptions
 
 SIZES = Sizes(image=3, text=2, code=4, hashing=False)
 
@@ -24,14 +24,14 @@ def batch(image, text):
 
 
 def test_a_fixed_temperature_has_no_parameters():
-    objective = objectives.build(ObjectiveConfig(temperature=0.5), SIZES)
+    objective = INFO_NCE.pairs(InfoNCEOptions(temperature=0.5), SIZES)
     assert objective.parameters(torch.Generator()) == {}
     image, text = embeddings(0), embeddings(1)
     torch.testing.assert_close(objective({}, batch(image, text)), ops.info_nce(image, text, 2.0))
 
 
 def test_a_learnt_temperature_starts_where_configured_and_has_a_gradient_a_client():
-    objective = objectives.build(ObjectiveConfig(temperature=0.5, learnable=True), SIZES)
+    objective = INFO_NCE.pairs(InfoNCEOptions(temperature=0.5, learnable=True), SIZES)
     (name, start), *_ = objective.parameters(torch.Generator()).items()
     scale = start.expand(2, 1).clone().requires_grad_()
     image, text = embeddings(0), embeddings(1)
@@ -42,7 +42,7 @@ def test_a_learnt_temperature_starts_where_configured_and_has_a_gradient_a_clien
 
 
 def test_a_learnt_temperature_does_not_fall_below_a_hundredth():
-    objective = objectives.build(ObjectiveConfig(learnable=True), SIZES)
+    objective = INFO_NCE.pairs(InfoNCEOptions(learnable=True), SIZES)
     image, text = embeddings(0), embeddings(1)
     extreme = {"log_scale": torch.full((2, 1), math.log(1e6))}
     assert objective(extreme, batch(image, text)).tolist() == pytest.approx(

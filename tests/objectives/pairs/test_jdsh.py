@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from fedsyn import objectives
-from fedsyn.config import JDSHConfig, ObjectiveConfig
+from fedsyn.objectives.pairs.jdsh import JDSH, JDSHOptions
 
-CONFIG = JDSHConfig(
+CONFIG = JDSHOptions(
     image=0.5, text=0.2, joint=0.3, low=-0.5, high=-0.1, minimum=-0.6, maximum=0.5,
     stress_low=0.3, stress_high=0.4, scale=1.3, intra=0.2,
 )  # fmt: skip
@@ -61,10 +60,10 @@ def test_the_loss_is_the_papers(stack, each, hashing):
     sizes, _, batch, _ = stack(hashing, held=(12, 6), batch=(10, 3))
     rows = each(batch)
     assert all(similarity(rows[0][2])[1].values()), "low, high and plain similarities"
-    objective = objectives.build(ObjectiveConfig(name="jdsh", jdsh=CONFIG), sizes)
+    objective = JDSH.pairs(CONFIG, sizes)
     assert objective({}, batch).tolist() == pytest.approx([loss_of(*client) for client in rows])
 
 
 def test_it_remembers_nothing(stack):
     made = stack(True)
-    assert objectives.build(ObjectiveConfig(name="jdsh"), made.sizes).remember(made.held) is None
+    assert JDSH.pairs(JDSHOptions(), made.sizes).remember(made.held) is None

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedsyn import objectives
-from fedsyn.config import ObjectiveConfig, PCMEConfig
 from fedsyn.objectives.pairs.base import PairBatch, Sizes
+from fedsyn.objectives.pairs.pcme import PCME, PCMEOptions
 
 SIZES = Sizes(4, 3, 6, False)
 
@@ -18,7 +17,7 @@ def learnt(scale, shift, clients=2):
 
 
 def build(**config):
-    return objectives.build(ObjectiveConfig(name="pcme", pcme=PCMEConfig(**config)), SIZES)
+    return PCME.pairs(PCMEOptions(**config), SIZES)
 
 
 def by_hand(image, text, a, b):

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedsyn import objectives
-from fedsyn.config import ObjectiveConfig, UCCHConfig
+from fedsyn.objectives.pairs.ucch import UCCH, UCCHOptions
 
-CONFIG = UCCHConfig(
+CONFIG = UCCHOptions(
     contrast=0.7, temperature=0.8, momentum=0.3, negatives=10, margin=0.2, shift=0.5
 )
 
@@ -57,7 +56,7 @@ def later_pass(image, text, bank, place, hashing):
 
 
 def ucch(sizes):
-    return objectives.build(ObjectiveConfig(name="ucch", ucch=CONFIG), sizes)
+    return UCCH.pairs(CONFIG, sizes)
 
 
 def fill(entries, seed=3):
@@ -75,8 +74,7 @@ def test_the_batch_alone_is_contrasted_with_its_own_codes(stack, each, hashing):
 
 def test_the_keys_of_a_batch_are_constants(stack):
     sizes, _, batch, _ = stack(False)
-    config = ObjectiveConfig(name="ucch", ucch=UCCHConfig(contrast=1.0))
-    loss = objectives.build(config, sizes)({}, batch)[0]
+    loss = UCCH.pairs(UCCHOptions(contrast=1.0), sizes)({}, batch)[0]
     (gradient,) = torch.autograd.grad(loss, batch.image)
     keys = (batch.image + batch.text)[0].detach()
     keys = keys / keys.norm(dim=-1, keepdim=True)

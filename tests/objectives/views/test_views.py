@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from fedsyn import ops
-from fedsyn.config import ModelConfig
 from fedsyn.models.representation import build
+from fedsyn.models.settings import ModelConfig
 from fedsyn.objectives.pairs.info_nce import InfoNCELoss
 from fedsyn.objectives.views.base import Paired, Views
 from fedsyn.objectives.views.byol import BYOLObjective
@@ -19,7 +19,12 @@ from fedsyn.objectives.views.simclr import SimCLRObjective
 
 NET = build(ModelConfig(channels=(8,), hidden=(6,), dim=5), (4, 4, 1), predicts=True)
 SIZES = (4, 2, 3)  # pictures of each client in a batch
-OBJECTIVES = [SimCLRObjective(0.3), MoCoObjective(0.3, 0.9, 6), BYOLObjective(0.9), Paired(InfoNCELoss(0.3))]
+OBJECTIVES = [
+    SimCLRObjective(0.3),
+    MoCoObjective(0.3, 0.9, 6),
+    BYOLObjective(0.9),
+    Paired(InfoNCELoss(0.3)),
+]
 
 
 def draw(seed=0, dtype=torch.float64):
@@ -107,7 +112,9 @@ def test_byol_by_hand():
 
 def test_an_objective_of_pairs_takes_the_views_for_the_pair():
     params, views = draw()
-    seen = Paired(InfoNCELoss(0.3)).begin(NET, params)(params, torch.arange(3), views, torch.tensor(0))
+    seen = Paired(InfoNCELoss(0.3)).begin(NET, params)(
+        params, torch.arange(3), views, torch.tensor(0)
+    )
     for client in range(3):
         first, second = projected(params[client], *mine(views, client)).chunk(2)
         torch.testing.assert_close(seen.loss[client], ops.info_nce(first, second, 1 / 0.3))
