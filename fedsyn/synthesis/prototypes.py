@@ -96,8 +96,21 @@ def _directions(
         if freedom < 1:
             continue
         residual = points[client, rows].double() - anchor[client, mine[rows]].double()
-        _, scale, directions = torch.linalg.svd(residual, full_matrices=False)
+        scale, directions = _principal(residual)
         kept = min(rank, freedom, len(scale))
         scaled = directions[:kept] * (scale[:kept, None] / freedom**0.5)
         basis[client, :kept] = scaled.to(basis.dtype)
     return basis
+
+
+def _principal(residual: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values, descending, and right singular vectors as rows, of ``[n, D]`` in float64."""
+    try:
+        _, scale, directions = torch.linalg.svd(residual, full_matrices=False)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # LAPACK's divide and conquer gives up on some singular matrices; QR iteration does not.
+        from scipy.linalg import svd
+
+        found = svd(residual.numpy(force=True), full_matrices=False, lapack_driver="gesvd")
+        scale, directions = (torch.from_numpy(part).to(residual) for part in found[1:])
+    return scale, directions

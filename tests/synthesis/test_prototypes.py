@@ -49,6 +49,22 @@ def test_the_basis_has_the_pooled_within_cluster_covariance():
     torch.testing.assert_close(covariance, torch.cov(x.T), atol=1e-5, rtol=1e-4)
 
 
+def test_directions_are_found_where_divide_and_conquer_gives_up(monkeypatch):
+    rows = torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
+    rows[:, 4:] = 0  # singular
+    cohort = Cohort((0,), (np.arange(40),), 0, 1)
+    config = SynthesisConfig(prototypes=3, noise=4)
+    plain = prototypes.fit(rows, cohort, config)["basis"][0]
+
+    def give_up(*arguments, **options):
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "svd", give_up)
+    other = prototypes.fit(rows, cohort, config)["basis"][0]
+    torch.testing.assert_close(other.mT @ other, plain.mT @ plain)
+    torch.testing.assert_close(other.norm(dim=-1), plain.norm(dim=-1))
+
+
 def test_a_clients_prototypes_do_not_depend_on_company():
     config = SynthesisConfig(prototypes=4, noise=3)
     together = prototypes.fit(features(), cohort(20, 9, 31), config)
