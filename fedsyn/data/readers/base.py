@@ -32,7 +32,7 @@ class Stored:
     """An array in a file, described before it is read."""
 
     dtype: str  # as the file has it
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # the axes that are known before it is read
     column: bool  # a value, or some strings, a row: small enough to read along
     read: Callable[[], np.ndarray]  # strings as dtype str; pictures in columns as bytes objects
 
