@@ -17,6 +17,7 @@ from results import ABOUT, Row
 
 ROWS = pytest.StashKey[list[Row]]()
 STATISTICS = ("min", "median", "mean", "stddev", "rounds")
+PATIENCE = 3600  # seconds for one benchmark: the largest are slower than any test may be
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ROWS] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(PATIENCE))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

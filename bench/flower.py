@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 import results
-from fedsyn import config as configuration
-from fedsyn.engine import records
-from fedsyn.engine.flower import processes, project, runs
-from fedsyn.engine.runner import Silent, run
+from fedsyn.deployment.cluster import processes
+from fedsyn.deployment.flower import project, runs
+from fedsyn.federation import config as configuration
+from fedsyn.federation import records
+from fedsyn.federation.runner import Silent, run
 from machine import facts
 
 PORT = 23_480

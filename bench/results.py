@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedsyn.engine import records
 from fedsyn.errors import FedsynError
+from fedsyn.federation import records
 
 Row = dict[str, Any]
 Lines = Mapping[str, Sequence[Row]]  # by kind

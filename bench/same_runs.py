@@ -149,10 +149,11 @@ RUNS: dict[str, list[str]] = {
     "creamfl-answers": [*ANSWERS, "method=creamfl", "run.fraction=0.5"],
 }  # fmt: skip
 
-ALONE = [(client,) for client in range(10)]
-SHARDS = [(0, 1, 2), (3,), (4, 5, 6, 7, 8, 9)]
-# Runs over nodes in one process: what each node holds, and the overrides.
-NODES: dict[str, tuple[list[tuple[int, ...]], list[str]]] = {
+Shards = list[tuple[int, ...]]  # what each node holds
+ALONE: Shards = [(client,) for client in range(10)]
+SHARDS: Shards = [(0, 1, 2), (3,), (4, 5, 6, 7, 8, 9)]
+# Runs over nodes in one process: their shards, and the overrides.
+NODES: dict[str, tuple[Shards, list[str]]] = {
     "nodes-fedavg": (ALONE, PAIRS),
     "nodes-sampled": (ALONE, [*PAIRS, "run.fraction=0.4", "synthesis.upload=float16"]),
     "nodes-flash": (ALONE, [*PAIRS, "run.fraction=0.4", "run.selection=flash"]),

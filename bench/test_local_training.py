@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from fedsyn import ops
-from fedsyn.config import MethodConfig, ModelConfig
 from fedsyn.core.batches import epochs
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.optim import Optimizer
-from fedsyn.core.training import train
+from fedsyn.core.training import Training, train
 from fedsyn.models.retrieval import build
-from fedsyn.objectives.info_nce import InfoNCE
+from fedsyn.models.settings import ModelConfig
+from fedsyn.objectives.pairs.info_nce import InfoNCELoss
 from fedsyn.tasks.retrieval import RetrievalProblem
 from formulas import forced
 
@@ -46,9 +46,9 @@ class Case:
 
 
 def in_one_call(case: Case) -> Tensor:
-    own = InfoNCE(1 / SCALE)
+    own = InfoNCELoss(1 / SCALE)
     problem = RetrievalProblem(features=case.features, net=NET, objective=own, criterion=own)
-    return problem.train(case.start, case.cohort, MethodConfig(epochs=1))[0]
+    return problem.train(case.start, case.cohort, Training(epochs=1))[0]
 
 
 def stepwise(case: Case, loss: Loss | None = None) -> Tensor:
@@ -57,7 +57,7 @@ def stepwise(case: Case, loss: Loss | None = None) -> Tensor:
 
 
 def loss_of(case: Case) -> Loss:
-    def loss(params: Tensor, _: Tensor, index: Tensor, valid: Tensor, step: int) -> Tensor:
+    def loss(params: Tensor, _: Tensor, index: Tensor, valid: Tensor, step: Tensor) -> Tensor:
         return ops.info_nce(*NET.embed(params, case.features[index]), SCALE, valid)
 
     return loss

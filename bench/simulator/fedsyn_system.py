@@ -29,7 +29,7 @@ class Laps:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
 
-    def phase(self, round: int, name: str) -> None:
+    def phase(self, round_number: int, name: str) -> None:
         """A phase of a round begins."""
 
     def row(self, row: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 One client after another, ordinary modules and optimisers, the gradient penalty by differentiating
 twice, k-means from scikit-learn. docs/synthesis.md says what is done and why; the numbers here are
-those of `simulator.fedsyn_system` and, where that is silent, the defaults in fedsyn/config.py.
+those of `simulator.fedsyn_system` and, where that is silent, the defaults of fedsyn.
 
 What it does not do is what the algorithm has no use for: scores that the chosen filter does not
 read, the held-out objective of a model that the gate has just judged.

@@ -15,11 +15,16 @@ import torch
 
 import results
 from fedsyn import ops, streams
-from fedsyn.config import ModelConfig, SynthesisConfig
 from fedsyn.core.cohort import Cohort
-from fedsyn.models.retrieval import build
-from fedsyn.synthesis import generators
-from fedsyn.synthesis.server import Library, synthesise
+from fedsyn.core.wire import Library
+from fedsyn.models.retrieval import RetrievalNet, build
+from fedsyn.models.settings import ModelConfig
+from fedsyn.synthesis import prototypes
+from fedsyn.synthesis.extension import SYNTHESIS
+from fedsyn.synthesis.filters import FILTERS
+from fedsyn.synthesis.generators import GENERATORS
+from fedsyn.synthesis.sampling import synthesise
+from fedsyn.synthesis.settings import SynthesisConfig
 from machine import facts
 from memory import peak_mib
 
@@ -33,31 +38,40 @@ def main() -> None:
     torch.set_num_threads(1)
     net = build(ModelConfig(), 128, 128, {})
     model = net.init(streams.generator(0, "model"))[None]
-    library = uploads(SynthesisConfig())
+    library = uploads(section())
     with ops.threads(THREADS):
         rows = [measure(net, model, library, number) for number in NUMBERS]
     about = {**facts(), "clients": CLIENTS, "stack": STACK, "threads": THREADS}
     results.publish("candidates", about, rows)
 
 
+def section(**keys: Any) -> SynthesisConfig:
+    """The options of synthesis, whose generator and filter are the default ones."""
+    made = SYNTHESIS.section(**keys)
+    assert isinstance(made, SynthesisConfig)
+    return made
+
+
 def uploads(config: SynthesisConfig) -> Library:
-    """What the clients send before their first training."""
+    """What the clients send of the default generator, which has nothing to train."""
     features = torch.randn(CLIENTS * PAIRS, 256, generator=streams.generator(0, "features"))
     held = np.arange(CLIENTS * PAIRS).reshape(CLIENTS, PAIRS)
     cohort = Cohort(tuple(range(CLIENTS)), tuple(held), 0, 0)
-    sent = generators.init(features, cohort, config, code=64)
-    return Library(cohort.ids, lambda ids, names: {n: sent[n][list(ids)] for n in names})
+    sent = prototypes.fit(features, cohort, config)
+    return Library(cohort.ids, lambda ids, names: {n: sent[n][list(ids)] for n in names or sent})
 
 
-def measure(net: Any, model: torch.Tensor, library: Library, number: int) -> dict[str, Any]:
+def measure(
+    net: RetrievalNet, model: torch.Tensor, library: Library, number: int
+) -> dict[str, Any]:
     """One pass over ``number`` candidates, and the draw."""
-    config = SynthesisConfig(candidates=number)
+    config, parts = section(candidates=number), (GENERATORS.default, FILTERS.default)
     found: dict[str, Any] = {"candidates": number, "pairs_mib": number * 256 * 4 / 2**20}
 
     def call() -> None:
         start = time.perf_counter()
         with torch.no_grad():
-            pool = synthesise(net, model, library, config, 0, 1, STACK)
+            pool, _ = synthesise(net, model, library, *parts, config, 0, 1, STACK)
             found["filter_s"] = time.perf_counter() - start
             at = torch.randint(pool.size, (DRAWN,), generator=streams.generator(0, "draw"))
             start = time.perf_counter()

@@ -23,15 +23,18 @@ from rich.table import Table
 from torch import Tensor
 
 import results
-from fedsyn import config, streams
+from fedsyn import streams
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.data import federated
 from fedsyn.data.silos import Silo
-from fedsyn.engine.federation import Federation, federation
-from fedsyn.models.generator import Generator, directions
-from fedsyn.models.retrieval import RetrievalNet
-from fedsyn.synthesis import generators
+from fedsyn.federation import config
+from fedsyn.federation.client import initial_model
+from fedsyn.federation.federation import Federation, federation
+from fedsyn.synthesis.client import client_state
+from fedsyn.synthesis.generators import GENERATORS
+from fedsyn.synthesis.generators.base import Generator, Training
+from fedsyn.tasks.retrieval import RetrievalProblem
 from machine import facts
 from studies.evidence.studies import DATA
 from studies.trials.arithmetic import Row
@@ -70,29 +73,35 @@ def measure(name: str, recipe: str, overrides: list[str], steps: int) -> list[Ro
     """A row every hundred steps."""
     settings = ("synthesis.generator=wgan-gp", f"synthesis.steps={EVERY}", "partition.alpha=0.1")
     chosen = config.load(None, [*settings, *overrides])
-    fed = federation(chosen, federated.load(chosen), torch.device("cpu"))
-    features, silos, net = fed.problem.features, fed.silos, fed.problem.net
-    assert isinstance(net, RetrievalNet)  # whose embeddings have one size
+    fed = federation(chosen, federated.load(config.data_settings(chosen)), torch.device("cpu"))
+    problem, silos, own = fed.problem, fed.silos, chosen.synthesis
+    assert isinstance(problem, RetrievalProblem)
+    features, generator = problem.features, GENERATORS.of(chosen.plugins.others)
     cohort = Cohort(tuple(range(len(silos))), tuple(silo.pairs for silo in silos), 0, 0)
-    state = generators.init(features, cohort, chosen.synthesis, net.code)
+    encoder = initial_model(problem.net, 0)  # no constraint loss looks through it
+    state = client_state(problem, encoder, cohort, own, False, generator=generator)
     judged = [
         client
         for client, silo in enumerate(silos)
         if len(unseen(silo)) >= FEWEST and state["counts"][client].any()
     ]
     floor = fmean(energy(features[silos[c].pairs], features[unseen(silos[c])]) for c in judged)
-    encoder = torch.zeros(len(silos), net.layout.size)  # no constraint loss looks at it
+    able = (state["counts"].sum(-1) > 0) & (torch.tensor(cohort.sizes) > 0)
+    looking = encoder.expand(len(silos), -1)
     rows = []
-    for round in range(steps // EVERY + 1):
+    for number in range(steps // EVERY + 1):
         critic = None
-        if round:
-            now = replace(cohort, round=round)
-            losses = generators.train(state, features, now, chosen.synthesis, net, encoder)
+        if number:
+            now = replace(cohort, round_number=number)
+            losses = generator.train(
+                state, Training(features, now, able, own, problem.net, looking)
+            )
+            state["trained"] += able
             critic = -float(losses["critic"][judged].mean())
-        seen, new = zip(*distances(fed, state, judged), strict=True)
+        seen, new = zip(*distances(fed, generator, state, judged), strict=True)
         rows.append(
             {
-                **{"data": name, "recipe": recipe, "steps": round * EVERY, "clients": len(judged)},
+                **{"data": name, "recipe": recipe, "steps": number * EVERY, "clients": len(judged)},
                 **{"seen": fmean(seen), "unseen": fmean(new), "real": floor, "critic": critic},
             }
         )
@@ -104,19 +113,17 @@ def unseen(silo: Silo) -> np.ndarray:
     return np.concatenate([silo.holdout, silo.test])
 
 
-def distances(fed: Federation, state: Payload, clients: list[int]) -> Iterator[tuple[float, float]]:
+def distances(
+    fed: Federation, generator: Generator, state: Payload, clients: list[int]
+) -> Iterator[tuple[float, float]]:
     """Of each client's generated pairs to its seen and to its unseen real ones."""
     own, features = fed.config.synthesis, fed.problem.features
-    generator = Generator(own.noise, features.shape[-1], own.hidden)
     for client in clients:
         stream = streams.generator(fed.config.run.seed, "fidelity", client=client)
         kinds = torch.multinomial(state["counts"][client].double(), DRAWN, True, generator=stream)
-        made = generator(
-            state["generator"][[client]],
-            torch.randn(1, DRAWN, own.noise, generator=stream),
-            state["prototypes"][[client]][:, kinds],
-            directions(state["basis"][[client]]),
-        )[0]
+        sent = {name: value[[client]] for name, value in state.items()}
+        noise = torch.randn(1, DRAWN, own.noise, generator=stream)
+        made = generator.sample(sent, noise, sent["prototypes"][:, kinds], own)[0]
         silo = fed.silos[client]
         yield energy(made, features[silo.pairs]), energy(made, features[unseen(silo)])
 

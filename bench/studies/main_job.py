@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import results
-from fedsyn.engine import records
+from fedsyn.federation import records
 from machine import facts
 
 STACKS = (1, 3, 10)

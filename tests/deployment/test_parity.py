@@ -1,4 +1,8 @@
-"""The same rounds over nodes as in one process: same weights, same metrics."""
+"""The same rounds over nodes as in one process: same weights, same metrics, same bytes.
+
+Bytes are the same where every node has one client. A node of several is sent once what they all
+receive alike, and sends the sums over them, in float64, once.
+"""
 
 import json
 
@@ -11,45 +15,57 @@ from fedsyn.federation import records
 from fedsyn.federation.runner import run
 from fedsyn.methods import METHODS
 
-APART = ("bytes_up", "bytes_down", "seconds")  # of rows that may differ
 ALONE = [(client,) for client in range(10)]
 SHARDS = [(0, 1, 2), (3,), (4, 5, 6, 7, 8, 9)]
-FEDERATED = sorted(METHODS.keys() - {"local", "centralised"})
+FEDERATED = sorted(method.name for method in METHODS if method.deployable)
+BYTES = ("bytes_up", "bytes_down")
 
 
 def rows(out):
-    """What a run found, round by round."""
+    """What a run found, round by round, and what it has sent."""
     found = [json.loads(line) for line in (out / records.METRICS).read_text().splitlines()]
     for row in found:
-        for name in ("bytes_up", "bytes_down"):
-            row.get("server", {}).pop(name, None)
         for kind in ("metrics", "client_metrics"):
             if kind in row:  # a server counts nobody's labels
                 row[kind] = {k: v for k, v in row[kind].items() if not k.endswith("_shot")}
-    return [{k: v for k, v in row.items() if k not in APART} for row in found]
+        del row["seconds"]
+    return found
+
+
+def total(out):
+    """Bytes of a whole run, the preprocessing included."""
+    summary = json.loads((out / records.SUMMARY).read_text())
+    return [summary[name] for name in BYTES]
 
 
 def same_weights(one, other):
     """Bit by bit."""
     one, other = (load_file(out / records.MODEL) for out in (one, other))
+    assert one.keys() == other.keys()
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def both(make, table, tmp_path, nodes, *overrides):
+@pytest.fixture
+def both(make, in_process, tmp_path):
     """The directories of a run in this process and over nodes."""
-    config = make("engine.stack=1", f"flower.nodes={len(nodes)}", *overrides)
-    here, there = tmp_path / "here", tmp_path / "there"
-    run(config, here)
-    serve(config, there, table(*nodes, engine=config.engine))
-    return here, there
+
+    def do(nodes, *overrides):
+        config = make("engine.stack=1", f"flower.nodes={len(nodes)}", *overrides)
+        here, there = tmp_path / "here", tmp_path / "there"
+        run(config, here)
+        serve(config, there, in_process(*nodes, engine=config.engine))
+        return here, there
+
+    return do
 
 
 @pytest.mark.parametrize("synthesis", ["on", "off"])
 @pytest.mark.parametrize("method", FEDERATED)
-def test_clients_trained_alone_give_the_very_same_run(make, table, tmp_path, method, synthesis):
+def test_clients_alone_on_their_nodes_give_the_very_same_run(both, method, synthesis):
     overrides = f"method={method}", f"synthesis.enabled={str(synthesis == 'on').lower()}"
-    here, there = both(make, table, tmp_path, ALONE, *overrides)
+    here, there = both(ALONE, *overrides)
     assert rows(here) == rows(there)
+    assert total(here) == total(there)
     assert same_weights(here, there)
 
 
@@ -84,26 +100,34 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_so_do_all_kinds_of_synthesis(make, table, tmp_path, variant):
-    here, there = both(make, table, tmp_path, ALONE, *VARIANTS[variant])
+def test_so_do_all_kinds_of_synthesis(both, variant):
+    here, there = both(ALONE, *VARIANTS[variant])
     assert rows(here) == rows(there)
+    assert total(here) == total(there)
     assert same_weights(here, there)
 
 
 @pytest.mark.parametrize("method", FEDERATED)
-def test_a_node_of_several_clients_gives_the_same_metrics(make, table, tmp_path, method):
-    here, there = both(make, table, tmp_path, SHARDS, f"method={method}", "engine.stack=4")
+def test_a_node_of_several_clients_gives_the_same_metrics(both, method):
+    here, there = both(SHARDS, f"method={method}", "engine.stack=4")
     for one, other in zip(rows(here), rows(there), strict=True):
         assert other["metrics"] == pytest.approx(one["metrics"], abs=1e-5)
         assert other["losses"] == pytest.approx(one["losses"], abs=1e-4)
 
 
-def test_a_shard_sends_one_payload_however_many_clients_it_has(make, table, tmp_path):
+def test_what_all_clients_receive_goes_to_a_node_once(both):
+    # The one case in which a simulation counts otherwise: ten clients on three nodes.
+    here, there = both(SHARDS, "synthesis.enabled=false", "run.rounds=1")
+    (one,), (other,) = rows(here), rows(there)
+    assert other["bytes_down"] * len(ALONE) == one["bytes_down"] * len(SHARDS)
+
+
+def test_a_shard_sends_one_sum_however_many_clients_it_has(make, in_process, tmp_path):
     config = make("synthesis.enabled=false", "run.rounds=1", "flower.nodes=1")
     up = {}
     for name, nodes in {"one": [tuple(range(10))], "all": ALONE}.items():
-        serve(config, tmp_path / name, table(*nodes, engine=config.engine))
+        serve(config, tmp_path / name, in_process(*nodes, engine=config.engine))
         (row,) = map(json.loads, (tmp_path / name / records.METRICS).read_text().splitlines())
         up[name] = row["bytes_up"]
-    # A sum in float64 against ten rows in float32, and a few words.
+    # A sum in float64 against ten rows in float32, and a few numbers of each client.
     assert up["one"] < up["all"] / 4

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fedsyn.engine.compare import Job
+from fedsyn.federation.compare import Job
 from studies.evidence import arithmetic, page, picture, studies
 from studies.evidence.runs import NAMES, Cell, cells
 from studies.trials import command, files

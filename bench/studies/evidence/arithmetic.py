@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
-from fedsyn.engine.compare import gap_closed
+from fedsyn.federation.compare import gap_closed
 from studies.evidence import studies
 from studies.trials.arithmetic import Row, interval, paired, signed
 

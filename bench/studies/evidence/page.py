@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedsyn import config
+from fedsyn.federation import config
 from fedsyn.report import tables
 from studies.evidence import arithmetic, figures, studies
 from studies.evidence.arithmetic import NOISE, change
@@ -39,7 +39,7 @@ def write(result: Result, path: Path, images: Path) -> None:
     text = render(
         Path(__file__).with_name("evidence.md.jinja"),
         failures=result.failures,
-        clients=config.PartitionConfig().clients,
+        clients=config.load().partition.clients,
         rounds=several(rows, "rounds"),
         seeds=several(rows, "seeds"),
         noise=f"{NOISE:g}",

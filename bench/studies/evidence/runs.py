@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsyn import config
-from fedsyn.engine import compare
-from fedsyn.engine.compare import Job
+from fedsyn.federation import compare, config
+from fedsyn.federation.compare import Job
 from studies.evidence.studies import Study
 from studies.trials.arithmetic import Row
 from studies.trials.runs import key, row_of

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fedsyn.metrics.headline import SCORES
+from fedsyn.metrics.table import MetricTable
+from fedsyn.tasks import TASKS
 from studies.related.studies import Claim, Study
 from studies.trials.arithmetic import Row, interval, paired
 
@@ -21,8 +22,14 @@ def verdicts(rows: Sequence[Row], studies: Sequence[Study]) -> list[dict[str, An
         for study in studies
         for claim in study.claims
         for task, mine in by_task([row for row in rows if row["study"] == study.name]).items()
-        if (metric := claim.metric or SCORES[task].headlines[0]) in SCORES[task].compared.values()
+        if (metric := claim.metric or metrics_of(task).headlines[0])
+        in metrics_of(task).compared.values()
     ]
+
+
+def metrics_of(task: str) -> MetricTable:
+    """What a task is judged by."""
+    return TASKS.find(task).metrics
 
 
 def by_task(rows: Sequence[Row]) -> dict[str, list[Row]]:

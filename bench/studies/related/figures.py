@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedsyn.metrics.headline import SCORES
 from fedsyn.report import plots
 from fedsyn.report.plots import COLOURS, INK
-from studies.related.arithmetic import by_task
+from studies.related.arithmetic import by_task, metrics_of
 from studies.related.studies import Study
 from studies.trials.arithmetic import Row
 from studies.trials.figures import WIDTH, save
@@ -27,8 +26,9 @@ def draw(rows: Sequence[Row], study: Study, folder: Path) -> dict[str, str]:
         if moving:
             figures["Over the rounds", "-curves"] = curves(moving, study)
         for task, of_task in by_task(moving).items():
-            for name in SCORES[task].apart:
-                title = f"{SCORES[task].noun(name).capitalize()} over the rounds"
+            metrics = metrics_of(task)
+            for name in metrics.apart:
+                title = f"{metrics.noun(name).capitalize()} over the rounds"
                 figures[title, f"-{name}"] = curves(of_task, study, name)
     return {
         title: save(figure, folder / f"related-{study.name}{end}.png")
@@ -44,7 +44,8 @@ def levels(rows: Sequence[Row], study: Study) -> Figure:
     for number, (axes, case) in enumerate(zip(panels, cases, strict=True)):
         mine = [row for row in rows if row["case"] == case]
         first = number % _columns(len(cases)) == 0
-        metric = SCORES[mine[0]["task"]].headlines[0]
+        metrics = metrics_of(mine[0]["task"])
+        metric = metrics.headlines[0]
         for row in mine:
             place, colour = names.index(row["contender"]), _colour(study, row)
             known = [value for value in row[f"{metric}_runs"] if value is not None]
@@ -55,7 +56,7 @@ def levels(rows: Sequence[Row], study: Study) -> Figure:
                     color=colour, marker="o", markersize=4, elinewidth=1.0, capsize=2.0,
                 )  # fmt: skip
         axes.set_title(case, loc="left", color=INK)
-        axes.set_xlabel(SCORES[mine[0]["task"]].labels[metric])
+        axes.set_xlabel(metrics.labels[metric])
         axes.set_yticks(range(len(names)), names if first else [""] * len(names))
         axes.tick_params(axis="y", labelcolor=INK)
         axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -69,7 +70,7 @@ def curves(rows: Sequence[Row], study: Study, metric: str = "") -> Figure:
     figure, panels = _panels(len(cases), 1.7)
     for axes, case in zip(panels, cases, strict=True):
         mine = [row for row in rows if row["case"] == case]
-        scores = SCORES[mine[0]["task"]]
+        metrics = metrics_of(mine[0]["task"])
         for row in mine:
             first = row["contender"] == study.contenders[0].name
             curve = row[f"{metric}_curve" if metric else "curve"]
@@ -81,7 +82,7 @@ def curves(rows: Sequence[Row], study: Study, metric: str = "") -> Figure:
                 linewidth=2.0 if first else 1.1,
             )
         axes.set_title(case, loc="left", color=INK)
-        axes.set_ylabel(scores.labels[metric or scores.headlines[0]])
+        axes.set_ylabel(metrics.labels[metric or metrics.headlines[0]])
         axes.set_xlabel("round")
         axes.grid(axis="x", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))

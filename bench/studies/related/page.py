@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedsyn.metrics.headline import SCORES
 from fedsyn.report import tables
 from studies.related import figures
-from studies.related.arithmetic import by_task, verdicts
+from studies.related.arithmetic import by_task, metrics_of, verdicts
 from studies.related.studies import STUDIES, Study
 from studies.trials.arithmetic import CONFIDENCE, Row, signed
 from studies.trials.files import Result
@@ -74,12 +73,12 @@ def line(verdict: Mapping[str, Any]) -> str:
 
 def claim(verdict: Mapping[str, Any]) -> str:
     """In words."""
-    scores = SCORES[verdict["task"]]
-    names = {name: metric for metric, name in scores.compared.items()}
+    metrics = metrics_of(verdict["task"])
+    names = {name: metric for metric, name in metrics.compared.items()}
     side = "below" if verdict["below"] else "above"
     if margin := verdict["margin"]:
         side = f"at most {margin:g} {'above' if verdict['below'] else 'below'}"
-    said = f"{verdict['one']} {side} {verdict['other']} in {scores.noun(names[verdict['metric']])}"
+    said = f"{verdict['one']} {side} {verdict['other']} in {metrics.noun(names[verdict['metric']])}"
     return said + (f" ({'; '.join(verdict['where'])})" if verdict["where"] else "")
 
 
@@ -90,16 +89,16 @@ def difference(effect: Mapping[str, Any] | None) -> str:
 
 def table_of(rows: Sequence[Row]) -> str:
     """One line a case and contender of one task; the best headline of a case is bold."""
-    scores = SCORES[rows[0]["task"]]
-    headline = scores.headlines[0]
-    header = ("case", "", *(scores.labels[name] for name in scores.compared))
+    metrics = metrics_of(rows[0]["task"])
+    headline = metrics.headlines[0]
+    header = ("case", "", *(metrics.labels[name] for name in metrics.compared))
     known = [row for row in rows if row[f"{headline}_mean"] is not None]
     best = {row["case"]: row for row in sorted(known, key=lambda row: row[f"{headline}_mean"])}
     lines = []
     for row in rows:
         cells = [
             tables.spread(row[f"{name}_mean"], row[f"{name}_std"], row["seeds"])
-            for name in scores.compared.values()
+            for name in metrics.compared.values()
         ]
         if row is best.get(row["case"]):
             cells[0] = f"**{cells[0]}**"

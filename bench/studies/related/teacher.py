@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from fedsyn import config
-from fedsyn.engine import compare
-from fedsyn.engine.compare import Job
+from fedsyn.federation import compare, config
+from fedsyn.federation.compare import Job
 from studies.related import rows
 from studies.trials.runs import key
 

@@ -20,14 +20,14 @@ from statistics import fmean
 from typing import Protocol
 
 import fedsyn
-from fedsyn.config import Config
 from fedsyn.federation import compare, records
 from fedsyn.federation.compare import Job
+from fedsyn.federation.config import Config
 from fedsyn.federation.runner import digest
-from fedsyn.metrics.headline import SCORES
+from fedsyn.tasks import TASKS
 from studies.trials.arithmetic import Row
 
-READERS = ("cli.py", "cli_flower.py", "terminal.py", "report")  # make nothing that a run computes
+READERS = ("cli", "conformance", "report")  # make nothing that a run computes
 
 
 class Cell(Protocol):
@@ -109,7 +109,7 @@ def rounds(cells: Sequence[Cell]) -> int:
 def row_of(jobs: Sequence[Job]) -> Row:
     """What the runs of one setting, all finished, say; bytes are a round's."""
     found = compare.row_of(jobs)
-    for name in SCORES[found["task"]].apart:
+    for name in TASKS.find(found["task"]).metrics.apart:
         found[f"{name}_curve"] = compare.curve(jobs, name)
     del found["bytes_up_mean"]  # of all rounds and what came before them
     each = [_traffic(job) for job in jobs]

@@ -7,30 +7,27 @@ from statistics import fmean, stdev
 import numpy as np
 import pytest
 
-from fedsyn import config
 from fedsyn.data.glyphs import glyphs
-from fedsyn.metrics.headline import SCORES
-from fedsyn.teachers import dual_encoder
+from fedsyn.federation import config
+from fedsyn.tasks import TASKS
 from studies.related import __main__ as command
 from studies.related import figures, page, rows, runs, studies, teacher
-from studies.related.arithmetic import verdicts
+from studies.related.arithmetic import metrics_of, verdicts
 from studies.related.studies import Case, Claim, Contender, Study, above
 from studies.trials.files import Result
 
 
 def row(contender, values, *, case="small", task="vqa", study="trial", **others):
     """A row of several seeds, whose metrics but the headline are ``others`` by seed, or 0.2."""
-    compared = SCORES[task].compared
+    metrics = metrics_of(task)
     row = {
         "study": study, "case": case, "data": "glyphs", "contender": contender, "task": task,
         "seeds": len(values), "rounds": 3, "clients": 10, "bytes_up": 1e6,
         "bytes_down": 2e6, "seconds_mean": 30.0, "runs": [f"{case}-{contender}"],
         "curve": {"rounds": [1, 2], "mean": [0.1, None], "std": [0.0, None]},
     }  # fmt: skip
-    for name in compared.values():
-        runs = others.get(
-            name, values if name == SCORES[task].headlines[0] else [0.2] * len(values)
-        )
+    for name in metrics.compared.values():
+        runs = others.get(name, values if name == metrics.headlines[0] else [0.2] * len(values))
         known = None not in runs
         row[f"{name}_runs"] = runs
         row[f"{name}_mean"] = fmean(runs) if known else None
@@ -90,7 +87,7 @@ def test_every_study_can_be_planned(study, tmp_path):
 def test_claims_are_of_contenders(study):
     names = {contender.name for contender in study.contenders}
     assert {name for claim in study.claims for name in (claim.one, claim.other)} <= names
-    known = {name for scores in SCORES.values() for name in scores.compared.values()}
+    known = {name for task in TASKS for name in task.metrics.compared.values()}
     assert {claim.metric for claim in study.claims} - {""} <= known
 
 
@@ -237,7 +234,7 @@ def test_the_teacher_of_emoji_has_seen_line_drawings_of_training_rows(emoji, tmp
         assert drawn["image"][:, 4].min((1, 2)).tolist() == [n for n in range(240) if n % 5]
         assert drawn["text"][0] == "right, strokes, stroke"
     settings = config.load(None, ["method=clip2fl", f"data.path={emoji}", *overrides])
-    known = dual_encoder.load(settings)
+    known = settings.plugins.teacher.load(settings.teacher, settings.data, settings.model.dim)
     with np.load(emoji) as file:
         pictures, sublabel = known.pictures(file["image"]), file["sublabel"]
     guess = (pictures @ known.texts(["left", "right"]).T).argmax(-1).numpy()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fedsyn import config
+from fedsyn.federation import config
 from results import ResultError
 from studies.trials import command, files, page, runs
 from studies.trials.arithmetic import interval, paired, signed

@@ -11,7 +11,7 @@ from pathlib import Path
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from fedsyn import config as configuration
+from fedsyn.federation import config as configuration
 from fedsyn.federation import records
 
 server = ServerApp()

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from fedsyn import config as configuration
 from fedsyn.deployment.cluster import processes
 from fedsyn.deployment.flower import project
 from fedsyn.errors import ConfigError, RunError
+from fedsyn.federation import config as configuration
 
 pytest.importorskip("flwr")
 pytestmark = pytest.mark.flower

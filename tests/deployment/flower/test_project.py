@@ -9,9 +9,9 @@ import zipfile
 
 import pytest
 
-from fedsyn import config as configuration
 from fedsyn.deployment.cluster import processes
 from fedsyn.deployment.flower import project
+from fedsyn.federation import config as configuration
 
 SECRETS = ("PRIVATE KEY", "BEGIN CERTIFICATE")
 
@@ -77,7 +77,9 @@ def test_the_configuration_is_complete_and_its_paths_are_absolute(fedsyn, tmp_pa
     assert written.data.path == str(tmp_path / "pairs.npz")
     assert written.teacher.path == str(tmp_path / "runs" / "taught")
     assert tomllib.loads(text) == tomllib.loads(configuration.dump(written))
-    assert "# Who has what.\n[partition]" in text
+    assert "# How the rows are divided over clients.\n[partition]" in text
+    lines = text.splitlines()
+    assert all(lines[at - 1].startswith("# ") for at, line in enumerate(lines) if line[:1] == "[")
 
 
 def test_a_node_agrees_to_nothing_but_what_its_runs_do(made):

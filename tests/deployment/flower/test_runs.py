@@ -11,10 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedsyn import config
 from fedsyn.deployment.cluster import processes
 from fedsyn.deployment.flower import project, runs
-from fedsyn.federation import records
+from fedsyn.federation import config, records
 from fedsyn.federation.runner import Silent, run
 
 pytest.importorskip("flwr")
@@ -67,8 +66,8 @@ class Watch(Silent):
         self.acts = dict(acts)
 
     def row(self, row):
-        for round in [number for number in self.acts if number <= row["round"]]:
-            self.acts.pop(round)()
+        for due in [number for number in self.acts if number <= row["round"]]:
+            self.acts.pop(due)()
 
 
 def trained(made, *words, acts=(), out=None, resume=False):
@@ -88,6 +87,12 @@ def found(out):
          {name: value for name, value in row["metrics"].items() if not name.endswith("_shot")})
         for row in rows
     ]  # fmt: skip
+
+
+def sent(out):
+    """Bytes of each round: every node has one client, as in a simulation."""
+    rows = map(json.loads, (out / records.METRICS).read_text().splitlines())
+    return [(row["bytes_up"], row["bytes_down"]) for row in rows]
 
 
 def same_weights(one, other):
@@ -116,6 +121,7 @@ def test_real_nodes_give_the_run_of_one_process(federation, pairs, tmp_path, nam
     assert end.state == "done", end.error
     run(config.load(None, [*overrides(pairs), *words]), tmp_path / "here")
     assert found(out) == found(tmp_path / "here")
+    assert sent(out) == sent(tmp_path / "here")
     assert same_weights(out, tmp_path / "here")
     assert end.missing == []
 
