@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import results
-from fedsyn.deployment.cluster import processes
+from fedsyn.deployment.cluster import commands
 from fedsyn.deployment.flower import project, runs
 from fedsyn.federation import config as configuration
 from fedsyn.federation import records
@@ -95,12 +95,12 @@ def measure(folder: Path, nodes: int, overrides: list[str]) -> dict[str, Any]:
     here = folder / "here"
     run(config, here)
     where = project.create(folder / "federation", config, nodes)
-    processes.up(where, port=PORT)
+    commands.up(where, port=PORT)
     try:
         submitted = runs.submit(where, [], folder / "there", resume=False)
         end = runs.follow(where, submitted, Silent())
     finally:
-        processes.down(where)
+        commands.down(where)
     if end.state != "done" or end.missing:
         raise RuntimeError(f"{end.state}: {end.error}; missing: {end.missing}")
     one, other = (read(out) for out in (here, folder / "there"))

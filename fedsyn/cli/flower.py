@@ -27,7 +27,7 @@ from fedsyn.settings.catalogue import refuse_unknown
 from fedsyn.settings.loading import read_tree
 
 if TYPE_CHECKING:
-    from fedsyn.deployment.cluster.processes import Seen
+    from fedsyn.deployment.cluster.commands import Seen
 
 app = typer.Typer(
     help="The same runs on real nodes, on Flower: docs/flower.md is the guide.",
@@ -90,7 +90,7 @@ def up(
     On the loopback, with TLS and authenticated nodes; certificates and keys are made where they
     are missing. It is for trying out: DIR/README.md says what runs where in earnest.
     """
-    from fedsyn.deployment.cluster import processes
+    from fedsyn.deployment.cluster import commands
     from fedsyn.deployment.flower import project
 
     where = project.find(directory)
@@ -101,11 +101,11 @@ def up(
             bars.update(task, description=f"waiting for {what}")
 
         try:
-            processes.up(where, nodes, insecure, port, waiting)
+            commands.up(where, nodes, insecure, port, waiting)
         except RunError as error:
             say(f"failed: {error}")
             raise typer.Exit(1) from None
-    _show_status(processes.status(where), None, as_json)
+    _show_status(commands.status(where), None, as_json)
 
 
 @app.command()
@@ -165,11 +165,11 @@ def run(
 @app.command()
 def status(directory: Folder, as_json: Json = False) -> None:
     """Which processes are alive, which nodes are online, and how far the last run is."""
-    from fedsyn.deployment.cluster import processes
+    from fedsyn.deployment.cluster import commands
     from fedsyn.deployment.flower import project, runs
 
     where = project.find(directory)
-    seen = processes.status(where)
+    seen = commands.status(where)
     submitted = runs.last(where)
     facts = None
     if submitted is not None:
@@ -181,12 +181,12 @@ def status(directory: Folder, as_json: Json = False) -> None:
 @app.command()
 def down(directory: Folder) -> None:
     """Stop all that `up` has started, and see that it is gone."""
-    from fedsyn.deployment.cluster import processes
+    from fedsyn.deployment.cluster import commands
     from fedsyn.deployment.flower import project
 
     where = project.find(directory)
     try:
-        stopped = processes.down(where)
+        stopped = commands.down(where)
     except RunError as error:
         say(f"failed: {error}")
         raise typer.Exit(1) from None

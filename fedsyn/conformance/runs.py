@@ -5,7 +5,6 @@ import random
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -129,7 +128,7 @@ class _OverNodes(_Ran):
     """A run over nodes of this process, with a client each."""
 
     def _run(self, config: Config) -> None:
-        allowed = Limits(plugins=_foreign(config), min_pairs=1, min_cluster=1)
+        allowed = Limits(plugins=config.foreign, min_pairs=1, min_cluster=1)
         nodes = {
             number: NodeConfig(
                 clients=(number,),
@@ -140,13 +139,3 @@ class _OverNodes(_Ran):
             for number in range(CLIENTS)
         }
         serve(with_overrides(config, flower={"nodes": CLIENTS}), self.out, Loopback(nodes))
-
-
-def _foreign(config: Config) -> tuple[str, ...]:
-    """What the configuration names that is not of this package."""
-    names: list[Any] = [
-        config.model_dump()[table.key.split(".")[0]][table.key.split(".")[1]]
-        for table, plugin in config.plugins.named()
-        if not table.is_own(plugin)
-    ]
-    return (*names, *config.run.extensions)

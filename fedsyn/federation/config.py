@@ -76,6 +76,19 @@ class Config(Section):
         """Those of them that were passed as objects, and cannot be found by their names."""
         return self._given
 
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """What it names that is not of this package: nodes have to allow it."""
+        tree = self.model_dump()
+        named = [
+            str(_value(tree, table.key, ""))
+            for table, plugin in self.plugins.named()
+            if not table.is_own(plugin)
+        ]
+        if not OBJECTIVES.is_own(self.plugins.criterion) and self.run.criterion != OBJECTIVE:
+            named.append(self.run.criterion)
+        return tuple(dict.fromkeys([*named, *self.run.extensions]))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Config) and self.model_dump() == other.model_dump()
 

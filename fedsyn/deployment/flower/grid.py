@@ -28,15 +28,15 @@ TYPES = {"float16", "float32", "float64", "int64", "bool"}
 POLL = 0.2  # seconds between looks for answers; Flower's own loop waits three
 
 
-def packed(parcel: FedsynMessage) -> RecordDict:
-    """A parcel as a message's content."""
-    arrays = {k: Array(v.cpu().contiguous().numpy()) for k, v in parcel.arrays.items()}
-    facts = ConfigRecord({"json": json.dumps(parcel.facts)})
+def packed(message: FedsynMessage) -> RecordDict:
+    """One of fedsyn's messages as the content of one of Flower's."""
+    arrays = {k: Array(v.cpu().contiguous().numpy()) for k, v in message.arrays.items()}
+    facts = ConfigRecord({"json": json.dumps(message.facts)})
     return RecordDict({ARRAYS: ArrayRecord(arrays), FACTS: facts})
 
 
 def unpacked(content: RecordDict) -> FedsynMessage:
-    """A message's content as a parcel.
+    """The content of one of Flower's messages as one of fedsyn's.
 
     Raises
     ------
@@ -67,8 +67,8 @@ def _tensor(name: str, array: Array) -> torch.Tensor:
     return torch.from_numpy(value.copy())
 
 
-class GridPost:
-    """Messages over Flower's grid."""
+class GridTransport:
+    """A `fedsyn.deployment.exchange.Transport` over Flower's grid."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
@@ -78,16 +78,16 @@ class GridPost:
         return sorted(self._grid.get_node_ids())
 
     def exchange(
-        self, kind: str, parcels: Mapping[int, FedsynMessage], timeout: float
+        self, kind: str, messages: Mapping[int, FedsynMessage], timeout: float
     ) -> dict[int, FedsynMessage | str]:
         """Push all, and pull until all are answered or the time is over."""
         deadline = time.monotonic() + timeout
-        nodes = list(parcels)
-        messages = [
-            Message(packed(parcels[node]), node, MESSAGES[kind], ttl=timeout + POLL)
+        nodes = list(messages)
+        packages = [
+            Message(packed(messages[node]), node, MESSAGES[kind], ttl=timeout + POLL)
             for node in nodes
         ]
-        pushed = dict(zip(self._grid.push_messages(messages), nodes, strict=True))
+        pushed = dict(zip(self._grid.push_messages(packages), nodes, strict=True))
         waiting = {message: node for message, node in pushed.items() if message}
         found: dict[int, FedsynMessage | str] = {
             node: "Flower has not taken its message" for node in set(nodes) - set(waiting.values())

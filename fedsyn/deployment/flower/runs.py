@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from fedsyn.deployment.cluster import processes
+from fedsyn.deployment.cluster.executables import flwr
 from fedsyn.deployment.flower.project import Project, with_absolute_paths
 from fedsyn.errors import ConfigError, FedsynError, RunError
 from fedsyn.federation import config as configuration
@@ -87,7 +87,7 @@ def submit(project: Project, overrides: Sequence[str], out: Path, resume: bool) 
     file = project.home / "run.toml"
     records.write_text(file, tomli_w.dumps(settings))
     try:
-        answer = processes.flwr(project, "run", str(project.app), "--run-config", str(file))
+        answer = flwr(project, "run", str(project.app), "--run-config", str(file))
     except FedsynError:
         with suppress(OSError):
             out.rmdir()  # made above, and still empty
@@ -126,7 +126,7 @@ def confirmed(project: Project, run: Submitted) -> Progress:
     if said.ended:
         return said
     try:
-        listed = processes.flwr(project, "list", "--run-id", run.id)["runs"]
+        listed = flwr(project, "list", "--run-id", run.id)["runs"]
     except RunError as error:
         return replace(said, state="interrupted", error=str(error))
     status, details = listed[0]["status"], listed[0]["status-details"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedsyn.deployment.flower.grid import GridPost
+from fedsyn.deployment.flower.grid import GridTransport
 from fedsyn.deployment.server import serve
 from fedsyn.federation import config as configuration
 
@@ -24,4 +24,9 @@ def main(grid: Grid, context: Context) -> None:
     asked = context.run_config
     path, overrides = str(asked.get("config", "")), json.loads(str(asked.get("overrides", "[]")))
     config = configuration.load(Path(path) if path else None, overrides)
-    serve(config, Path(str(asked["out"])), GridPost(grid), resume=bool(asked.get("resume", False)))
+    serve(
+        config,
+        Path(str(asked["out"])),
+        GridTransport(grid),
+        resume=bool(asked.get("resume", False)),
+    )

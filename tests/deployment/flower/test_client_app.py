@@ -44,7 +44,7 @@ def test_flowers_simulation_gives_the_run_of_one_process(make, tmp_path, monkeyp
     from flwr.simulation import run_simulation
 
     from fedsyn.deployment.flower.client_app import app as client
-    from fedsyn.deployment.flower.grid import GridPost
+    from fedsyn.deployment.flower.grid import GridTransport
 
     common = ["partition.clients=4", "engine.stack=1", "flower.nodes=4", "run.rounds=2"]
     configs = {name: make(f"method={name}", *common) for name in FEDERATED}
@@ -53,7 +53,7 @@ def test_flowers_simulation_gives_the_run_of_one_process(make, tmp_path, monkeyp
     @server.main()
     def main(grid, context):
         for name, config in configs.items():  # one start of Ray for all of them
-            serve(config, tmp_path / "there" / name, GridPost(grid))
+            serve(config, tmp_path / "there" / name, GridTransport(grid))
 
     run_simulation(
         server_app=server,

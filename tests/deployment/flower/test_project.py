@@ -9,8 +9,9 @@ import zipfile
 
 import pytest
 
-from fedsyn.deployment.cluster import processes
+from fedsyn.deployment.cluster import executables
 from fedsyn.deployment.flower import project
+from fedsyn.deployment.node import NodeConfig
 from fedsyn.federation import config as configuration
 
 SECRETS = ("PRIVATE KEY", "BEGIN CERTIFICATE")
@@ -90,6 +91,20 @@ def test_a_node_agrees_to_nothing_but_what_its_runs_do(made):
     assert states == {str(made.state("node-0")), str(made.state("node-1"))}
 
 
+def test_nodes_allow_the_plugins_of_the_run_they_were_made_for(made, tmp_path, monkeypatch):
+    assert read_toml(made.node("node-0"))["allow"]["plugins"] == []
+    (tmp_path / "own_method.py").write_text(
+        "from dataclasses import replace\n"
+        "from fedsyn.methods.fedavg import FEDAVG\n"
+        "OWN = replace(FEDAVG, name='own')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = configuration.load(None, ["method=own_method:OWN", "partition.clients=2"])
+    other = project.create(tmp_path / "other", config, 2)
+    found = NodeConfig.load(other.node("node-1")).allow
+    assert found.plugins == ("own_method:OWN",) and found.methods == ("own_method:OWN",)
+
+
 def test_the_app_names_what_is_installed_and_holds_nothing_else(made):
     assert [path.name for path in made.app.iterdir()] == ["pyproject.toml"]
     app = read_toml(made.app / "pyproject.toml")["tool"]["flwr"]["app"]
@@ -109,8 +124,8 @@ def test_a_secret_that_strays_into_the_app_is_not_bundled(made, monkeypatch):
             "fedsyn.cli.app:app",
         )
     done = subprocess.run(
-        [processes.executable("flwr"), "build", "--app", made.app],
-        cwd=made.path, env=processes.environment(made.home), capture_output=True, text=True,
+        [executables.executable("flwr"), "build", "--app", made.app],
+        cwd=made.path, env=executables.environment(made.home), capture_output=True, text=True,
     )  # fmt: skip
     (bundle,) = made.path.glob("*.fab")
     assert done.returncode == 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedsyn.deployment.cluster import processes
+from fedsyn.deployment.cluster import commands, processes, state
 from fedsyn.deployment.flower import project, runs
 from fedsyn.federation import config, records
 from fedsyn.federation.runner import Silent, run
@@ -41,7 +41,7 @@ def start(folder, pairs, port, insecure=False):
         path.write_text(
             "\n".join(line for line in lines if not line.startswith(("methods", "obj")))
         )
-    processes.up(made, insecure=insecure, port=port)
+    commands.up(made, insecure=insecure, port=port)
     return made
 
 
@@ -56,7 +56,7 @@ def federation(request, tmp_path_factory, pairs, free_ports):
     folder = tmp_path_factory.mktemp("flower") / "federation"
     made = start(folder, pairs, free_ports(8), insecure=request.param == "plain")
     yield made
-    processes.down(made)
+    commands.down(made)
 
 
 class Watch(Silent):
@@ -131,11 +131,11 @@ def test_real_nodes_give_the_run_of_one_process(federation, pairs, tmp_path, nam
 def test_so_do_methods_of_other_payloads_and_tasks(make, free_ports, tmp_path, method):
     config = make(f"method={method}", f"partition.clients={CLIENTS}", "engine.stack=1")
     made = project.create(tmp_path / "federation", config, CLIENTS)
-    processes.up(made, port=free_ports(8))
+    commands.up(made, port=free_ports(8))
     try:
         out, end = trained(made)
     finally:
-        processes.down(made)
+        commands.down(made)
     assert end.state == "done", end.error
     run(config, tmp_path / "here")
     assert found(out) == found(tmp_path / "here")
@@ -152,12 +152,12 @@ def fragile(tmp_path_factory, pairs, free_ports):
     """Nodes for those who kill some."""
     made = start(tmp_path_factory.mktemp("fragile") / "federation", pairs, free_ports(8))
     yield made
-    processes.down(made)
+    commands.down(made)
 
 
 def kill(made, name):
     """Without a chance to say goodbye; its app goes with it."""
-    process = processes.read(made).processes[name]
+    process = state.read(made).processes[name]
     os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -174,7 +174,7 @@ def test_a_run_whose_superlink_was_killed_goes_on_to_the_same_end(fragile, quiet
     acts = [(1, lambda: kill(fragile, processes.SUPERLINK))]
     out, end = trained(fragile, *LONGER, acts=acts)
     assert end.state in ("interrupted", "failed")
-    processes.up(fragile, port=processes.read(fragile).port)
+    commands.up(fragile, port=state.read(fragile).port)
     _, end = trained(fragile, out=out, resume=True)
     assert end.state == "done", end.error
     assert found(out) == found(quiet)
@@ -208,17 +208,17 @@ def test_a_node_that_was_killed_is_missing_until_it_is_started_again(fragile):
     rounds = [row[1] for row in found(out)]
     assert (rounds[0], rounds[-1]) == ([0, 1, 2], [0, 2])
     assert {tuple(one["clients"]) for one in end.missing} == {(1,)}
-    processes.up(fragile, port=processes.read(fragile).port)
+    commands.up(fragile, port=state.read(fragile).port)
     out, end = trained(fragile, *words)
     assert all(row[1] == [0, 1, 2] for row in found(out))
 
 
 @SLOW
 def test_a_node_may_come_late(fragile):
-    processes.down(fragile)
-    port = processes.read(fragile).port
-    processes.up(fragile, nodes=2, port=port)
-    acts = [(1, lambda: processes.up(fragile, port=port))]
+    commands.down(fragile)
+    port = state.read(fragile).port
+    commands.up(fragile, nodes=2, port=port)
+    acts = [(1, lambda: commands.up(fragile, port=port))]
     words = ["synthesis.gate=false", "flower.nodes=2", "run.rounds=10"]
     out, end = trained(fragile, *words, acts=acts)
     assert end.state == "done", end.error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsyn.deployment.cluster import processes
+from fedsyn.deployment.cluster import commands, executables, processes, state
 from fedsyn.deployment.flower import project
 from fedsyn.errors import ConfigError, RunError
 from fedsyn.federation import config as configuration
@@ -48,9 +48,9 @@ def on_path():
 def federation(tmp_path_factory, on_path, free_ports):
     """Two nodes online, with TLS and authentication."""
     made = make(tmp_path_factory.mktemp("flower") / "federation")
-    processes.up(made, port=free_ports(8))
+    commands.up(made, port=free_ports(8))
     yield made
-    processes.down(made)
+    commands.down(made)
 
 
 def fedsyn(*arguments):
@@ -71,7 +71,7 @@ def done(*arguments):
 
 
 def seen(made):
-    return {one.name: one for one in processes.status(made)}
+    return {one.name: one for one in commands.status(made)}
 
 
 def wait_for(condition):
@@ -94,7 +94,7 @@ def test_all_are_alive_and_online(federation):
 
 
 def test_the_superlink_does_not_speak_without_tls(federation):
-    port = processes.read(federation).port
+    port = state.read(federation).port
     with pytest.raises((OSError, http.client.HTTPException)):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         connection.request("GET", "/health")
@@ -102,22 +102,22 @@ def test_the_superlink_does_not_speak_without_tls(federation):
 
 
 def test_up_again_starts_nothing_that_runs(federation):
-    before = processes.read(federation)
-    processes.up(federation)
-    assert processes.read(federation) == before
+    before = state.read(federation)
+    commands.up(federation)
+    assert state.read(federation) == before
 
 
 def test_what_runs_is_not_run_otherwise(federation):
     with pytest.raises(ConfigError, match="run with TLS on port"):
-        processes.up(federation, insecure=True)
+        commands.up(federation, insecure=True)
     with pytest.raises(ConfigError, match="run with TLS on port"):
-        processes.up(federation, port=processes.read(federation).port + 100)
+        commands.up(federation, port=state.read(federation).port + 100)
     with pytest.raises(ConfigError, match="--nodes 3"):
-        processes.up(federation, nodes=3)
+        commands.up(federation, nodes=3)
 
 
 def test_everything_started_has_home_calls_and_installs_switched_off(federation):
-    for one in processes.status(federation):
+    for one in commands.status(federation):
         given = Path(f"/proc/{one.pid}/environ").read_text().split("\0")
         assert {f"{k}={v}" for k, v in project.SWITCHED_OFF.items()} <= set(given)
         assert any(v.startswith(f"FLWR_HOME={federation.path}") for v in given)
@@ -125,10 +125,10 @@ def test_everything_started_has_home_calls_and_installs_switched_off(federation)
 
 def test_a_taken_port_is_named(tmp_path, federation):
     other = make(tmp_path / "other")
-    port = processes.read(federation).port
+    port = state.read(federation).port
     with pytest.raises(RunError, match=f"port {port} is not free"):
-        processes.up(other, port=port)
-    assert processes.down(other) == []
+        commands.up(other, port=port)
+    assert commands.down(other) == []
 
 
 # ---- Who is not let in -----------------------------------------------------------------------
@@ -147,8 +147,8 @@ def strangers(federation, tmp_path_factory):
     other = make(tmp_path_factory.mktemp("flower") / "other")
     subprocess.run([other.certificates / "make-certificates.sh"], check=True, capture_output=True)
     subprocess.run([other.path / "keys" / "make-key.sh", "node-0"], check=True)
-    fleet = processes.read(federation)
-    usual = processes.node_command(federation, fleet, "node-0", 0)
+    fleet = state.read(federation)
+    usual = commands.node_command(federation, fleet, "node-0", 0)
     plain, key = usual[: usual.index("--root-certificates")], usual[-2:]
     root = usual[len(plain) : -2]
     wrong = {
@@ -182,9 +182,9 @@ def test_a_node_that_runs_elsewhere_is_listed(federation, tmp_path):
     other = make(tmp_path / "other")
     subprocess.run([other.path / "keys" / "make-key.sh", "node-0"], check=True)
     key = other.key("node-0").with_suffix(".pub")
-    node = str(processes.flwr(federation, "supernode", "register", str(key))["node-id"])
-    (found,) = (one for one in processes.status(federation) if one.node == node)
-    assert (found.name, found.pid, found.online) == (processes.ELSEWHERE, None, False)
+    node = str(executables.flwr(federation, "supernode", "register", str(key))["node-id"])
+    (found,) = (one for one in commands.status(federation) if one.node == node)
+    assert (found.name, found.pid, found.online) == (commands.ELSEWHERE, None, False)
     assert found.why == "registered"
 
 
@@ -197,14 +197,14 @@ def test_a_certificate_that_has_expired_is_named(tmp_path, on_path, free_ports):
     )  # fmt: skip
     port = free_ports(3)
     with pytest.raises(RunError, match="certificate has expired"):
-        processes.up(made, port=port)
-    fleet = processes.read(made)
+        commands.up(made, port=port)
+    fleet = state.read(made)
     processes.start(
-        made, "node-0", processes.node_command(made, fleet, "node-0", port + 1), port + 1
+        made, "node-0", commands.node_command(made, fleet, "node-0", port + 1), port + 1
     )
     wait_for(lambda: "certificate has expired" in (seen(made)["node-0"].why or ""))
     assert not seen(made)["node-0"].online
-    assert "superlink" in processes.down(made)
+    assert "superlink" in commands.down(made)
 
 
 # ---- Run -------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def test_ctrl_c_leaves_the_run_running(federation, tmp_path):
     assert process.returncode == 1 and "fedsyn flower status" in err and "flwr.sh stop" in err
     run = json.loads(done("status", federation.path, "--json")[1])["run"]
     assert run["state"] == "running"
-    stopped = processes.flwr(federation, "stop", run["id"])
+    stopped = executables.flwr(federation, "stop", run["id"])
     assert stopped["success"]
     ended = json.loads(done("status", federation.path, "--json")[1])["run"]
     assert ended["state"] == "failed" and "stopped" in ended["error"]
@@ -275,7 +275,7 @@ def test_a_killed_node_is_named_and_comes_back_as_itself(federation):
     wait_for(lambda: not seen(federation)["node-1"].alive)
     found = seen(federation)["node-1"]
     assert not found.online and found.why
-    processes.up(federation)
+    commands.up(federation)
     after = seen(federation)["node-1"]
     assert after.online and after.node == before.node and after.pid != before.pid
 
@@ -286,10 +286,10 @@ def test_a_killed_superlink_comes_back_with_its_port_and_its_nodes(federation):
     os.kill(before["superlink"].pid, signal.SIGKILL)
     wait_for(lambda: not seen(federation)["superlink"].alive)
     assert all(one.online is None for one in seen(federation).values())
-    port = processes.read(federation).port
-    processes.up(federation)
+    port = state.read(federation).port
+    commands.up(federation)
     after = seen(federation)
-    assert processes.read(federation).port == port
+    assert state.read(federation).port == port
     for name in ("node-0", "node-1"):
         assert after[name].online
         assert (after[name].pid, after[name].node) == (before[name].pid, before[name].node)
@@ -298,7 +298,7 @@ def test_a_killed_superlink_comes_back_with_its_port_and_its_nodes(federation):
 @pytest.mark.slow
 def test_down_stops_all_of_it_and_a_run_too(tmp_path, on_path, free_ports):
     made = make(tmp_path / "federation")
-    processes.up(made, nodes=1, insecure=True, port=free_ports(2))
+    commands.up(made, nodes=1, insecure=True, port=free_ports(2))
     going = fedsyn("run", made.path, "run.seed=3")
     wait_for(lambda: list(made.runs.glob("*/status.json")))
     bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -335,7 +335,7 @@ def test_a_process_that_ignores_the_request_is_killed(tmp_path, monkeypatch, fre
     )
     started = processes.start(made, "node-0", [sys.executable, "-c", stubborn], free_ports(1))
     wait_for(lambda: "ready" in made.log("node-0").read_text())
-    assert processes.down(made) == ["node-0"]
+    assert commands.down(made) == ["node-0"]
     assert not processes.alive(made, started) and started_from(made) == []
 
 
@@ -346,7 +346,7 @@ def test_a_process_that_took_an_old_id_is_not_ours(tmp_path, free_ports):
     wait_for(lambda: not processes.alive(made, process))
     path = made.path / "processes.json"
     path.write_text(path.read_text().replace(str(process.pid), str(bystander.pid)))
-    (found,) = processes.status(made)
+    (found,) = commands.status(made)
     assert found.pid == bystander.pid and not found.alive
-    assert processes.down(made) == [] and bystander.poll() is None
+    assert commands.down(made) == [] and bystander.poll() is None
     bystander.communicate(b"\n")
