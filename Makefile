@@ -27,7 +27,7 @@ run: $(VENV)/installed
 # FEDSYN_DATA=DIR adds the tests of data sets that are not ours to copy: DIR/NAME/NAME.npz with NAME of
 # emoji, wikipedia, uci_mfeat and flickr8k_1k. The others need nothing from outside.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n auto -m "not slow"
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m slow

@@ -33,7 +33,7 @@ from fedsyn.federation.client import initial_model
 from fedsyn.federation.federation import Federation, federation
 from fedsyn.synthesis.client import client_state
 from fedsyn.synthesis.generators import GENERATORS
-from fedsyn.synthesis.generators.base import Generator, Training
+from fedsyn.synthesis.generators.base import Generator, GeneratorTraining
 from fedsyn.tasks.retrieval import RetrievalProblem
 from machine import facts
 from studies.evidence.studies import DATA
@@ -94,7 +94,7 @@ def measure(name: str, recipe: str, overrides: list[str], steps: int) -> list[Ro
         if number:
             now = replace(cohort, round_number=number)
             losses = generator.train(
-                state, Training(features, now, able, own, problem.net, looking)
+                state, GeneratorTraining(features, now, able, own, problem.net, looking)
             )
             state["trained"] += able
             critic = -float(losses["critic"][judged].mean())

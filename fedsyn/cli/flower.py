@@ -27,7 +27,7 @@ from fedsyn.settings.catalogue import refuse_unknown
 from fedsyn.settings.loading import read_tree
 
 if TYPE_CHECKING:
-    from fedsyn.deployment.cluster.commands import Seen
+    from fedsyn.deployment.cluster.commands import ProcessStatus
 
 app = typer.Typer(
     help="The same runs on real nodes, on Flower: docs/flower.md is the guide.",
@@ -193,7 +193,9 @@ def down(directory: Folder) -> None:
     say(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
 
 
-def _show_status(seen: Sequence["Seen"], run: dict[str, Any] | None, as_json: bool) -> None:
+def _show_status(
+    seen: Sequence["ProcessStatus"], run: dict[str, Any] | None, as_json: bool
+) -> None:
     if as_json:
         typer.echo(json.dumps({"processes": [asdict(one) for one in seen], "run": run}))
         return

@@ -14,7 +14,7 @@ from fedsyn.settings.loading import over
 from fedsyn.settings.plugins import Tree
 from fedsyn.synthesis import prototypes
 from fedsyn.synthesis.filters import Filter
-from fedsyn.synthesis.generators.base import Generator, Training
+from fedsyn.synthesis.generators.base import Generator, GeneratorTraining
 from fedsyn.synthesis.scores import CandidateScores, GlobalPrototypes
 from fedsyn.synthesis.settings import SynthesisConfig
 from fedsyn.synthesis.steps.base import ServerStep
@@ -78,7 +78,7 @@ class _Generators:
         state |= claims.payload("prepare's", made, clients)
         before = {name: (value.shape, value.dtype) for name, value in state.items()}
         able = (state["counts"].sum(-1) > 0) & (torch.tensor(cohort.sizes) > 0)
-        training = Training(
+        training = GeneratorTraining(
             features, cohort, able, self._config, self._problem.net,
             self._model.expand(clients, -1),
         )  # fmt: skip

@@ -13,6 +13,7 @@ client after another in float64, so that they do not depend on how clients were 
 The method has an upload, and so has each extension: each is a *part* of what a client sends.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -202,17 +203,20 @@ def add_up(
     ValueError
         If a weight is negative or not finite.
     """
-    if not bool(((weight >= 0) & weight.isfinite()).all()):
-        raise ValueError(f"expected weights that are finite and >= 0, got {weight.tolist()}")
+    # (Plain numbers where they do: next to busy threads every small tensor waits for its turn.)
+    shares = weight.tolist()
+    if not all(math.isfinite(share) and share >= 0 for share in shares):
+        raise ValueError(f"expected weights that are finite and >= 0, got {shares}")
     if sums is None:
         like = torch.zeros_like(value[0], dtype=torch.float64)
         sums = like, torch.zeros((), dtype=torch.float64)
-    total, mass = sums
-    for row, share in zip(value, weight.tolist(), strict=True):
+    total, known = sums
+    mass = float(known)
+    for row, share in zip(value, shares, strict=True):
         if share:  # what a client without a say sends may be anything
             total.add_(row, alpha=share)
         mass += share
-    return total, mass
+    return total, torch.tensor(mass, dtype=torch.float64)
 
 
 def _parts(name: str) -> tuple[str, str, str]:

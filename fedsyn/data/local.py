@@ -141,12 +141,12 @@ def test_file(settings: DataSettings, path: Path) -> LocalData:
     return _with_modalities(settings, pairs, silos, (), np.arange(len(pairs)), NOTHING)
 
 
-def agree(described: LocalData, facts: Mapping[str, int | str], who: str) -> None:
+def agree(mine: LocalData, facts: Mapping[str, int | str], who: str) -> None:
     """Check a node's `LocalData.facts` against what the server holds itself.
 
     Parameters
     ----------
-    described : the server's test pairs.
+    mine : the server's test pairs.
     facts : what the node says of its pairs.
     who : names the node.
 
@@ -155,7 +155,7 @@ def agree(described: LocalData, facts: Mapping[str, int | str], who: str) -> Non
     DataError
         If they differ.
     """
-    own = described.facts
+    own = mine.facts
     for name in {**own, **facts}:
         here, there = own.get(name), facts.get(name)
         if there != here:

@@ -44,6 +44,12 @@ class Plan:
         )
 
     @property
+    def keeps(self) -> bool:
+        """Whether clients keep anything between rounds."""
+        begins = (extension.client_state for extension, _ in self.extensions)
+        return any(begin is not None for begin in (self.method.client_state, *begins))
+
+    @property
     def exposed(self) -> frozenset[str]:
         """The method's sums that an extension reads client by client."""
         return frozenset(name for extension, _ in self.extensions for name in extension.reads)
@@ -147,7 +153,7 @@ def named(part: str, payload: Mapping[str, Tensor]) -> Payload:
 def _with_newcomers(plan: Plan, work: Assignment) -> Payload:
     """What all clients of the chunk have kept; those who take part for the first time, begin."""
     new = (~work.known).nonzero().squeeze(-1)
-    if not len(new):
+    if not len(new) or not plan.keeps:
         return dict(work.state)
     fresh = _begun(plan, work.problem, work.cohort.take(new.tolist()))
     old = work.known.nonzero().squeeze(-1)

@@ -47,10 +47,10 @@ class LocalFleet:
         fed, number = self.fed, state.round_number + 1
         broadcast = broadcasting(fed, state)
         reception = Reception(state.received, uploads_of(fed.config, self.out, number))
-        heard = {part: memory.heard.clone() for part, memory in state.received.items()}
+        heard = {part: memory.heard.numpy().copy() for part, memory in state.received.items()}
 
         def new(part: str, ids: Sequence[int]) -> Tensor:
-            return ~heard[part][list(ids)]
+            return torch.from_numpy(~heard[part][list(ids)])
 
         train(fed, self.clients, self.devices, ids, number, broadcast, new, reception.take)
         reception.close()
@@ -127,10 +127,10 @@ def train(
     """
     plan = fed.plan
     cohort = Cohort(tuple(ids), tuple(fed.rows(c) for c in ids), plan.seed, round_number)
-    place = 0
+    sizes, place = cohort.sizes, 0
     for answer in devices.answers(_assignments(fed, clients, cohort, devices, broadcast)):
         part = cohort.ids[place : place + len(answer.sizes)]
-        pairs = torch.tensor(cohort.sizes[place : place + len(part)])
+        pairs = torch.tensor(sizes[place : place + len(part)])
         place += len(part)
         if answer.state:
             with phase("upload"):

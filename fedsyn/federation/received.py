@@ -147,7 +147,7 @@ class Reception:
                 continue
             every, first = self._intakes[part].take(ids, message[part])
             new = self._new(part, ids)
-            memory.heard[list(ids)] = True
+            memory.heard.numpy()[list(ids)] = True
             if memory.library is None or not (every or first):
                 continue
             begun = [client for client, is_new in zip(ids, new.tolist(), strict=True) if is_new]
@@ -158,7 +158,7 @@ class Reception:
                 memory.library.put(ids, every)
 
     def _new(self, part: str, ids: Sequence[int]) -> Tensor:
-        return ~self._memory[part].heard[list(ids)]
+        return torch.from_numpy(~self._memory[part].heard.numpy()[list(ids)])
 
     def _keep_record(self, ids: Sequence[int], message: Message, together: bool) -> None:
         """By client; what several have sent together, under all their ids."""

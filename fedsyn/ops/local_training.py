@@ -18,7 +18,7 @@ from fedsyn.ops.backends import choose
 from fedsyn.ops.checks import check_number
 from fedsyn.ops.info_nce import info_nce
 from fedsyn.ops.library import launch, register
-from fedsyn.ops.mlp import HEADS, mlp, plan_of
+from fedsyn.ops.mlp import HEADS, mlp, towers_of
 
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
 
@@ -149,7 +149,7 @@ def _run(
     implemented = _IMPLEMENTED.get((device, params.dtype), ("reference",))
     chosen = choose("train_info_nce", implemented, f"{device} {params.dtype}")
     if chosen == "reference":
-        towers = plan_of(tuple(widths), tuple(lengths)).towers
+        towers = towers_of(tuple(widths), tuple(lengths)).towers
         return train_info_nce_reference(*operands, towers, head, scale, optimizer, numbers)
     start = params if params.stride(1) == 1 else params.contiguous()
     steps, clients, batch = index.shape
@@ -174,7 +174,7 @@ def _fake(
     optimizer: str,
     numbers: list[float],
 ) -> tuple[Tensor, Tensor]:
-    plan = plan_of(tuple(widths), tuple(lengths))
+    plan = towers_of(tuple(widths), tuple(lengths))
     if len(plan.towers) != 2 or plan.towers[0][-1] != plan.towers[1][-1]:
         raise ValueError(
             f"train_info_nce: expected two towers of one output width, got {plan.towers}"

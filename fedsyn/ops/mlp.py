@@ -117,7 +117,7 @@ def mlp_reference(
 # ---- The operators behind it ----------------------------------------------------------------
 
 
-class Plan(NamedTuple):
+class Towers(NamedTuple):
     """The towers, and how wide their input and output are."""
 
     towers: list[tuple[int, ...]]
@@ -128,7 +128,7 @@ class Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def plan_of(widths: tuple[int, ...], lengths: tuple[int, ...]) -> Plan:
+def towers_of(widths: tuple[int, ...], lengths: tuple[int, ...]) -> Towers:
     """The towers of widths that lie one tower's behind the other's; `ValueError` if they do not."""
     if not lengths or sum(lengths) != len(widths):
         raise ValueError(f"mlp: expected one tower or more, got widths {widths} of {lengths}")
@@ -138,7 +138,7 @@ def plan_of(widths: tuple[int, ...], lengths: tuple[int, ...]) -> Plan:
     for tower in towers:
         if len(tower) < 2 or min(tower) < 1:
             raise ValueError(f"mlp: expected towers of two or more widths >= 1, got {tower}")
-    return Plan(
+    return Towers(
         towers,
         sum(tower[0] for tower in towers),
         sum(tower[-1] for tower in towers),
@@ -149,7 +149,7 @@ def plan_of(widths: tuple[int, ...], lengths: tuple[int, ...]) -> Plan:
 
 def _check(
     x: Tensor, params: Tensor, widths: list[int], lengths: list[int], slope: float, head: str
-) -> Plan:
+) -> Towers:
     """Refuse operands that do not fit."""
     if x.dtype != params.dtype or not x.is_floating_point():
         raise TypeError(
@@ -159,7 +159,7 @@ def _check(
         raise ValueError(
             f"mlp: expected one device, got x on {x.device} and params on {params.device}"
         )
-    plan = plan_of(tuple(widths), tuple(lengths))
+    plan = towers_of(tuple(widths), tuple(lengths))
     shape = x.shape
     if len(shape) != 3 or shape[2] != plan.ins:
         raise ValueError(f"mlp: expected x [C, B, {plan.ins}], got {tuple(shape)}")
@@ -226,7 +226,7 @@ def _forward_fake(
     return out, x.new_empty((clients, rows * _kept(plan, head)))
 
 
-def _kept(plan: Plan, head: str) -> int:
+def _kept(plan: Towers, head: str) -> int:
     """Floats kept of each row: the hidden activations, and the norms that a head divides by."""
     return plan.hidden + (0 if head == "linear" else len(plan.towers))
 

@@ -10,7 +10,7 @@ from fedsyn.core.wire import Upload, halved
 from fedsyn.models.retrieval import fuse
 from fedsyn.profiling import phase
 from fedsyn.synthesis import prototypes
-from fedsyn.synthesis.generators.base import Generator, Training
+from fedsyn.synthesis.generators.base import Generator, GeneratorTraining
 from fedsyn.synthesis.settings import SynthesisConfig
 from fedsyn.tasks.retrieval import RetrievalProblem
 
@@ -62,7 +62,7 @@ def client(view: ClientView, state: Payload, *, generator: Generator) -> ClientR
     encoder = _encoder(view, state, generator)
     sizes = torch.tensor(view.cohort.sizes, device=state["counts"].device)
     able = (state["counts"].sum(-1) > 0) & (sizes > 0)
-    training = Training(view.problem.features, view.cohort, able, config, net, encoder)
+    training = GeneratorTraining(view.problem.features, view.cohort, able, config, net, encoder)
     losses = generator.train(state, training)
     state["trained"] += able
     own = {name: state[name] for name in INTRODUCED} | generator.upload(state)

@@ -683,7 +683,7 @@ def test_a_critic_that_ignores_its_rows_has_penalty_one():
         (nn.Linear(4, 2), ROWS, ValueError, r"expected scores \(9,\), got \(9, 2\)"),
         (lambda x: x.detach().sum(-1), ROWS, ValueError, "expected scores with a gradient"),
     ],
-    ids=str,
+    ids=itertools.count(),
 )
 def test_refuses_critics_that_have_no_penalty(net, x, error, message):
     with pytest.raises(error, match=message):

@@ -29,7 +29,7 @@ ELSEWHERE = "elsewhere"
 
 
 @dataclass(frozen=True)
-class Seen:
+class ProcessStatus:
     """How a process is, or a node that was not started here."""
 
     name: str
@@ -122,7 +122,7 @@ def down(project: Project) -> list[str]:
     return [process.name for process in there]
 
 
-def status(project: Project) -> list[Seen]:
+def status(project: Project) -> list[ProcessStatus]:
     """How the processes are, and which nodes the SuperLink hears of, wherever they run."""
     nodes: dict[str, str] | None = None
     with suppress(RunError):  # no SuperLink answers
@@ -131,7 +131,9 @@ def status(project: Project) -> list[Seen]:
     own = {one.node for one in seen}
     others = {node: how for node, how in (nodes or {}).items() if node not in own}
     return seen + [
-        Seen(ELSEWHERE, None, None, node, how == "online", None if how == "online" else how)
+        ProcessStatus(
+            ELSEWHERE, None, None, node, how == "online", None if how == "online" else how
+        )
         for node, how in others.items()
     ]
 
@@ -175,7 +177,7 @@ def _wait_until_missed(project: Project, node: Process) -> None:
     until(lambda: _nodes(project).get(known) != "online", PATIENCE, otherwise, pause=2.0)
 
 
-def _seen(project: Project, process: Process, nodes: dict[str, str] | None) -> Seen:
+def _seen(project: Project, process: Process, nodes: dict[str, str] | None) -> ProcessStatus:
     living, node = alive(project, process), node_id(process)
     there = None
     if process.name != SUPERLINK and nodes is not None:
@@ -185,7 +187,7 @@ def _seen(project: Project, process: Process, nodes: dict[str, str] | None) -> S
         why = entry(process, "ERROR", "Exit Code") or f"its log ends: {tail(process, 1)}"
     elif there is False:
         why = entry(process, "ERROR|WARNING") or "it has not called yet"
-    return Seen(process.name, process.pid, living, node, there, why)
+    return ProcessStatus(process.name, process.pid, living, node, there, why)
 
 
 def _nodes(project: Project) -> dict[str, str]:

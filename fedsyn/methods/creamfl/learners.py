@@ -19,7 +19,7 @@ from fedsyn.methods.creamfl.losses import IMAGE, MODALITIES, CreamFLOptions, by_
 from fedsyn.tasks.pairs import PairProblem
 
 
-class Learner(Protocol):
+class Architecture(Protocol):
     """One architecture, for one or both modalities."""
 
     @property
@@ -119,7 +119,7 @@ class OfOne:
         return rows[..., :width] if self.modality == IMAGE else rows[..., -width:]
 
 
-def learners(problem: PairProblem, cohort: Cohort) -> list[tuple[Learner, list[int]]]:
+def learners(problem: PairProblem, cohort: Cohort) -> list[tuple[Architecture, list[int]]]:
     """The architectures among a cohort's clients, each with the positions of those who have it.
 
     Clients have ``problem.variants`` in turn. What one holds is what its first row has; a client
@@ -142,6 +142,6 @@ def most_parameters(problem: PairProblem) -> int:
     return max(one.size for one in every)
 
 
-def _learner(problem: PairProblem, kind: str, variant: int) -> Learner:
+def _learner(problem: PairProblem, kind: str, variant: int) -> Architecture:
     own = replace(problem, net=problem.variants[variant])
     return OfOne(own, kind) if kind else OfPairs(own)

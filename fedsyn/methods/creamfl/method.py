@@ -50,7 +50,7 @@ from fedsyn.core.wire import Upload, Uploads
 from fedsyn.data.settings import Needs
 from fedsyn.data.silos import Silo
 from fedsyn.methods.base import Method, MethodConfig, Update, present
-from fedsyn.methods.creamfl.learners import Learner, learners, most_parameters
+from fedsyn.methods.creamfl.learners import Architecture, learners, most_parameters
 from fedsyn.methods.creamfl.losses import (
     MODALITIES,
     OTHER,
@@ -114,7 +114,7 @@ def client(
 
 
 def _train(
-    learner: Learner,
+    learner: Architecture,
     start: Tensor,  # [C, P]
     public: Tensor,  # [n, D]
     server: Payload,  # [n, d] each
@@ -144,7 +144,7 @@ def _train(
     return models, total / config.epochs
 
 
-def _represent(learner: Learner, models: Tensor, public: Tensor) -> Payload:
+def _represent(learner: Architecture, models: Tensor, public: Tensor) -> Payload:
     """Representations ``[C, n, d]`` of the public pairs, by modality."""
     with torch.no_grad():
         return learner.represent(models, public.expand(len(models), -1, -1))

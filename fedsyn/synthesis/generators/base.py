@@ -23,7 +23,7 @@ def never(config: SynthesisConfig) -> bool:
 
 
 @dataclass(frozen=True)
-class Training:
+class GeneratorTraining:
     """What a generator is trained with, of a chunk of C clients.
 
     Attributes
@@ -70,7 +70,7 @@ class Generator(Plugin):
     """
 
     prepare: Callable[[Payload, Tensor, Cohort, SynthesisConfig], Payload] = nothing
-    train: Callable[[Payload, Training], dict[str, Tensor]]
+    train: Callable[[Payload, GeneratorTraining], dict[str, Tensor]]
     upload: Callable[[Payload], Payload]
     sample: Callable[[Mapping[str, Tensor], Tensor, Tensor, SynthesisConfig], Tensor]
     looks: Callable[[SynthesisConfig], bool] = never

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fedsyn.core.payload import Payload
 from fedsyn.models.generator import GeneratorNet, directions
-from fedsyn.synthesis.generators.base import Generator, Training
+from fedsyn.synthesis.generators.base import Generator, GeneratorTraining
 from fedsyn.synthesis.settings import SynthesisConfig
 
 
-def train(state: Payload, training: Training) -> dict[str, Tensor]:
+def train(state: Payload, training: GeneratorTraining) -> dict[str, Tensor]:
     """There is nothing to train."""
     return {}
 

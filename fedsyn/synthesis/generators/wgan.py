@@ -37,7 +37,7 @@ from fedsyn.settings.sections import (
     Widths,
 )
 from fedsyn.synthesis import prototypes
-from fedsyn.synthesis.generators.base import Generator, Training
+from fedsyn.synthesis.generators.base import Generator, GeneratorTraining
 from fedsyn.synthesis.generators.constraints import ConstraintOptions, constraint_losses
 from fedsyn.synthesis.settings import SynthesisConfig
 
@@ -109,7 +109,7 @@ def prepare(
     return found
 
 
-def train(state: Payload, training: Training, *, clipped: bool) -> dict[str, Tensor]:
+def train(state: Payload, training: GeneratorTraining, *, clipped: bool) -> dict[str, Tensor]:
     """One round of adversarial training, in place on ``state``; mean losses ``[C]`` by name.
 
     A client's first round starts with ``critic_warmup`` steps of the critic alone: an untrained
@@ -168,7 +168,7 @@ class _Session:
         state: Payload,
         chosen: Tensor,
         purpose: str,
-        training: Training,
+        training: GeneratorTraining,
         clipped: bool,
     ) -> None:
         self.whole, self.positions = state, chosen.nonzero().squeeze(-1)
