@@ -21,8 +21,8 @@ from fedsyn.ops import backends
 
 PATIENCE = 1800  # seconds for tests that compile kernels or start processes
 
-# Other machines, and this one while it is busy, are slower than any deadline. What a profile does not
-# say is Hypothesis's own, which derandomizes where the environment looks like a CI's.
+# Other machines, and this one while it is busy, are slower than any deadline. What a profile does
+# not say is Hypothesis's own, which derandomizes where the environment looks like a CI's.
 settings.register_profile("default", deadline=None, derandomize=False)
 # The same examples every time: what is refused was broken by the change at hand.
 settings.register_profile(

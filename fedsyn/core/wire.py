@@ -14,7 +14,7 @@ The method has an upload, and so has each extension: each is a *part* of what a 
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -242,6 +242,26 @@ NOBODY = Library((), lambda ids, names: {})
 
 
 @dataclass(frozen=True)
+class _Kept(Mapping[str, Tensor]):
+    """What clients have sent of their own in this round, read from a library when asked for."""
+
+    library: Library
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.library.take(self.ids, (name,))[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
 class Uploads:
     """All that the server reads of one part in a round.
 
@@ -262,7 +282,7 @@ class Uploads:
     ids: tuple[int, ...] = ()
     sums: Payload = field(default_factory=dict)
     weights: Payload = field(default_factory=dict)
-    own: Payload = field(default_factory=dict)
+    own: Mapping[str, Tensor] = field(default_factory=dict)
     library: Library = NOBODY
 
     def weight(self, name: str) -> float:
@@ -286,17 +306,20 @@ class Uploads:
 class Intake:
     """Takes in what clients have sent of one part in a round, in client order.
 
-    Memory does not grow with the number of clients but for what is their own.
+    Memory does not grow with the number of clients but for what is their own, and not for that
+    where the caller keeps it.
 
     Parameters
     ----------
     totals : dict of str to Tensor
         Sums of what is sent once, over all clients heard in earlier rounds, by ``sums/name`` and
         ``weights/name``; brought up to date.
+    kept : bool
+        Whether the caller puts what is the clients' own into a library.
     """
 
-    def __init__(self, totals: Payload) -> None:
-        self._totals = totals
+    def __init__(self, totals: Payload, kept: bool = False) -> None:
+        self._totals, self._kept = totals, kept
         self._ids: list[int] = []
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
         self._own: dict[str, list[Tensor]] = {}
@@ -320,7 +343,9 @@ class Intake:
                 if weight is not None:
                     self._add(plain, value, weight, bool(once))
         for name, value in every.items():
-            self._own.setdefault(name, []).append(value)
+            rows = self._own.setdefault(name, [])
+            if not self._kept:
+                rows.append(value)
         return every, first
 
     def _add(self, name: str, value: Tensor, weight: Tensor, once: bool) -> None:
@@ -339,7 +364,7 @@ class Intake:
             self._sums[name] = found
 
     def uploads(self, library: Library = NOBODY) -> Uploads:
-        """All that was taken in, as the server reads it."""
+        """All that was taken in, as the server reads it; ``library`` is the caller's."""
         prefix = f"{SUMS}/"
         sums = {
             name.removeprefix(prefix): value
@@ -349,5 +374,10 @@ class Intake:
         weights = {name: self._totals[f"{WEIGHTS}/{name}"] for name in sums}
         sums |= {name: total for name, (total, _) in self._sums.items()}
         weights |= {name: mass for name, (_, mass) in self._sums.items()}
-        own = {name: received(torch.cat(rows)) for name, rows in self._own.items()}
-        return Uploads(tuple(self._ids), sums, weights, own, library)
+        ids = tuple(self._ids)
+        own: Mapping[str, Tensor]
+        if self._kept:
+            own = _Kept(library, ids, tuple(self._own))
+        else:
+            own = {name: received(torch.cat(rows)) for name, rows in self._own.items()}
+        return Uploads(ids, sums, weights, own, library)

@@ -129,7 +129,9 @@ class Reception:
 
     def __init__(self, memory: Memory, record: Path | None = None) -> None:
         self._memory, self._record = memory, record
-        self._intakes = {part: Intake(own.totals) for part, own in memory.items()}
+        self._intakes = {
+            part: Intake(own.totals, kept=own.library is not None) for part, own in memory.items()
+        }
         self._reports: list[Payload] = []
         self._recorded: Payload = {}
         self.ids: list[int] = []

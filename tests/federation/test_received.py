@@ -1,6 +1,7 @@
 """What the server receives: remembered, counted and, where it is to be, recorded as it came."""
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -84,10 +85,22 @@ def test_uploads_are_the_same_however_they_travel(tmp_path, together):
     found = more.library.take((2, 1), ("mean", "count"))
     assert torch.equal(found["mean"], value[[2, 1]] + 10) and found["mean"].dtype == torch.float32
     assert found["count"].tolist() == [14, 7]
-    assert torch.equal(more.own["mean"], (value + 10).half())
+    assert list(more.own) == ["mean"] and torch.equal(more.own["mean"], value + 10)
+    with pytest.raises(KeyError, match="count"):  # sent once, and by nobody in this round alone
+        more.own["count"]
     assert second.report.pairs.tolist() == [20, 21, 22]
     assert second.report.losses["local"].tolist() == [0, 0.5, 1]
     assert memory["method"].heard.tolist() == [True, True, True, False]
+
+
+def test_what_the_library_keeps_is_held_nowhere_else(tmp_path):
+    reception = Reception(remembering(tmp_path))
+    message = messages([0, 2], NEW)
+    mean = weakref.ref(message["more"]["own/mean"])
+    reception.take((0, 2), message)
+    del message
+    assert mean() is None
+    assert reception.uploads()["more"].own["mean"].tolist() == [[10.25, 10.5], [12.25, 12.5]]
 
 
 def test_bytes_are_those_of_the_tensors_that_came(tmp_path):
