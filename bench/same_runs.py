@@ -1,4 +1,4 @@
-"""Whether two checkouts compute the same: some sixty small runs by each, compared bit by bit.
+"""Whether two checkouts compute the same: a hundred small runs by each, compared bit by bit.
 
     python bench/same_runs.py OLD NEW [--only NAME ...] [--keep DIR]
 
