@@ -38,7 +38,8 @@ from fedsyn.tasks.pairs import PairProblem
 
 __all__ = ["Config", "data_settings", "dump", "load", "parse", "with_overrides", "with_plugins"]
 
-OBJECTIVE = "objective"  # of ``run.criterion``: what clients minimise
+CRITERION = "run.criterion"
+OBJECTIVE = "objective"  # as its value: what clients minimise
 Mode = Literal["off", "on", "oracle"]
 
 
@@ -263,10 +264,10 @@ class _Names:
 
     def criterion(self, tree: Tree, objective: Objective) -> Objective:
         """What judges models: ``objective``, or another that ``run.criterion`` names."""
-        name = _value(tree, "run.criterion", OBJECTIVE)
+        name = _value(tree, CRITERION, OBJECTIVE)
         if not isinstance(name, str) or name == OBJECTIVE:
             return objective
-        return OBJECTIVES.find(name, self.allowed)
+        return OBJECTIVES.find(name, self.allowed, CRITERION)
 
     def extensions(self, tree: Tree) -> tuple[Extension, ...]:
         """Those of this package, those that are named and those that were passed."""

@@ -112,7 +112,7 @@ class Table(Generic[P]):
     def __iter__(self) -> Iterator[P]:
         return iter(self.own)
 
-    def find(self, name: str, allowed: Collection[str] | None = None) -> P:
+    def find(self, name: str, allowed: Collection[str] | None = None, key: str | None = None) -> P:
         """The plug-in of a name: of the table, of an entry point, or ``package.module:NAME``.
 
         Parameters
@@ -120,6 +120,8 @@ class Table(Generic[P]):
         name : str
         allowed : collection of str, optional
             Names that may be imported from outside this package; any where ``None``.
+        key : str, optional
+            The key that names it, if not the family's.
 
         Raises
         ------
@@ -129,49 +131,48 @@ class Table(Generic[P]):
         for plugin in self.own:
             if plugin.name == name:
                 return plugin
+        key = key or self.key
         if allowed is not None and name not in allowed:
             raise ConfigError(
-                f"{self.key} = {name!r} is a plug-in from outside; plugins = {list(allowed)} are "
-                "allowed"
+                f"{key} = {name!r} is a plug-in from outside; plugins = {list(allowed)} are allowed"
             )
         if ":" in name:
-            return self._imported(name)
+            return self._imported(name, key)
         for entry in entry_points(group=self.group):
             if entry.name == name:
-                return self._checked(name, entry.load())
+                return self._checked(name, entry.load(), key)
         near = difflib.get_close_matches(name, self.names, n=1)
         hint = f"; the nearest is {near[0]!r}" if near else ""
         raise ConfigError(
-            f"{self.key} = {name!r} is not known{hint}; expected one of "
+            f"{key} = {name!r} is not known{hint}; expected one of "
             f"{', '.join(map(repr, self.names))}, or 'package.module:NAME'"
         )
 
     def of(self, chosen: Mapping[str, Plugin]) -> P:
         """The plug-in of this family among those of a run, by family."""
-        return self._checked(chosen[self.family].name, chosen[self.family])
+        return self._checked(chosen[self.family].name, chosen[self.family], self.key)
 
     def is_own(self, plugin: P) -> bool:
         """Whether a plug-in is one of this package's."""
         return any(plugin is one for one in self.own)
 
-    def _imported(self, name: str) -> P:
+    def _imported(self, name: str, key: str) -> P:
         try:
             found = _attribute(name)
         except Exception as error:  # whatever the module does
             raise ConfigError(
-                f"{self.key} = {name!r} cannot be imported: {type(error).__name__}: {error}"
+                f"{key} = {name!r} cannot be imported: {type(error).__name__}: {error}"
             ) from error
-        return self._checked(name, found)
+        return self._checked(name, found, key)
 
     def checked(self, plugin: object) -> P:
         """A plug-in that was passed as an object; raises `ConfigError` if it is of no such kind."""
-        return self._checked(getattr(plugin, "name", repr(plugin)), plugin)
+        return self._checked(getattr(plugin, "name", repr(plugin)), plugin, self.key)
 
-    def _checked(self, name: str, found: object) -> P:
+    def _checked(self, name: str, found: object, key: str) -> P:
         if not isinstance(found, self.kind):
             raise ConfigError(
-                f"{self.key} = {name!r} is a {type(found).__name__}; expected a "
-                f"{self.kind.__name__}"
+                f"{key} = {name!r} is a {type(found).__name__}; expected a {self.kind.__name__}"
             )
         return found
 

@@ -41,6 +41,7 @@ def test_fedftg_is_refused_where_no_model_is_sent():
         ("objective.jdsh.low=0.5", ["objective.jdsh", "low <= high, got 0.5 and -0.138"]),
         ("synthesis.complete=true", ["synthesis.complete", "synthesis.share", "server"]),
         ("method.name=fedmagic", ["method.name", "fedmagic", "fedavg"]),
+        ("run.criterion=ucc", ["run.criterion = 'ucc'", "'ucch'"]),
         ("partition.alpha=nan", ["partition.alpha", "nan"]),
         ("run", ["run", "section.key=value"]),
         ("run.seed.deep.er=1", ["run.seed"]),
