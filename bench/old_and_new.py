@@ -15,12 +15,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
 import results
 from machine import facts
 from results import ABOUT
 from simulator.measure import Case, Layout, made, measure
+from studies.trials.arithmetic import interval
 
 RESULTS = results.FOLDER / "old_and_new.jsonl"
 CASES = (Case("local", 100, 320, 20), Case("synthesis", 100, 320, 5))
@@ -57,12 +56,11 @@ def _row(case: Case, data: Path, pythons: list[str], turns: int) -> dict[str, An
         sys.exit(f"{case.workload}: the checkouts come to different metrics")
     old, new = ([row["seconds_round"] for row in rows] for rows in found)
     ratios = [mine / theirs for mine, theirs in zip(new, old, strict=True)]
-    error = statistics.stdev(ratios) / len(ratios) ** 0.5
-    half = float(stats.t.ppf(0.975, len(ratios) - 1)) * error
+    effect = interval(ratios)
     return {
         "workload": case.workload, "clients": case.clients, "pairs": case.pairs,
         "rounds": case.rounds, "turns": turns, "old_s": statistics.median(old),
-        "new_s": statistics.median(new), "ratio": statistics.fmean(ratios), "ratio_ci95": half,
+        "new_s": statistics.median(new), "ratio": effect["mean"], "ratio_ci95": effect["half"],
         "ratios": ratios, "old_mib": statistics.median(row["peak_mib"] for row in found[0]),
         "new_mib": statistics.median(row["peak_mib"] for row in found[1]),
         "metric": found[0][0]["metric"],

@@ -152,6 +152,29 @@ def pairs(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def pairs_in_lines(pairs, tmp_path_factory):
+    """The same pairs, as JSON lines."""
+    path = tmp_path_factory.mktemp("lines") / "pairs.jsonl"
+    with np.load(pairs) as found:
+        rows = [dict(zip(found, each, strict=True)) for each in zip(*found.values(), strict=True)]
+    with path.open("w") as file:
+        for row in rows:
+            file.write(json.dumps({name: value.tolist() for name, value in row.items()}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def rows_of():
+    """``rows_of(out)``: the rows of a run, without times."""
+
+    def read(out):
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+    return read
+
+
 @pytest.fixture
 def settings(pairs):
     """The overrides of a run that takes a second."""

@@ -37,7 +37,7 @@ SHORTEST = 26  # characters of a docstring that is a sentence
 
 
 def sources() -> Iterator[tuple[Path, ast.Module]]:
-    """Every file of the package but the kernels' and the operators', parsed."""
+    """Every file of the package but the kernels', parsed."""
     for path in sorted(ROOT.rglob("*.py")):
         if "kernels" not in path.parts:
             yield path.relative_to(ROOT), ast.parse(path.read_text("utf-8"))

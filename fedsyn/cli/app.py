@@ -113,7 +113,8 @@ def compare(
     from fedsyn.tasks import TASKS
 
     names = _names(methods)
-    # The task of a comparison, if it is not given, is that of the first that cannot learn another.
+    # The task of a comparison, if it is not given, is that of the first method that cannot learn
+    # the default one.
     tied = [name for name in names if TASKS.default not in (METHODS.find(name).tasks or TASKS)]
     own = [f"method={name}" for name in tied[:1]]
     config = load([*(settings or []), *own])
@@ -174,8 +175,8 @@ def check(
         list[str],
         typer.Argument(
             metavar="FAMILY=package.module:NAME...",
-            help="A plug-in: method, task, objective, teacher, selection, generator, filter, "
-            "server_step, extension; or section.key=value, with which it is tried.",
+            help="A plug-in: method, task, objective, selection, generator, filter, server_step, "
+            "extension; or section.key=value, with which it is tried.",
         ),
     ],
 ) -> None:

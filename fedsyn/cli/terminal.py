@@ -47,23 +47,24 @@ def say(message: str) -> None:
 
 def load(settings: list[str] | None, resumed: Path | None = None) -> "Config":
     """The configuration of a command line; of the resumed run where it names no file."""
-    path, words = known(settings, resumed)
+    tree = known(settings, resumed)
 
     from fedsyn.federation import config as configuration
 
-    return configuration.load(path, words)
+    return configuration.parse(tree)
 
 
-def known(settings: list[str] | None, resumed: Path | None = None) -> tuple[Path | None, list[str]]:
-    """File and overrides of a command line, whose keys there are; without importing torch."""
+def known(settings: list[str] | None, resumed: Path | None = None) -> dict[str, Any]:
+    """The tree of a command line, whose keys there are; without importing torch."""
     words = list(settings or [])
     path: Path | None = None
     if words and "=" not in words[0]:
         path = Path(words.pop(0))
     elif resumed is not None:
         path = resumed / "config.toml"
-    refuse_unknown(read_tree(path, words))
-    return path, words
+    tree = read_tree(path, words)
+    refuse_unknown(tree)
+    return tree
 
 
 def show(*grids: "Grid") -> None:

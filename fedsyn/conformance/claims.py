@@ -109,12 +109,24 @@ class Claims:
         if not found.numel():
             return
         one, other = found.double(), expected.double()
-        apart = float((one - other).abs().nan_to_num(torch.inf).max())
-        scale = float(other.abs().nan_to_num(0.0).max()) + 1e-6
-        both_missing = bool((one.isnan() == other.isnan()).all()) and bool(one.isnan().any())
+        same_there = (one == other) | (one.isnan() & other.isnan())
+        gap = (one - other).abs().masked_fill(same_there, 0.0)
+        apart = float(gap.nan_to_num(torch.inf).max())
+        scale = float(other.masked_fill(~other.isfinite(), 0.0).abs().max()) + 1e-6
+        self.hold(apart <= TOLERANCE * scale, f"{what} differs by {apart:.2g} {why}")
+
+    def kept(self, state: Payload, first: Payload) -> None:
+        """What clients keep has the form that it had before their first round."""
         self.hold(
-            apart <= TOLERANCE * scale or both_missing, f"{what} differs by {apart:.2g} {why}"
+            state.keys() == first.keys(),
+            f"clients keep {sorted(state)}, and at first {sorted(first)}",
         )
+        for name, value in state.items():
+            self.hold(
+                value.shape == first[name].shape and value.dtype == first[name].dtype,
+                f"a client's state {name!r} becomes {value.dtype} {list(value.shape)}; it was "
+                f"{first[name].dtype} {list(first[name].shape)}",
+            )
 
     def unchanged(self, what: str, before: Payload, after: Payload) -> None:
         """What was passed in is as it was."""

@@ -1,11 +1,12 @@
 """Whether an extension keeps what `fedsyn.core.extension.Extension` promises."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from fedsyn.conformance.claims import Claims, check_options, copied
-from fedsyn.conformance.method import check_upload
+from fedsyn.conformance.method import check_alone, check_upload
 from fedsyn.conformance.runs import check_runs
 from fedsyn.conformance.world import World, world
 from fedsyn.core.cohort import Cohort
@@ -40,22 +41,26 @@ def check_extension(extension: Extension, /, **settings: Any) -> None:
     tasks = [task for task in TASKS if issubclass(task.problem, extension.problem)]
     claims.hold(bool(tasks), f"there is no task with a {extension.problem.__name__}")
     with world(claims, settings, task=tasks[0], extensions=(extension,)) as there:
-        active = [one for one, _ in there.config.active]
-        claims.hold(
-            any(one.name == extension.name for one in active),
-            "it is not active; expected settings with which it is",
-        )
-        for one, own in there.config.active:
-            if one.name == extension.name and one.client is not None:
-                _Clients(claims, there, one, own).check()
+        mine = [(one, own) for one, own in there.config.active if one.name == extension.name]
+        claims.hold(bool(mine), "it is not active; expected settings with which it is")
+        for one, own in mine:
+            if one.client is not None:
+                _Clients(claims, there, one, one.client, own).check()
         check_runs(claims, there)
 
 
 class _Clients:
     """The extension's client part, on the clients of a world."""
 
-    def __init__(self, claims: Claims, there: World, extension: Extension, own: Section) -> None:
-        self._claims, self._extension, self._own = claims, extension, own
+    def __init__(
+        self,
+        claims: Claims,
+        there: World,
+        extension: Extension,
+        client: Callable[..., ClientResult],
+        own: Section,
+    ) -> None:
+        self._claims, self._extension, self._client, self._own = claims, extension, client, own
         self._problem, self._cohort = there.fed.problem, there.cohort
         self._training = there.config.method
         self._model = initial_model(self._problem.net, there.config.run.seed)
@@ -70,12 +75,7 @@ class _Clients:
         for place, client in enumerate(self._cohort.ids):
             why = f"between a stack of clients and client {client} alone"
             alone = self._round(self._cohort.take([place]))
-            for name, one in alone.upload.sums.items():
-                stacked = together.upload.sums[name]
-                claims.close(f"sum {name!r}", one.value[0], stacked.value[place], why)
-                claims.close(f"weight of {name!r}", one.weight[0], stacked.weight[place], why)
-            for name, value in alone.upload.own.items():
-                claims.close(f"own {name!r}", value[0], together.upload.own[name][place], why)
+            check_alone(claims, alone.upload, together.upload, place, why)
             for name, value in alone.state.items():
                 claims.close(f"state {name!r}", value[0], together.state[name][place], why)
 
@@ -85,17 +85,14 @@ class _Clients:
         received = self._model.expand(clients, -1).clone()
         before = received.clone()
         view = ClientView(self._problem, cohort, received, self._own, self._training, None)
-        form = {name: (value.shape, value.dtype) for name, value in state.items()}
         with claims.own_streams("client"):
-            result = (self._extension.client or _none)(view, copied(state))
+            result = self._client(view, copied(state))
         claims.hold(
             isinstance(result, ClientResult),
             f"client returns a {type(result).__name__}; expected a ClientResult",
         )
         claims.hold(torch.equal(received, before), "client changes the model that it received")
-        kept = claims.payload("a client's state", result.state, clients)
-        after = {name: (value.shape, value.dtype) for name, value in kept.items()}
-        claims.hold(form == after, f"clients keep {sorted(after)}, and at first {sorted(form)}")
+        claims.kept(claims.payload("a client's state", result.state, clients), state)
         return result
 
     def _state(self, cohort: Cohort) -> Payload:
@@ -106,7 +103,3 @@ class _Clients:
                 self._problem, self._model, cohort, self._own, False
             )
         return self._claims.payload("client_state's", found, len(cohort.ids))
-
-
-def _none(view: ClientView, state: Payload) -> ClientResult:
-    raise TypeError("expected an extension with a client part")

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fedsyn.conformance.claims import Claims, check_options, copied
 from fedsyn.conformance.runs import check_runs
@@ -14,7 +13,6 @@ from fedsyn.core.wire import Intake, Sum, Upload, Uploads, send
 from fedsyn.federation.client import initial_model
 from fedsyn.methods.base import Method, Update
 from fedsyn.tasks import TASKS
-from fedsyn.tasks.base import Task
 
 
 def check_method(method: Method[Any], /, **settings: Any) -> None:
@@ -40,18 +38,20 @@ def check_method(method: Method[Any], /, **settings: Any) -> None:
     check_options(claims, method)
     for task in method.tasks or (TASKS.default,):
         with world(claims, settings, method=method, task=task) as there:
-            _Suite(claims, there, task).check()
+            _Suite(claims, there).check()
             check_runs(claims, there)
 
 
 class _Suite:
     """The claims of one method in one world."""
 
-    def __init__(self, claims: Claims, there: World, task: Task) -> None:
+    def __init__(self, claims: Claims, there: World) -> None:
         self._claims, self._fed = claims, there.fed
         self._method, self._config = there.fed.plan.method, there.fed.plan.config
         self._cohort, self._problem = there.cohort, there.fed.problem
-        self._task = task
+        self._model = initial_model(self._problem.net, there.config.run.seed)
+        sizes = self._cohort.sizes
+        self._empty = [place for place, size in enumerate(sizes) if size == 0]
 
     def check(self) -> None:
         """Make all claims of the method, one after another."""
@@ -65,7 +65,7 @@ class _Suite:
         self._check_server(server, update)
 
     def _begin(self) -> Payload:
-        model = initial_model(self._problem.net, self._config_seed())
+        model = self._model.clone()
         with self._claims.own_streams("init"):
             found = self._method.init(self._problem, model, len(self._fed.silos))
         state = self._claims.payload("init's state", found)
@@ -76,9 +76,6 @@ class _Suite:
             f"init's 'model' is {shape}; expected [1, {len(model)}], or a row a client",
         )
         return state
-
-    def _config_seed(self) -> int:
-        return self._fed.config.run.seed
 
     def _broadcast(self, server: Payload) -> Payload:
         before, ids = copied(server), self._cohort.ids
@@ -95,9 +92,8 @@ class _Suite:
     def _client_state(self, cohort: Cohort) -> Payload:
         if self._method.client_state is None:
             return {}
-        model = initial_model(self._problem.net, self._config_seed())
         with self._claims.own_streams("client_state"):
-            found = self._method.client_state(self._problem, model)
+            found = self._method.client_state(self._problem, self._model.clone())
         one = self._claims.payload("client_state's", found)
         return {
             name: value.expand(len(cohort.ids), *value.shape).clone() for name, value in one.items()
@@ -127,16 +123,7 @@ class _Suite:
         claims.rows("losses", update.losses, clients)
         claims.hold(update.losses.dim() == 1, f"losses are {list(update.losses.shape)}")
         state = claims.payload("a client's state", update.state, clients)
-        claims.hold(
-            set(state) == set(kept),
-            f"clients keep {sorted(state)} after a round and {sorted(kept)} before their first",
-        )
-        for name, value in state.items():
-            claims.hold(
-                value.shape == kept[name].shape and value.dtype == kept[name].dtype,
-                f"a client's state {name!r} becomes {value.dtype} {list(value.shape)}; it was "
-                f"{kept[name].dtype} {list(kept[name].shape)}",
-            )
+        claims.kept(state, kept)
 
     def _check_alone(self, received: Payload, kept: Payload, update: Update) -> None:
         """Each client on its own, against its row of the stack."""
@@ -149,22 +136,16 @@ class _Suite:
             )
             rows = len(self._cohort.rows[place])
             why = f"between a stack of clients and client {client} ({rows} rows) alone"
-            for name, one in alone.upload.sums.items():
-                stacked = update.upload.sums[name]
-                self._claims.close(f"sum {name!r}", one.value, stacked.value[here], why)
-                self._claims.close(f"weight of {name!r}", one.weight, stacked.weight[here], why)
-            for name, value in alone.upload.own.items():
-                self._claims.close(f"own {name!r}", value, update.upload.own[name][here], why)
+            check_alone(self._claims, alone.upload, update.upload, place, why)
             for name, value in alone.state.items():
                 self._claims.close(f"state {name!r}", value, update.state[name][here], why)
             self._claims.close("the loss", alone.losses, update.losses[here], why)
 
     def _check_empty(self, update: Update) -> None:
         """Who has nothing to train on has no say."""
-        empty = [place for place, size in enumerate(self._cohort.sizes) if size == 0]
         for name, one in update.upload.sums.items():
             self._claims.hold(
-                not (one.weighted and one.weight[empty].any()),
+                not (one.weighted and one.weight[self._empty].any()),
                 f"sum {name!r} gives weight to a client that has no rows; expected 0",
             )
 
@@ -180,9 +161,8 @@ class _Suite:
         )
         for name, value in state.items():
             claims.finite(f"server's {name!r}", value)
-        empty = [place for place, size in enumerate(self._cohort.sizes) if size == 0]
-        if empty:  # nobody who was heard has trained
-            uploads = self._uploads((ids[empty[0]],), _row(update.upload, empty[0]))
+        for place in self._empty[:1]:  # nobody who was heard has trained
+            uploads = self._uploads((ids[place],), _row(update.upload, place))
             state = self._served(server, uploads, "server, of a client without rows alone,")
             claims.finite("server's 'model', of a client without rows alone,", state["model"])
 
@@ -230,16 +210,29 @@ def check_upload(claims: Claims, upload: object, clients: int) -> None:
         claims.hold(name in names, f"{name!r} is to be sent once or as float16, and is not sent")
 
 
+def check_alone(claims: Claims, alone: Upload, together: Upload, place: int, why: str) -> None:
+    """What a client sends alone, against the row at its place of what a stack of clients sends."""
+    for what, one, other in (
+        ("sums", alone.sums, together.sums), ("own parts", alone.own, together.own)
+    ):  # fmt: skip
+        claims.hold(
+            one.keys() == other.keys(), f"the {what} {sorted(one)} become {sorted(other)} {why}"
+        )
+    for name, sent in alone.sums.items():
+        stacked = together.sums[name]
+        claims.close(f"sum {name!r}", sent.value[0], stacked.value[place], why)
+        claims.close(f"weight of {name!r}", sent.weight[0], stacked.weight[place], why)
+    for name, value in alone.own.items():
+        claims.close(f"own {name!r}", value[0], together.own[name][place], why)
+
+
 def _row(upload: Upload, place: int) -> Upload:
     """The upload of the client at a place."""
     here = slice(place, place + 1)
 
-    def rows(value: Tensor) -> Tensor:
-        return value[here]
-
     sums = {
-        name: Sum(rows(one.value), rows(one.weight), one.weighted)
+        name: Sum(one.value[here], one.weight[here], one.weighted)
         for name, one in upload.sums.items()
     }
-    own = {name: rows(value) for name, value in upload.own.items()}
+    own = {name: value[here] for name, value in upload.own.items()}
     return Upload(sums, own, upload.once, upload.half)

@@ -12,8 +12,12 @@ from fedsyn.conformance.runs import check_runs
 from fedsyn.conformance.world import world
 from fedsyn.data.sections import DataConfig
 from fedsyn.encoders.base import Teacher, TeacherConfig
-from fedsyn.federation.selection.base import Selection
+from fedsyn.federation.selection.base import Selection, share_of
+from fedsyn.settings.loading import over
+from fedsyn.settings.plugins import Tree
 from fedsyn.tasks.base import Task
+
+HALF: Tree = {"run": {"fraction": 0.5}}  # of the clients
 
 
 def check_task(task: Task, /, **settings: Any) -> None:
@@ -121,12 +125,11 @@ def check_selection(selection: Selection, /, **settings: Any) -> None:
     """
     claims = Claims(f"client selection {selection.name!r}")
     check_options(claims, selection)
-    run = {"fraction": 0.5, **settings.get("run", {})}
-    with world(claims, {**settings, "run": run}, selection=selection) as there:
+    with world(claims, over(HALF, settings), selection=selection) as there:
         config, clients = there.config.run, len(there.fed.silos)
         with claims.own_streams("begin"):
             memory = claims.payload("memory", selection.begin(clients, config))
-        number = max(1, round(run["fraction"] * clients))
+        number = share_of(clients, config.fraction)
         for round_number in range(1, 4):
             with claims.own_streams("choose"):
                 one, other = (

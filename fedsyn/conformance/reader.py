@@ -12,6 +12,7 @@ from fedsyn.conformance.world import configured, world
 from fedsyn.data.readers.base import Reader, Stored
 from fedsyn.data.sections import DataConfig
 from fedsyn.errors import DataError
+from fedsyn.settings.loading import over
 
 CUTS = (0.0, 0.1, 0.5, 0.9)  # parts of a damaged file that are left
 
@@ -39,8 +40,7 @@ def check_reader(reader: Reader, file: Path | str, /, **settings: Any) -> None:
     """
     claims, path = Claims(f"reader {reader.name!r}"), Path(file).absolute()
     check_options(claims, reader)
-    own = {**settings.get("data", {}), "path": str(path)}
-    settings = {**settings, "data": own}
+    settings = over(settings, {"data": {"path": str(path)}})
     with TemporaryDirectory() as folder:
         config = configured(Path(folder), settings, reader=reader).data
         _check_arrays(claims, reader, path, config)

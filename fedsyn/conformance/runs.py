@@ -15,7 +15,8 @@ from fedsyn.conformance.claims import Claims
 from fedsyn.conformance.world import CLIENTS, World
 from fedsyn.deployment.loopback import Loopback
 from fedsyn.deployment.node import Limits, NodeConfig
-from fedsyn.deployment.server import serve
+from fedsyn.deployment.server import check_deployable, serve
+from fedsyn.errors import ConfigError
 from fedsyn.federation import records
 from fedsyn.federation.config import Config, dump, load, with_overrides
 from fedsyn.federation.runner import Silent, run
@@ -61,8 +62,13 @@ def _check_file(claims: Claims, config: Config, out: Path) -> None:
 
 
 def _deployable(config: Config) -> bool:
-    bound = any(extension.pooled for extension, _ in config.active)
-    return config.plugins.method.deployable and not bound and not config.given
+    if config.given:
+        return False
+    try:
+        check_deployable(config)
+    except ConfigError:
+        return False
+    return True
 
 
 class _Ran:

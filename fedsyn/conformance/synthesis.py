@@ -13,6 +13,7 @@ from fedsyn.federation.client import initial_model
 from fedsyn.settings.loading import over
 from fedsyn.settings.plugins import Tree
 from fedsyn.synthesis import prototypes
+from fedsyn.synthesis.client import INTRODUCED
 from fedsyn.synthesis.filters import Filter
 from fedsyn.synthesis.generators.base import Generator, GeneratorTraining
 from fedsyn.synthesis.scores import CandidateScores, GlobalPrototypes
@@ -90,7 +91,7 @@ class _Generators:
         claims.hold(before == after, "training changes the form of what clients keep")
         with claims.own_streams("upload"):
             sent = claims.payload("upload's", self._generator.upload(state), clients)
-        known = {name: state[name] for name in ("prototypes", "counts", "basis")}
+        known = {name: state[name] for name in INTRODUCED}
         for name, value in sent.items():
             claims.hold(name not in known, f"{name!r} is sent already, once")
             claims.finite(f"upload {name!r}", value)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedsyn.core.payload import Payload
+from fedsyn.core.payload import Payload, part_of
 
 # Before the names of what travels: kind/name.
 SUMS, WEIGHTS, OWN, OWN_WEIGHTS = "sums", "weights", "own", "own-weights"
@@ -365,13 +365,7 @@ class Intake:
 
     def uploads(self, library: Library = NOBODY) -> Uploads:
         """All that was taken in, as the server reads it; ``library`` is the caller's."""
-        prefix = f"{SUMS}/"
-        sums = {
-            name.removeprefix(prefix): value
-            for name, value in self._totals.items()
-            if name.startswith(prefix)
-        }
-        weights = {name: self._totals[f"{WEIGHTS}/{name}"] for name in sums}
+        sums, weights = part_of(self._totals, SUMS), part_of(self._totals, WEIGHTS)
         sums |= {name: total for name, (total, _) in self._sums.items()}
         weights |= {name: mass for name, (_, mass) in self._sums.items()}
         ids = tuple(self._ids)

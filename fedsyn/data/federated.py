@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from fedsyn import streams
+from fedsyn.core.payload import Payload
 from fedsyn.data import preprocessing
 from fedsyn.data.local import LocalData, agree, files_of_silos, local_data, test_file
 from fedsyn.data.mapped import MappedTensor
 from fedsyn.data.pairs import Pairs
-from fedsyn.data.preprocessing import Payload, add, derive_idf, transform_image, transform_text
+from fedsyn.data.preprocessing import add, derive_idf, transform_image, transform_text
 from fedsyn.data.settings import DataSettings
 from fedsyn.data.silos import NOTHING, Silo
 

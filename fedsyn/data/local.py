@@ -204,7 +204,9 @@ def _learnable(pairs: Pairs, train: np.ndarray, settings: DataSettings) -> np.nd
     if not settings.needs.all_labelled:
         return train
     if pairs.label is None:
-        raise DataError(f"{settings.who('labels')} learns from labels and {pairs.name} has none")
+        raise DataError(
+            f"{settings.who('all_labelled')} learns from labels and {pairs.name} has none"
+        )
     label = pairs.label[train]
     known: np.ndarray = label >= 0 if label.ndim == 1 else label.any(axis=1)
     return np.asarray(train[known])

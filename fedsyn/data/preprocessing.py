@@ -30,13 +30,13 @@ import torch
 from scipy.sparse import csr_array, issparse
 from torch import Tensor
 
+from fedsyn.core.payload import Payload, nbytes
 from fedsyn.data.features import hashed_counts, hog
 from fedsyn.data.mapped import release
 from fedsyn.data.pictures import matching
 from fedsyn.data.silos import NOTHING
 from fedsyn.errors import DataError
 
-Payload: TypeAlias = dict[str, Tensor]
 Descriptors: TypeAlias = np.ndarray | csr_array  # [N, F] float32; CSR counts for strings
 Form: TypeAlias = Literal["pixels", "strings", "features"]
 
@@ -101,8 +101,8 @@ def fit(modality: Modality, clients: Sequence[np.ndarray], standardize: bool) ->
     total = add(moments(modality, [rows], idf) for rows in clients)
     derived = idf | derive(modality, total, standardize)
     # All payloads of an exchange are of one size.
-    up = payload_bytes(counted) + payload_bytes(total)
-    return Fit(derived, len(clients) * up, len(clients) * payload_bytes(derived))
+    up = nbytes(counted) + nbytes(total)
+    return Fit(derived, len(clients) * up, len(clients) * nbytes(derived))
 
 
 def transform_image(images: np.ndarray, preprocessing: Mapping[str, Tensor]) -> Tensor:
@@ -441,11 +441,6 @@ def add(payloads: Iterable[Payload]) -> Payload:
             else:
                 total[key] = value.clone()
     return total
-
-
-def payload_bytes(payload: Mapping[str, Tensor]) -> int:
-    """How many bytes the tensors have."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in payload.values())
 
 
 def _chunks(rows: int) -> Iterable[slice]:

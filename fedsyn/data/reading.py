@@ -65,7 +65,7 @@ def pairs_of(data: Pairs | Mapping[str, Any], config: DataConfig) -> Pairs:
     """
     if isinstance(data, Pairs):
         return data
-    stored = {name: held(np.asarray(array)) for name, array in data.items()}
+    stored = {name: held(array) for name, array in data.items()}
     file = _File("the arrays that were passed", "arrays", Path(), stored)
     return _pairs(file, config, ("train", "test"))
 

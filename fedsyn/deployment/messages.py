@@ -9,7 +9,7 @@ import pydantic
 from torch import Tensor
 
 import fedsyn
-from fedsyn.core.payload import Payload, nbytes
+from fedsyn.core.payload import Payload, named, nbytes, part_of
 from fedsyn.deployment.validation import RefusedError
 from fedsyn.settings.sections import Count, Field, Section, Whole
 
@@ -38,8 +38,7 @@ class Message:
 
     def group(self, name: str) -> Payload:
         """The arrays called ``name/...``."""
-        prefix = f"{name}/"
-        return {k.removeprefix(prefix): v for k, v in self.arrays.items() if k.startswith(prefix)}
+        return part_of(self.arrays, name)
 
 
 class MessageFacts(Section):
@@ -49,7 +48,9 @@ class MessageFacts(Section):
 
     def message(self, **groups: Mapping[str, Tensor]) -> Message:
         """With arrays of several groups, each called ``group/name``."""
-        arrays = {f"{group}/{k}": v for group, many in groups.items() for k, v in many.items()}
+        arrays: Payload = {}
+        for group, payload in groups.items():
+            arrays |= named(group, payload)
         return Message(self.model_dump(mode="json"), arrays)
 
 

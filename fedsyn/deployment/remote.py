@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedsyn.core.judgement import Judgement
-from fedsyn.core.payload import Payload, nbytes
+from fedsyn.core.payload import Payload, named, nbytes, part_of
 from fedsyn.core.wire import ONCE, OWN_WEIGHTS, WEIGHTS
 from fedsyn.deployment.exchange import Exchange
 from fedsyn.deployment.members import Member, Members
@@ -37,7 +37,6 @@ from fedsyn.deployment.schema import Schema
 from fedsyn.deployment.validation import RefusedError, check, check_counts
 from fedsyn.errors import RunError
 from fedsyn.federation.checkpoint import State
-from fedsyn.federation.client import named, part_of
 from fedsyn.federation.federation import Federation
 from fedsyn.federation.fleet import Answers
 from fedsyn.federation.local import broadcasting
@@ -177,8 +176,7 @@ class RemoteFleet:
     ) -> None:
         """One node's answer, whole or, where it is not what was asked for, not at all."""
         ids, number = request.ids, self.exchange.round_number
-        if said.ids != ids:
-            raise RefusedError(f"it answers for clients {list(said.ids)}; {list(ids)} were asked")
+        _check_clients(said.ids, ids)
         if not ids:
             return
         sent, together = message.group(UP), len(ids) > 1
@@ -212,8 +210,9 @@ class RemoteFleet:
         }
         asked = {node: one.ids for node, one in requests.items()}
         verdicts = []
-        for node, _, message in self.exchange.ask("judge", messages, Judged, asked):
+        for node, said, message in self.exchange.ask("judge", messages, Judged, asked):
             with self.exchange.believing(node, asked[node]):
+                _check_clients(said.ids, asked[node])
                 verdicts.append(_verdict(message, asked[node], len(models) + initial))
         self._prepared()
         heard = [client for one in verdicts for client in one.ids]
@@ -251,6 +250,12 @@ class RemoteFleet:
         return total
 
 
+def _check_clients(said: tuple[int, ...], asked: tuple[int, ...]) -> None:
+    """Refuse an answer that is of others than those who were asked."""
+    if said != asked:
+        raise RefusedError(f"it answers for clients {list(said)}; {list(asked)} were asked")
+
+
 def _is_count(name: str) -> bool:
     """Whether something of a message, by ``part/kind/name``, is weights or numbers of rows."""
     part, kind, *_ = name.split("/")
@@ -268,9 +273,9 @@ def _verdict(message: Message, ids: Sequence[int], models: int) -> Judgement:
             "pairs": torch.zeros(len(ids), dtype=torch.long),
         }
     found = check("its verdict", message.group(VERDICT), expected)
-    check_counts("its verdict", {name: found[name] for name in found if name == PAIRS})
     if not ids:
         return Judgement((), ((),) * models, ())
+    check_counts("its verdict", {"pairs": found["pairs"]})
     losses = tuple(tuple(row) for row in found["losses"].tolist())
     return Judgement(tuple(ids), losses, tuple(found["pairs"].tolist()), nbytes(found))
 

@@ -13,9 +13,9 @@ import torch
 
 from fedsyn import streams
 from fedsyn.core.cohort import Cohort
-from fedsyn.core.payload import Payload
+from fedsyn.core.payload import Payload, named
 from fedsyn.core.wire import Intake, Upload, form_of, send
-from fedsyn.federation.client import METHOD, Assignment, Plan, answer, initial_model, named
+from fedsyn.federation.client import METHOD, Assignment, Plan, answer, initial_model
 from fedsyn.federation.federation import Federation
 from fedsyn.federation.received import REPORT, Report
 from fedsyn.settings.sections import shortest

@@ -1,4 +1,4 @@
-"""A whole run over nodes, from the server: the rounds of the runner, over `Nodes`."""
+"""A whole run over nodes, from the server: the rounds of the runner, over a `RemoteFleet`."""
 
 import json
 import secrets
@@ -47,7 +47,7 @@ def serve(
     FedsynError
         If the configuration, the directory or the nodes do not allow the run to begin or to go on.
     """
-    _check(config)
+    check_deployable(config)
     run = _run_name(out) if resume else secrets.token_hex(8)
     if not resume:
         records.create(out)
@@ -105,8 +105,8 @@ def _served(
     return runner.finish(fed, done, rows, out, time.perf_counter() - started)
 
 
-def _check(config: Config) -> None:
-    """Refuse what only one machine that has all pairs can do."""
+def check_deployable(config: Config) -> None:
+    """Refuse what only one machine that has all pairs can do; raises `ConfigError`."""
     method = config.plugins.method
     if not method.deployable:
         raise ConfigError(f"method.name = {method.name!r} is a bound, not a federation")
@@ -136,8 +136,7 @@ def _preprocessing(
         If a node does not send its sums: what it holds would have no part in them.
     """
     taking_part = members.in_order()
-    counted = [member.frequencies for member in taking_part if member.frequencies]
-    idf = federated.derive_idf(federated.add(counted)) if counted else {}
+    idf = federated.derive_idf(federated.add(member.frequencies for member in taking_part))
     request = Request(**common).message(**{IDF: idf})
     clients = {member.node: member.said.clients for member in taking_part}
     answers = exchange.ask("moments", dict.fromkeys(clients, request), Answered, clients)

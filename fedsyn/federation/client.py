@@ -12,7 +12,7 @@ from fedsyn import streams
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.extension import ClientResult, ClientView, Examples, Extension
 from fedsyn.core.graphs import recording
-from fedsyn.core.payload import Payload
+from fedsyn.core.payload import Payload, named, part_of
 from fedsyn.core.wire import Upload
 from fedsyn.methods.base import Method, MethodConfig
 from fedsyn.profiling import phase
@@ -137,17 +137,6 @@ def _answer(plan: Plan, work: Assignment) -> Answer:
         kept |= named(name, result.state)
         uploads[name], losses[name] = result.upload, result.losses
     return Answer(uploads, kept, losses, torch.tensor(examples.cohort.sizes))
-
-
-def part_of(payload: Mapping[str, Tensor], part: str) -> Payload:
-    """What belongs to a part, by its own names."""
-    prefix = f"{part}/"
-    return {k.removeprefix(prefix): v for k, v in payload.items() if k.startswith(prefix)}
-
-
-def named(part: str, payload: Mapping[str, Tensor]) -> Payload:
-    """What belongs to a part, by names that say so."""
-    return {f"{part}/{name}": value for name, value in payload.items()}
 
 
 def _with_newcomers(plan: Plan, work: Assignment) -> Payload:

@@ -1,7 +1,7 @@
 """What stays the same in every round of a run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import numpy as np
@@ -118,7 +118,7 @@ def _task_settings(config: Config) -> TaskSettings:
 
 def _pool(silos: tuple[Silo, ...]) -> Silo:
     """All clients' rows as one client's."""
-    names = ("pairs", "holdout", "images", "texts", "test")
+    names = [part.name for part in fields(Silo)]
     return Silo(
-        **{name: np.sort(np.concatenate([getattr(silo, name) for silo in silos])) for name in names}
+        *(np.sort(np.concatenate([getattr(silo, name) for silo in silos])) for name in names)
     )

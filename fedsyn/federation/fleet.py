@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -11,8 +11,7 @@ from fedsyn.core.payload import Payload
 from fedsyn.core.wire import Uploads
 from fedsyn.federation.checkpoint import State
 from fedsyn.federation.received import Report
-
-Row = dict[str, Any]
+from fedsyn.federation.records import Row
 
 
 @dataclass(frozen=True)

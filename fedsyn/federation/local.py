@@ -47,12 +47,8 @@ class LocalFleet:
         fed, number = self.fed, state.round_number + 1
         broadcast = broadcasting(fed, state)
         reception = Reception(state.received, uploads_of(fed.config, self.out, number))
-        heard = {part: memory.heard.numpy().copy() for part, memory in state.received.items()}
-
-        def new(part: str, ids: Sequence[int]) -> Tensor:
-            return torch.from_numpy(~heard[part][list(ids)])
-
-        train(fed, self.clients, self.devices, ids, number, broadcast, new, reception.take)
+        new, take = reception.new, reception.take
+        train(fed, self.clients, self.devices, ids, number, broadcast, new, take)
         reception.close()
         validators = fed.validators
         judgement = self.judge([state.server["model"]], validators) if judge else None

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedsyn.core.payload import Payload, nbytes
+from fedsyn.core.payload import Payload, named, nbytes, part_of
 from fedsyn.core.wire import NOBODY, Intake, Library, Uploads, client_of, received
 from fedsyn.errors import RunError
 from fedsyn.federation.records import write_tensors
@@ -19,7 +19,7 @@ from fedsyn.federation.store import ClientStore
 
 REPORT = "report"  # the part that says what clients have done
 PAIRS, SIZES, LOSS = "pairs", "sizes", "loss."
-HEARD, TOTALS, LIBRARY = "heard", "totals/", "library/"  # in a checkpoint
+HEARD, TOTALS, LIBRARY = "heard", "totals", "library"  # in a checkpoint
 
 
 @dataclass
@@ -43,19 +43,15 @@ class PartMemory:
     def tensors(self) -> Payload:
         """What a checkpoint holds of this memory."""
         held = {} if self.library is None else self.library.tensors()
-        return {
-            HEARD: self.heard,
-            **{f"{TOTALS}{name}": value for name, value in self.totals.items()},
-            **{f"{LIBRARY}{name}": value for name, value in held.items()},
-        }
+        return {HEARD: self.heard, **named(TOTALS, self.totals), **named(LIBRARY, held)}
 
     def restore(self, tensors: Payload) -> None:
         """Go on from what `tensors` gave; raises `RunError` if it is not that."""
         try:
             self.heard = tensors[HEARD]
-            self.totals = _below(tensors, TOTALS)
+            self.totals = part_of(tensors, TOTALS)
             if self.library is not None:
-                self.library.restore(_below(tensors, LIBRARY))
+                self.library.restore(part_of(tensors, LIBRARY))
         except KeyError as error:
             raise RunError(f"a checkpoint lacks {error} of what clients have sent") from None
 
@@ -69,10 +65,6 @@ class PartMemory:
             return {name: received(value) for name, value in store.take(ids, names).items()}
 
         return Library(tuple(store.known.tolist()), take)
-
-
-def _below(tensors: Payload, prefix: str) -> Payload:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 Memory = dict[str, PartMemory]
@@ -148,7 +140,7 @@ class Reception:
             if part not in message:
                 continue
             every, first = self._intakes[part].take(ids, message[part])
-            new = self._new(part, ids)
+            new = self.new(part, ids)
             memory.heard.numpy()[list(ids)] = True
             if memory.library is None or not (every or first):
                 continue
@@ -159,13 +151,14 @@ class Reception:
             if every and len(begun) < len(ids):
                 memory.library.put(ids, every)
 
-    def _new(self, part: str, ids: Sequence[int]) -> Tensor:
+    def new(self, part: str, ids: Sequence[int]) -> Tensor:
+        """Those of these clients from whom nothing of a part has come yet, bool ``[C]``."""
         return torch.from_numpy(~self._memory[part].heard.numpy()[list(ids)])
 
     def _keep_record(self, ids: Sequence[int], message: Message, together: bool) -> None:
         """By client; what several have sent together, under all their ids."""
         for part, sent in message.items():
-            new = self._new(part, ids) if part in self._memory else torch.zeros(len(ids)).bool()
+            new = self.new(part, ids) if part in self._memory else torch.zeros(len(ids)).bool()
             if together:
                 senders = {"+".join(map(str, ids)): dict(sent)}
             else:

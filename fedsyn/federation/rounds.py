@@ -21,8 +21,9 @@ from fedsyn.federation.checkpoint import State
 from fedsyn.federation.client import LOCAL, METHOD, initial_model
 from fedsyn.federation.evaluation import evaluate
 from fedsyn.federation.federation import Federation
-from fedsyn.federation.fleet import Answers, Fleet, Row
+from fedsyn.federation.fleet import Answers, Fleet
 from fedsyn.federation.received import Memory, PartMemory
+from fedsyn.federation.records import Row
 from fedsyn.federation.selection.base import Heard, share_of
 from fedsyn.federation.store import ClientStore
 from fedsyn.profiling import phase

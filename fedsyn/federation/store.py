@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedsyn.core.payload import Payload
+from fedsyn.core.payload import Payload, named, part_of
 from fedsyn.federation.rowfile import RowFile
 
 NOWHERE = -1  # the place of a client without a row
+ROWS = "rows"  # in a checkpoint
 
 
 class ClientStore:
@@ -123,7 +124,7 @@ class ClientStore:
         """What a checkpoint holds: the rows that are in memory, and where those in the file are."""
         if self._file is not None:
             self._file.flush()
-        return {"place": self._place, **{f"rows/{k}": v for k, v in self._memory.items()}}
+        return {"place": self._place, **named(ROWS, self._memory)}
 
     def saved(self) -> None:
         """The checkpoint is in its place: the rows that it does not refer to may go."""
@@ -140,11 +141,8 @@ class ClientStore:
             If the file is missing or damaged.
         """
         self._place = tensors["place"]
-        self._memory = {
-            name.removeprefix("rows/"): value.to(self._device)
-            for name, value in tensors.items()
-            if name.startswith("rows/")
-        }
+        held = part_of(tensors, ROWS)
+        self._memory = {name: value.to(self._device) for name, value in held.items()}
         if not self._memory and len(self.known):
             self._file = RowFile(self._path)
         self.saved()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -122,6 +122,3 @@ class Method(Plugin, Generic[P]):
     broadcasts_model: bool = True
     extensible: bool = True
     deployable: bool = True
-
-
-AnyMethod = Method[Any]

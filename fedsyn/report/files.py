@@ -15,8 +15,8 @@ from typing import Any
 from fedsyn.errors import ConfigError, RunError
 from fedsyn.federation import config
 from fedsyn.federation.config import Config
-from fedsyn.federation.plugins import EXTENSIONS
 from fedsyn.metrics.table import MetricTable
+from fedsyn.synthesis.extension import SYNTHESIS
 from fedsyn.tasks import TASKS
 from fedsyn.tasks.base import Task
 
@@ -159,7 +159,7 @@ class Comparison:
     @property
     def of_synthesis(self) -> bool:
         """Whether rows may differ by synthesis, which is not of every task."""
-        return any(issubclass(self.task.problem, one.problem) for one in EXTENSIONS)
+        return issubclass(self.task.problem, SYNTHESIS.problem)
 
     @property
     def scores(self) -> MetricTable:

@@ -113,8 +113,8 @@ def who_has_what(partition: Partition, limit: int | None = None) -> Grid:
 def comparison(results: Comparison) -> Grid:
     """One row a setting: mean ± standard deviation over seeds, and the share of the gap closed.
 
-    An objective or a number of seeds that all rows share stands in the title instead; synthesis is
-    of retrieval alone.
+    An objective or a number of seeds that all rows share stands in the title instead; synthesis
+    has columns where the task can have it.
     """
     rows, scores = results.rows, results.scores
     columns = {

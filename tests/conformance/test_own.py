@@ -84,7 +84,7 @@ def test_the_embedded_teacher():
 
 @pytest.fixture(scope="module")
 def columns():
-    """Sixty pairs of features."""
+    """Ninety pairs of features."""
     draw = np.random.default_rng(0)
     return {
         "image": draw.normal(size=(90, 4)),

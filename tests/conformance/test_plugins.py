@@ -158,20 +158,6 @@ TOYS = [
 BY_NAME = pytest.mark.parametrize("toy", TOYS, ids=[toy.name for toy in TOYS])
 
 
-@pytest.fixture(scope="session")
-def pairs_in_lines(pairs, tmp_path_factory):
-    """The file of pairs, as JSON lines."""
-    import numpy as np
-
-    path = tmp_path_factory.mktemp("lines") / "pairs.jsonl"
-    with np.load(pairs) as found:
-        rows = [dict(zip(found, each, strict=True)) for each in zip(*found.values(), strict=True)]
-    with path.open("w") as file:
-        for row in rows:
-            file.write(json.dumps({name: value.tolist() for name, value in row.items()}) + "\n")
-    return path
-
-
 @pytest.fixture
 def words(settings, pairs_in_lines):
     """``words(toy)``: the overrides of a small run of three clients that uses what it brings."""
@@ -191,12 +177,6 @@ def words(settings, pairs_in_lines):
         return [*settings, *own, *toy.settings, *([toy.option] if toy.option else [])]
 
     return build
-
-
-def rows_of(out):
-    """Its rows, without times."""
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
 @pytest.fixture
@@ -221,7 +201,9 @@ def installed(tmp_path, monkeypatch):
 
 
 @BY_NAME
-def test_a_plugin_by_argument_name_and_entry_point_gives_one_run(toy, words, installed, tmp_path):
+def test_a_plugin_by_argument_name_and_entry_point_gives_one_run(
+    toy, words, installed, rows_of, tmp_path
+):
     plain = words(toy)
     base = [word for word in plain if word not in (toy.option, *toy.settings)]
     config = configuration.load(None, plain, **toy.argument)
@@ -242,7 +224,7 @@ def test_a_plugin_by_argument_name_and_entry_point_gives_one_run(toy, words, ins
 
 
 @BY_NAME
-def test_the_command_line_runs_resumes_and_reports_it(toy, words, fedsyn, tmp_path):
+def test_the_command_line_runs_resumes_and_reports_it(toy, words, fedsyn, rows_of, tmp_path):
     name = f"{__name__}:{toy.name}"
     given = [*words(toy), toy.naming(name)]
     code, _, err = fedsyn("run", *given, "--out", tmp_path / "whole", "--json")
@@ -261,7 +243,7 @@ def test_the_command_line_runs_resumes_and_reports_it(toy, words, fedsyn, tmp_pa
 
 
 @BY_NAME
-def test_three_nodes_that_allow_it_do_the_same(toy, words, tmp_path):
+def test_three_nodes_that_allow_it_do_the_same(toy, words, rows_of, tmp_path):
     name = f"{__name__}:{toy.name}"
     nodes = {
         number: NodeConfig(

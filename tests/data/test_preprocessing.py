@@ -7,6 +7,7 @@ from scipy.sparse import csr_array
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import TfidfTransformer
 
+from fedsyn.core.payload import nbytes
 from fedsyn.data.features import hashed_counts, hog
 from fedsyn.data.preprocessing import (
     Modality,
@@ -16,7 +17,6 @@ from fedsyn.data.preprocessing import (
     fit,
     frequencies,
     moments,
-    payload_bytes,
     project,
     tfidf,
     transform_image,
@@ -232,7 +232,7 @@ def test_bytes_are_those_of_the_payloads():
     strings = fit(MODALITIES["strings"], CLIENTS, True)
     triangle = BUCKETS * (BUCKETS + 1) // 2
     assert strings.bytes_up == 4 * 8 * ((1 + BUCKETS) + (1 + BUCKETS + triangle))
-    assert strings.bytes_down == 4 * payload_bytes(strings.preprocessing)
+    assert strings.bytes_down == 4 * nbytes(strings.preprocessing)
 
 
 def test_new_pictures_and_texts_get_the_features_of_the_old():

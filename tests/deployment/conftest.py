@@ -5,27 +5,22 @@ import os
 import socket
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from fedsyn.deployment.loopback import Loopback, carried
 from fedsyn.deployment.messages import Message
 from fedsyn.deployment.node import NodeConfig, answer
 from fedsyn.deployment.server import serve
 from fedsyn.federation import records
 
 
-def carried(message):
-    """As it comes out at the other end."""
-    arrays = {name: value.clone() for name, value in message.arrays.items()}
-    return Message(json.loads(json.dumps(message.facts)), arrays)
-
-
-class InProcess:
+class InProcess(Loopback):
     """Carries messages within this process; ``spoil`` may change or lose an answer."""
 
     def __init__(self, nodes, spoil=lambda kind, node, asked, answer: answer):
-        self.held, self.spoil, self.sent = dict(nodes), spoil, []
-
-    def nodes(self):
-        return sorted(self.held)
+        super().__init__(nodes)
+        self.spoil, self.sent = spoil, []
 
     def exchange(self, kind, messages, timeout):
         found = {}
@@ -136,6 +131,19 @@ def rows():
     return lambda out: [
         json.loads(line) for line in (out / records.METRICS).read_text().splitlines()
     ]
+
+
+@pytest.fixture(scope="session")
+def same_weights():
+    """``same_weights(one, other)``: whether two runs have left the same model, bit by bit."""
+
+    def compare(one, other):
+        one, other = (load_file(out / records.MODEL) for out in (one, other))
+        return one.keys() == other.keys() and all(
+            torch.equal(value, other[name]) for name, value in one.items()
+        )
+
+    return compare
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ receive alike, and sends the sums over them, in float64, once.
 import json
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from fedsyn.deployment.server import serve
 from fedsyn.federation import records
@@ -38,13 +36,6 @@ def total(out):
     return [summary[name] for name in BYTES]
 
 
-def same_weights(one, other):
-    """Bit by bit."""
-    one, other = (load_file(out / records.MODEL) for out in (one, other))
-    assert one.keys() == other.keys()
-    return all(torch.equal(value, other[name]) for name, value in one.items())
-
-
 @pytest.fixture
 def both(make, in_process, tmp_path):
     """The directories of a run in this process and over nodes."""
@@ -61,7 +52,7 @@ def both(make, in_process, tmp_path):
 
 @pytest.mark.parametrize("synthesis", ["on", "off"])
 @pytest.mark.parametrize("method", FEDERATED)
-def test_clients_alone_on_their_nodes_give_the_very_same_run(both, method, synthesis):
+def test_clients_alone_on_their_nodes_give_the_very_same_run(both, same_weights, method, synthesis):
     overrides = f"method={method}", f"synthesis.enabled={str(synthesis == 'on').lower()}"
     here, there = both(ALONE, *overrides)
     assert rows(here) == rows(there)
@@ -100,7 +91,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_so_do_all_kinds_of_synthesis(both, variant):
+def test_so_do_all_kinds_of_synthesis(both, same_weights, variant):
     here, there = both(ALONE, *VARIANTS[variant])
     assert rows(here) == rows(there)
     assert total(here) == total(there)
@@ -127,7 +118,7 @@ def test_a_shard_sends_one_sum_however_many_clients_it_has(make, in_process, tmp
     up = {}
     for name, nodes in {"one": [tuple(range(10))], "all": ALONE}.items():
         serve(config, tmp_path / name, in_process(*nodes, engine=config.engine))
-        (row,) = map(json.loads, (tmp_path / name / records.METRICS).read_text().splitlines())
+        (row,) = rows(tmp_path / name)
         up[name] = row["bytes_up"]
     # A sum in float64 against ten rows in float32, and a few numbers of each client.
     assert up["one"] < up["all"] / 4

@@ -86,6 +86,7 @@ VERDICTS = {
     "of fewer models": (with_array("verdict/losses", lambda v: v[:1]), "has losses of"),
     "of negative rows": (with_array("verdict/pairs", lambda v: -v), "pairs below 0"),
     "none": (lambda answer: Message(answer.facts, {}), "its verdict holds []"),
+    "of other clients": (with_facts(ids=[0, 1, 2]), "answers for clients [0, 1, 2]"),
 }
 
 

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from fedsyn.deployment.server import serve
 from fedsyn.errors import ConfigError, RunError
@@ -18,7 +16,7 @@ class Crash(BaseException):
 @pytest.mark.parametrize("exchange", range(2, 8))
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_run_that_was_killed_goes_on_to_the_same_end(
-    config, three, status, found, undisturbed, tmp_path, exchange, when
+    config, three, status, found, undisturbed, same_weights, tmp_path, exchange, when
 ):
     """Killed before its nodes hear of an exchange, or after they have done what it asks."""
     left, whole, out = [exchange], three.exchange, tmp_path / "run"
@@ -43,8 +41,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end(
     serve(config, out, three, resume=True)
     quiet = undisturbed()
     assert found(out) == found(quiet)
-    models = [load_file(folder / records.MODEL) for folder in (out, quiet)]
-    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+    assert same_weights(out, quiet)
 
 
 def test_silos_with_files_of_their_own_and_a_server_with_a_test_file(

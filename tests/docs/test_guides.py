@@ -1,12 +1,10 @@
 """The guides: the code on each page is run as it stands, from Python, by command and on nodes."""
 
 import importlib
-import json
 import re
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fedsyn import conformance
@@ -50,31 +48,21 @@ def module(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def words(settings, pairs, tmp_path):
+def words(settings, pairs_in_lines):
     """The overrides of a small run with synthesis, of pairs in the form that a page reads."""
 
     def build(page):
         own = ["partition.clients=3", "partition.alpha=5", "run.rounds=2", "data.cache="]
         if page == "reader":
-            with np.load(pairs) as found:
-                rows = zip(*(found[name].tolist() for name in found), strict=True)
-                lines = [json.dumps(dict(zip(found, row, strict=True))) for row in rows]
-            (tmp_path / "pairs.jsonl").write_text("\n".join(lines) + "\n")
-            own += [f"data.path={tmp_path / 'pairs.jsonl'}"]
+            own += [f"data.path={pairs_in_lines}"]
         own += [f"synthesis.enabled={'true' if page == 'generator' else 'false'}"]
         return [*settings, *own, PAGES[page][3]]
 
     return build
 
 
-def rows_of(out):
-    """Its rows, without times."""
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
 @ALL
-def test_the_program_of_a_guide_runs_in_three_ways(page, module, words, fedsyn, tmp_path):
+def test_the_program_of_a_guide_runs_in_three_ways(page, module, words, fedsyn, rows_of, tmp_path):
     name, family, key, _ = PAGES[page]
     plugin, full = getattr(module(page), name), f"my_{page}:{name}"
     overrides = words(page)
@@ -97,11 +85,10 @@ def test_the_program_of_a_guide_runs_in_three_ways(page, module, words, fedsyn, 
 
 
 @ALL
-def test_the_program_of_a_guide_conforms(page, module, words, tmp_path):
+def test_the_program_of_a_guide_conforms(page, module, pairs_in_lines):
     plugin = getattr(module(page), PAGES[page][0])
     if page == "reader":
-        words(page)
-        conformance.check_reader(plugin, tmp_path / "pairs.jsonl")
+        conformance.check_reader(plugin, pairs_in_lines)
     else:
         getattr(conformance, f"check_{page}")(plugin)
 

@@ -1,7 +1,5 @@
 """The CUDA kernels against their formulas in float64, on a GPU."""
 
-import math
-
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -9,7 +7,6 @@ from torch.nn.functional import normalize
 pytestmark = pytest.mark.gpu
 
 DEVICE = "cuda"
-LN2 = math.log(2)
 MASKED = -1e30
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsyn.data.readers.base import Reader, Stored, is_column
+from fedsyn.data.readers.base import Reader, Stored, is_column, where
 from fedsyn.data.sections import DataConfig
 from fedsyn.errors import DataError
 
@@ -31,7 +31,7 @@ def _npz_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
     def read() -> np.ndarray:
         if dtype.hasobject:
             raise DataError(
-                f"array {name!r} of {str(path)!r} holds pickled Python objects, which are never "
+                f"{where(path, name)} holds pickled Python objects, which are never "
                 "loaded; expected numbers or strings"
             )
         if info.compress_type == zipfile.ZIP_STORED and np.prod(shape) and dtype.kind in "fiub":

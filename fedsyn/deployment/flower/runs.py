@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 
 from fedsyn.deployment.cluster.executables import flwr
-from fedsyn.deployment.flower.project import Project, with_absolute_paths
+from fedsyn.deployment.flower.project import PATHS, Project, with_absolute_paths
 from fedsyn.errors import ConfigError, FedsynError, RunError
 from fedsyn.federation import config as configuration
 from fedsyn.federation import records
@@ -57,9 +57,8 @@ def load(project: Project, overrides: Sequence[str], resumed: Path | None) -> Co
     """
     config = configuration.load(_config(project, resumed), overrides)
     if with_absolute_paths(config) != config:
-        raise ConfigError(
-            "a run on Flower needs absolute paths: data.path, data.images and flower.test"
-        )
+        names = ", ".join(f"{section}.{key}" for section, key in PATHS)
+        raise ConfigError(f"a run on Flower needs absolute paths: {names}")
     return config
 
 

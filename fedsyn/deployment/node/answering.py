@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedsyn.core.judgement import Judgement
-from fedsyn.core.payload import Payload
+from fedsyn.core.payload import Payload, named, part_of
 from fedsyn.core.wire import Joined
 from fedsyn.data import federated
 from fedsyn.deployment.messages import (
@@ -45,7 +45,7 @@ from fedsyn.deployment.schema import schema
 from fedsyn.deployment.validation import RefusedError, check
 from fedsyn.errors import FedsynError
 from fedsyn.federation import local, received
-from fedsyn.federation.client import METHOD, named, part_of
+from fedsyn.federation.client import METHOD
 from fedsyn.federation.config import Config
 from fedsyn.federation.devices import available, cpu_threads, devices, settings
 from fedsyn.federation.evaluation import held_out_losses

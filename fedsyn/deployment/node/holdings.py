@@ -3,10 +3,9 @@
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -14,7 +13,7 @@ from fedsyn.core.payload import Payload
 from fedsyn.data import federated
 from fedsyn.data.federated import FederatedData, LocalData
 from fedsyn.data.pairs import Pairs
-from fedsyn.data.silos import Silo
+from fedsyn.data.silos import ELSEWHERE, NOTHING, Silo
 from fedsyn.deployment.messages import PREPROCESSING, Message, Request
 from fedsyn.deployment.node.settings import NodeConfig
 from fedsyn.deployment.validation import RefusedError, check
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 FEATURES = "features.safetensors"
 KEPT = re.compile(r"round-(\d+)\.safetensors")
-PARTS = ("pairs", "holdout", "images", "texts", "test")  # of a silo
+PARTS = tuple(part.name for part in fields(Silo))
 NAMES = "label_names"  # their UTF-8, a line each
 NUMBERS = ("image_dim", "clients", "height", "width", "channels")
 CLIENTS = "clients"  # the group of a file of kept rows
@@ -122,19 +121,18 @@ def _restored(path: Path) -> FederatedData:
     features, public, label = found.pop("features"), found.pop("public"), found.pop("label", None)
     image_dim, clients, height, width, channels = (int(found.pop(name)) for name in NUMBERS)
     label_names = tuple(bytes(found.pop(NAMES).tolist()).decode().splitlines())
-    nothing = dict.fromkeys(PARTS, np.empty(0, np.int64))
-    silos = [dict(nothing) for _ in range(clients)]
+    silos = [ELSEWHERE] * clients
     for name, rows in found.items():
         client, part = name.split("/")
-        silos[int(client)][part] = rows.numpy()
+        silos[int(client)] = replace(silos[int(client)], **{part: rows.numpy()})
     image, text = features[:, :image_dim].numpy(), features[:, image_dim:].numpy()
     return FederatedData(
         pairs=Pairs("features", image, text, label_names=label_names),
         features=features,
         image_dim=image_dim,
         label=label,
-        silos=tuple(Silo(**parts) for parts in silos),
-        test=np.empty(0, np.int64),
+        silos=tuple(silos),
+        test=NOTHING,
         preprocessing={},
         bytes_up=0,
         bytes_down=0,

@@ -113,7 +113,7 @@ def test_the_app_names_what_is_installed_and_holds_nothing_else(made):
 
 
 @pytest.mark.flower
-def test_a_secret_that_strays_into_the_app_is_not_bundled(made, monkeypatch):
+def test_a_secret_that_strays_into_the_app_is_not_bundled(made):
     pytest.importorskip("flwr")
     (made.app / "secret.yaml").write_text("password: 1234")
     (made.app / "notes.md").write_text("1234")

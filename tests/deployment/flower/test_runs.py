@@ -8,8 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from fedsyn.deployment.cluster import commands, processes, state
 from fedsyn.deployment.flower import project, runs
@@ -95,11 +93,6 @@ def sent(out):
     return [(row["bytes_up"], row["bytes_down"]) for row in rows]
 
 
-def same_weights(one, other):
-    one, other = (load_file(out / records.MODEL) for out in (one, other))
-    return all(torch.equal(value, other[name]) for name, value in one.items())
-
-
 WORDS = {
     "fedavg": ["synthesis.enabled=false"],
     "scaffold": ["method=scaffold", "synthesis.enabled=false"],
@@ -115,7 +108,7 @@ WORDS = {
         "fedavg with synthesis",
     ],
 )
-def test_real_nodes_give_the_run_of_one_process(federation, pairs, tmp_path, name):
+def test_real_nodes_give_the_run_of_one_process(federation, same_weights, pairs, tmp_path, name):
     words = WORDS[name]
     out, end = trained(federation, *words)
     assert end.state == "done", end.error
@@ -128,7 +121,9 @@ def test_real_nodes_give_the_run_of_one_process(federation, pairs, tmp_path, nam
 
 @SLOW
 @pytest.mark.parametrize("method", ["creamfl", "fedcmi", "mfcpl", "ccl", "clip2fl", "feddm"])
-def test_so_do_methods_of_other_payloads_and_tasks(make, free_ports, tmp_path, method):
+def test_so_do_methods_of_other_payloads_and_tasks(
+    make, same_weights, free_ports, tmp_path, method
+):
     config = make(f"method={method}", f"partition.clients={CLIENTS}", "engine.stack=1")
     made = project.create(tmp_path / "federation", config, CLIENTS)
     commands.up(made, port=free_ports(8))
@@ -170,7 +165,7 @@ def quiet(tmp_path_factory, pairs):
 
 
 @SLOW
-def test_a_run_whose_superlink_was_killed_goes_on_to_the_same_end(fragile, quiet):
+def test_a_run_whose_superlink_was_killed_goes_on_to_the_same_end(fragile, same_weights, quiet):
     acts = [(1, lambda: kill(fragile, processes.SUPERLINK))]
     out, end = trained(fragile, *LONGER, acts=acts)
     assert end.state in ("interrupted", "failed")
@@ -182,7 +177,7 @@ def test_a_run_whose_superlink_was_killed_goes_on_to_the_same_end(fragile, quiet
 
 
 @SLOW
-def test_a_run_whose_server_app_was_killed_goes_on_to_the_same_end(fragile, quiet):
+def test_a_run_whose_server_app_was_killed_goes_on_to_the_same_end(fragile, same_weights, quiet):
     def kill_app():
         for entry in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it has ended
