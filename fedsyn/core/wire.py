@@ -235,7 +235,8 @@ class Library:
 
     def only(self, ids: Collection[int]) -> "Library":
         """The library of these clients alone."""
-        return Library(tuple(client for client in self.ids if client in ids), self.take)
+        wanted = frozenset(ids)
+        return Library(tuple(client for client in self.ids if client in wanted), self.take)
 
 
 NOBODY = Library((), lambda ids, names: {})

@@ -31,7 +31,7 @@ class OpenClipOptions(Section):
 
 @dataclass(frozen=True)
 class OpenClip:
-    """A model of open_clip as a teacher."""
+    """A model of open_clip as an encoder."""
 
     model: Any
     preprocess: Any  # a PIL picture to a tensor
@@ -56,7 +56,7 @@ class OpenClip:
 
 @dataclass(frozen=True)
 class TransformersClip:
-    """A model of transformers as a teacher."""
+    """A model of transformers as an encoder."""
 
     model: Any
     processor: Any  # PIL pictures, or strings, to tensors by name

@@ -22,7 +22,7 @@ from fedsyn.settings.loading import read_tree, validated
 
 @dataclass(frozen=True)
 class DualEncoder:
-    """A trained retrieval network as a teacher."""
+    """A trained retrieval network as an encoder."""
 
     net: RetrievalNet
     model: Tensor  # [P]

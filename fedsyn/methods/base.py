@@ -51,6 +51,12 @@ def present(cohort: Cohort, **values: Tensor) -> dict[str, Sum]:
     return {name: Sum(value, there, weighted=False) for name, value in values.items()}
 
 
+def to_each(state: Payload, ids: tuple[int, ...], *names: str) -> Payload:
+    """Of the server's state ``[1, ...]`` these names, or all of it, to each client ``[C, ...]``."""
+    sent = {name: state[name] for name in names or state}
+    return {name: value.expand(len(ids), *value.shape[1:]) for name, value in sent.items()}
+
+
 @dataclass(frozen=True)
 class Update:
     """What the clients of a chunk have done: what they send, what they keep, losses ``[C]``."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.core.wire import Upload, Uploads
-from fedsyn.methods.base import Method, MethodConfig, Problem, Update
+from fedsyn.methods.base import Method, MethodConfig, Problem, Update, to_each
 
 
 def init(problem: Problem, model: Tensor, clients: int) -> Payload:
@@ -25,7 +25,7 @@ def init(problem: Problem, model: Tensor, clients: int) -> Payload:
 
 def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
     """The global model, to each client."""
-    return {"model": state["model"].expand(len(ids), -1)}
+    return to_each(state, ids, "model")
 
 
 def client(

@@ -20,7 +20,7 @@ from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.core.wire import Upload, Uploads
-from fedsyn.methods.base import MethodConfig, Update
+from fedsyn.methods.base import MethodConfig, Update, to_each
 from fedsyn.methods.fedavg import FEDAVG
 from fedsyn.objectives.views.base import Seen
 from fedsyn.settings.sections import Field, NonNegative, Section
@@ -35,11 +35,6 @@ class FedFoAOptions(Section):
 
 
 EPSILON = 1e-3  # of a Gram matrix whose trace is 1
-
-
-def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
-    """The model and, once it is known, R̄ ``[C, d, d]``."""
-    return {name: value.expand(len(ids), *value.shape[1:]) for name, value in state.items()}
 
 
 def client(
@@ -105,7 +100,7 @@ FEDFOA = replace(
     FEDAVG,
     name="fedfoa",
     options={"fedfoa": FedFoAOptions},
-    broadcast=broadcast,
+    broadcast=to_each,
     client=client,
     server=server,
     tasks=(REPRESENTATION,),

@@ -34,8 +34,8 @@ from torch.nn.functional import cosine_similarity, one_hot
 from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
-from fedsyn.core.wire import Sum, Upload, Uploads
-from fedsyn.methods.base import MethodConfig, Update
+from fedsyn.core.wire import Upload, Uploads
+from fedsyn.methods.base import MethodConfig, Update, present, to_each
 from fedsyn.methods.fedavg import FEDAVG
 from fedsyn.objectives.classes.halves import HalvesBatch
 from fedsyn.objectives.classes.losses import cross_entropy
@@ -64,11 +64,6 @@ def init(problem: MultimodalProblem, model: Tensor, clients: int) -> Payload:
     }
 
 
-def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
-    """The model and the prototypes, to each client."""
-    return {name: value.expand(len(ids), *value.shape[1:]) for name, value in state.items()}
-
-
 def client(
     problem: MultimodalProblem,
     received: Payload,
@@ -84,10 +79,8 @@ def client(
         batch = problem.batch(model, index, valid)
     classes = (one_hot(batch.target, problem.net.classes) * batch.whole[..., None]).to(model)
     sums = torch.stack([classes.mT @ own for own in batch.reading.own], 1)
-    everyone = torch.ones(len(sums), dtype=torch.float64)
-    made = {"sums": Sum(sums, everyone, False), "rows": Sum(classes.sum(1), everyone, False)}
-    upload = Upload(config.weighted(cohort, model=model) | made)
-    return Update(upload, state, losses)
+    made = present(cohort, sums=sums, rows=classes.sum(1))
+    return Update(Upload(config.weighted(cohort, model=model) | made), state, losses)
 
 
 def regulariser(prototypes: Tensor, known: Tensor, config: MFCPLOptions) -> Penalty:
@@ -140,7 +133,7 @@ MFCPL = replace(
     name="mfcpl",
     options={"mfcpl": MFCPLOptions},
     init=init,
-    broadcast=broadcast,
+    broadcast=to_each,
     client=client,
     server=server,
     tasks=(MULTIMODAL_CLASSIFICATION,),

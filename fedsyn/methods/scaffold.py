@@ -26,7 +26,7 @@ from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
 from fedsyn.core.wire import Upload, Uploads
 from fedsyn.errors import ConfigError
-from fedsyn.methods.base import MethodConfig, Problem, Update, present
+from fedsyn.methods.base import MethodConfig, Problem, Update, present, to_each
 from fedsyn.methods.fedavg import FEDAVG
 from fedsyn.settings.sections import Field, Positive, Section
 
@@ -51,7 +51,7 @@ def init(problem: Problem, model: Tensor, clients: int) -> Payload:
 
 def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
     """The model and the server's control, to each client."""
-    return {name: state[name].expand(len(ids), -1) for name in ("model", "control")}
+    return to_each(state, ids, "model", "control")
 
 
 def client_state(problem: Problem, model: Tensor) -> Payload:

@@ -36,9 +36,14 @@ class Reading(NamedTuple):
 
     def crossed(self) -> Both:
         """The cross projections; raises ValueError if the net has no projectors for them."""
-        if self.cross is None:
-            raise ValueError("expected a net with cross projectors, got one without")
-        return self.cross
+        return crossed(self.cross)
+
+
+def crossed(cross: Both | None) -> Both:
+    """The cross projections; raises ValueError if the net has no projectors for them."""
+    if cross is None:
+        raise ValueError("expected a net with cross projectors, got one without")
+    return cross
 
 
 @dataclass(frozen=True)
@@ -142,8 +147,6 @@ def build(
     image_dim: int,
     text_dim: int,
     classes: int,
-    cross: bool = False,
-    kind: type[FusionNet] = FusionNet,
 ) -> FusionNet:
     """The classifier that the configuration describes, for features of the given sizes.
 
@@ -154,4 +157,4 @@ def build(
     """
     if not config.hidden:
         raise ConfigError("model.hidden = [] leaves no backbone; expected at least one width")
-    return kind(image_dim, text_dim, config.hidden, config.dim, classes, cross)
+    return FusionNet(image_dim, text_dim, config.hidden, config.dim, classes)

@@ -23,6 +23,7 @@ from fedsyn.errors import ConfigError, DataError
 from fedsyn.metrics.table import MetricTable
 from fedsyn.models.layout import Layout
 from fedsyn.models.settings import ModelConfig
+from fedsyn.objectives import OBJECTIVES
 from fedsyn.objectives.base import Objective, ObjectiveConfig
 from fedsyn.profiling import phase
 from fedsyn.settings.plugins import Plugin
@@ -256,18 +257,18 @@ class Task(Plugin):
     needs: Needs = field(default_factory=Needs)
 
 
-def objective_of(task: Task, objective: Objective, key: str, known: Sequence[Objective]) -> Any:
+def objective_of(task: Task, objective: Objective, key: str) -> Any:
     """What builds an objective for a task.
 
     Raises
     ------
     ConfigError
         If the objective is of other tasks: the message names the ``key`` of the configuration, and
-        those of the ``known`` that are of this one.
+        those of this package that are of this one.
     """
     build = getattr(objective, task.protocol)
     if build is None:
-        names = [one.name for one in known if getattr(one, task.protocol) is not None]
+        names = [one.name for one in OBJECTIVES if getattr(one, task.protocol) is not None]
         raise ConfigError(
             f"{key} = {objective.name!r} is not of task.name = {task.name!r}; "
             f"expected one of {', '.join(map(repr, names))}"

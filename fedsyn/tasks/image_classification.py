@@ -19,7 +19,6 @@ from fedsyn.metrics import classification
 from fedsyn.metrics.table import of_rows
 from fedsyn.models.picture_classifier import PictureClassifier
 from fedsyn.models.resnet import ResNet
-from fedsyn.objectives import OBJECTIVES
 from fedsyn.objectives.base import ClassLoss
 from fedsyn.objectives.classes.cross_entropy import CROSS_ENTROPY
 from fedsyn.tasks.base import (
@@ -146,9 +145,7 @@ def build(
         If the objective is of another task, or the method's teacher cannot be had or has
         embeddings of another size.
     """
-    objective = objective_of(
-        IMAGE_CLASSIFICATION, settings.chosen, "objective.name", OBJECTIVES.own
-    )
+    objective = objective_of(IMAGE_CLASSIFICATION, settings.chosen, "objective.name")
     label, names = labels_of(data), data.pairs.label_names
     own = settings.model
     encoder = ResNet("encoder", data.picture, own.channels, own.blocks, own.stride)

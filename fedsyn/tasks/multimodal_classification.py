@@ -18,7 +18,6 @@ from fedsyn.metrics import classification
 from fedsyn.metrics.table import of_rows
 from fedsyn.models.fusion import Both, FusionNet, Parts
 from fedsyn.models.fusion import build as build_net
-from fedsyn.objectives import OBJECTIVES
 from fedsyn.objectives.classes.cross_entropy import CROSS_ENTROPY
 from fedsyn.objectives.classes.halves import HalvesBatch, HalvesObjective
 from fedsyn.tasks.base import (
@@ -132,9 +131,7 @@ def build(settings: TaskSettings, data: FederatedData, features: Tensor) -> Mult
     ConfigError
         If the objective or the criterion is not of this task, or the network has no hidden layer.
     """
-    objective = objective_of(
-        MULTIMODAL_CLASSIFICATION, settings.chosen, "objective.name", OBJECTIVES.own
-    )
+    objective = objective_of(MULTIMODAL_CLASSIFICATION, settings.chosen, "objective.name")
     if settings.criterion is not settings.chosen:
         raise ConfigError(
             f"run.criterion = {settings.criterion.name!r} is not of task.name = "

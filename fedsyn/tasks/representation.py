@@ -24,7 +24,6 @@ from fedsyn.metrics import probes
 from fedsyn.metrics.table import NO_BREAK, of_rows
 from fedsyn.models.representation import RepresentationNet
 from fedsyn.models.representation import build as build_net
-from fedsyn.objectives import OBJECTIVES
 from fedsyn.objectives.pairs.alignment_uniformity import ALIGNMENT_UNIFORMITY
 from fedsyn.objectives.views.base import Learner, ViewObjective, Views
 from fedsyn.objectives.views.moco import MOCO
@@ -132,7 +131,7 @@ def build(settings: TaskSettings, data: FederatedData, features: Tensor) -> Repr
         configured size.
     """
     objective, criterion = (
-        objective_of(REPRESENTATION, one, key, OBJECTIVES.own)(settings.objective)
+        objective_of(REPRESENTATION, one, key)(settings.objective)
         for one, key in (
             (settings.chosen, "objective.name"),
             (settings.criterion, "run.criterion"),

@@ -16,7 +16,6 @@ from fedsyn.metrics import retrieval
 from fedsyn.metrics.table import NO_BREAK, MetricTable
 from fedsyn.models.retrieval import RetrievalNet
 from fedsyn.models.retrieval import build as build_net
-from fedsyn.objectives import OBJECTIVES
 from fedsyn.objectives.pairs.base import Held, PairBatch, PairObjective, Sizes
 from fedsyn.objectives.pairs.info_nce import InfoNCELoss
 from fedsyn.tasks.base import Outputs, Penalty, Task, TaskSettings, batches, objective_of
@@ -135,7 +134,7 @@ def build(settings: TaskSettings, data: FederatedData, features: Tensor) -> Retr
     dims = data.image.shape[1], data.text.shape[1]
     sizes = Sizes(*dims, model.bits or model.dim, model.bits > 0)
     objective, criterion = (
-        objective_of(RETRIEVAL, one, key, OBJECTIVES.own)(settings.objective, sizes)
+        objective_of(RETRIEVAL, one, key)(settings.objective, sizes)
         for one, key in (
             (settings.chosen, "objective.name"),
             (settings.criterion, "run.criterion"),

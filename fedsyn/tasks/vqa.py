@@ -17,7 +17,7 @@ from fedsyn.metrics import classification, probes
 from fedsyn.metrics.table import of_rows
 from fedsyn.models.answers import AnswerNet
 from fedsyn.models.answers import build as build_net
-from fedsyn.objectives import OBJECTIVES
+from fedsyn.objectives.base import ClassLoss
 from fedsyn.objectives.classes.cross_entropy import CROSS_ENTROPY
 from fedsyn.objectives.classes.losses import cross_entropy
 from fedsyn.tasks.base import Outputs, Penalty, Task, TaskSettings, labels_of, objective_of
@@ -37,19 +37,20 @@ class VQAProblem(PairProblem):
     net: AnswerNet
     label: Tensor
     guess: Tensor | None = None
+    objective: ClassLoss = cross_entropy
 
     ALIGNED: ClassVar[tuple[str, ...]] = (*PairProblem.ALIGNED, "guess")
 
     def loss(
         self, cohort: Cohort, training: Training, purpose: str, penalty: Penalty | None = None
     ) -> Loss:
-        """Cross-entropy of the answers; a penalty gets the batch's logits ``[c, B, answers]``."""
+        """The objective of the answers; a penalty gets the batch's logits ``[c, B, answers]``."""
 
         def loss(
             params: Tensor, clients: Tensor, index: Tensor, valid: Tensor, step: Tensor
         ) -> Tensor:
             logits = self.net(params, self.features[index])
-            value = cross_entropy(logits, self.label[index], valid)
+            value = self.objective(logits, self.label[index], valid)
             return value if penalty is None else value + penalty(clients, logits)
 
         return loss
@@ -57,11 +58,11 @@ class VQAProblem(PairProblem):
     def held_out(
         self, models: Tensor, rows: Sequence[np.ndarray], batch: int
     ) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of held-out questions' answers."""
+        """The objective of held-out questions' answers."""
         index, valid = everything(rows, self.features.device)
         with torch.no_grad():
             logits = self.net(models, self.features[index])
-        return cross_entropy(logits, self.label[index], valid), valid.sum(-1)
+        return self.objective(logits, self.label[index], valid), valid.sum(-1)
 
     def outputs(self, model: Tensor, rows: Tensor) -> Outputs:
         """The likeliest answer ``[n]`` of each row."""
@@ -87,8 +88,9 @@ def build(settings: TaskSettings, data: FederatedData, features: Tensor) -> VQAP
     ConfigError
         If the objective is not one of classes.
     """
-    objective_of(VQA, settings.chosen, "objective.name", OBJECTIVES.own)
-    label, answers = labels_of(data).to(features.device), len(data.pairs.label_names)
+    objective = objective_of(VQA, settings.chosen, "objective.name")(settings.objective)
+    found, answers = labels_of(data), len(data.pairs.label_names)
+    label = found.to(features.device)
     sizes = data.image.shape[1], data.text.shape[1], answers
     return VQAProblem(
         features=features,
@@ -99,18 +101,18 @@ def build(settings: TaskSettings, data: FederatedData, features: Tensor) -> VQAP
         classes=answers,
         present=data.present,
         public=torch.from_numpy(data.public),
-        guess=_by_question(data),
+        guess=_by_question(data, found),
+        objective=objective,
     )
 
 
-def _by_question(data: FederatedData) -> Tensor | None:
+def _by_question(data: FederatedData, label: Tensor) -> Tensor | None:
     """Answers by logistic regression on questions' features, fitted to the public rows.
 
     ``None`` where there are no public rows to fit it to, or no test rows to judge it by.
     """
     if not len(data.public) or not len(data.test):
         return None
-    label = labels_of(data)
     public, test = torch.from_numpy(data.public), torch.from_numpy(data.test)
     guess = torch.full_like(label, -1)
     guess[test] = probes.linear(data.text[public], label[public], data.text[test])

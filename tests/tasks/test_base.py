@@ -52,7 +52,7 @@ def test_extra_rows_join_every_batch_of_a_training():
 def test_what_clients_minimise_by_default_is_of_the_task(task):
     chosen = config.load(None, [f"task={task.name}"]).plugins
     assert chosen.task is task
-    build = objective_of(task, chosen.objective, "objective.name", OBJECTIVES.own)
+    build = objective_of(task, chosen.objective, "objective.name")
     assert build is getattr(chosen.objective, task.protocol) is not None
 
 
@@ -61,7 +61,7 @@ def test_what_is_of_other_tasks_is_refused_with_what_is_of_this_one(task):
     fitting = [one.name for one in OBJECTIVES if getattr(one, task.protocol) is not None]
     other = next(one for one in OBJECTIVES if one.name not in fitting)
     with pytest.raises(ConfigError) as caught:
-        objective_of(task, other, "run.criterion", OBJECTIVES.own)
+        objective_of(task, other, "run.criterion")
     assert str(caught.value) == (
         f"run.criterion = {other.name!r} is not of task.name = {task.name!r}; "
         f"expected one of {', '.join(map(repr, fitting))}"

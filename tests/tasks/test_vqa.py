@@ -1,5 +1,7 @@
 """Questions about pictures: what is trained on, what of, and how it is judged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from fedsyn.errors import ConfigError
 from fedsyn.federation.config import parse
 from fedsyn.models.answers import build
 from fedsyn.models.settings import ModelConfig
+from fedsyn.objectives.classes.losses import cross_entropy
 from fedsyn.tasks.vqa import QUESTION_ONLY, VQAProblem
 
 DRAW = torch.Generator().manual_seed(0)
@@ -67,6 +70,16 @@ def test_held_out_rows_are_judged_by_the_cross_entropy():
         expected = torch.stack([surprise(MODEL, [2, 5]).mean(), *surprise(MODEL, [7])])
     assert count.tolist() == [2, 0, 1] and loss[1] == 0
     torch.testing.assert_close(loss[[0, 2]], expected)
+
+
+def test_what_is_minimised_and_judged_by_is_the_objective():
+    twice = replace(PROBLEM, objective=lambda *batch: 2 * cross_entropy(*batch))
+    _, plain = PROBLEM.train(MODEL[None], cohort([1, 2, 6]), PLAIN)
+    _, doubled = twice.train(MODEL[None], cohort([1, 2, 6]), PLAIN)
+    torch.testing.assert_close(doubled, 2 * plain)
+    held = [np.array([2, 5])]
+    plain, doubled = (one.held_out(MODEL[None], held, 16)[0] for one in (PROBLEM, twice))
+    torch.testing.assert_close(doubled, 2 * plain)
 
 
 def test_accuracy_is_of_the_likeliest_answers_and_of_the_question_alone():

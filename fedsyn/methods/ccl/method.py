@@ -31,7 +31,7 @@ from fedsyn.core.payload import Payload
 from fedsyn.core.wire import Upload, Uploads
 from fedsyn.data import augment
 from fedsyn.errors import ConfigError
-from fedsyn.methods.base import MethodConfig, Update
+from fedsyn.methods.base import MethodConfig, Update, to_each
 from fedsyn.methods.ccl.fused import Fused
 from fedsyn.methods.fedavg import FEDAVG
 from fedsyn.objectives.views.base import Learner, Momentum
@@ -65,11 +65,6 @@ NOBODY = -1  # the owner of no feature
 def init(problem: RepresentationProblem, model: Tensor, clients: int) -> Payload:
     """One model, and its slow copy."""
     return {"model": model[None], "momentum": model[None].clone()}
-
-
-def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
-    """All of it: once there are any, with features ``[C, R, d]`` and their owners ``[C, R]``."""
-    return {name: value.expand(len(ids), *value.shape[1:]) for name, value in state.items()}
 
 
 def client_state(problem: RepresentationProblem, model: Tensor) -> Payload:
@@ -180,7 +175,7 @@ CCL = replace(
     name="ccl",
     options={"ccl": CCLOptions},
     init=init,
-    broadcast=broadcast,
+    broadcast=to_each,
     client=client,
     server=server,
     client_state=client_state,

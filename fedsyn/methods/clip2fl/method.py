@@ -33,7 +33,7 @@ from fedsyn.core.payload import Payload
 from fedsyn.core.wire import Upload, Uploads
 from fedsyn.data import augment
 from fedsyn.data.settings import Needs
-from fedsyn.methods.base import MethodConfig, Update, present
+from fedsyn.methods.base import MethodConfig, Update, present, to_each
 from fedsyn.methods.clip2fl.matching import (
     CLIP2FLOptions,
     CReFFOptions,
@@ -54,8 +54,7 @@ from fedsyn.tasks.image_classification import (
 
 def broadcast(state: Payload, ids: tuple[int, ...]) -> Payload:
     """The extractor with φ and, once it is another, the classifier of w."""
-    names = [name for name in ("model", "classifier") if name in state]
-    return {name: state[name].expand(len(ids), -1) for name in names}
+    return to_each(state, ids, *(name for name in ("model", "classifier") if name in state))
 
 
 def client(

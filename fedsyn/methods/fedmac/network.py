@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedsyn.models.fusion import MODALITIES, Both, FusionNet, Parts
+from fedsyn.models.fusion import MODALITIES, Both, FusionNet, Parts, crossed
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,14 @@ class MissingAwareNet(FusionNet):
 
     def fuse(self, parts: Parts, own: Both, cross: Both | None, present: Tensor) -> Both:
         """Both halves, or what stands in for them, by how far they are what the other expects."""
-        if cross is None:
-            raise ValueError("expected a net with cross projectors, got one without")
+        expected = crossed(cross)
         has = present.unsqueeze(-1).unbind(-2)
         z = [
             torch.where(has[place], own[place], parts[f"{modality}.missing"][:, None])
             for place, modality in enumerate(MODALITIES)
         ]
         errors = [
-            (z[one] - cross[other]).square().mean(-1, keepdim=True).masked_fill(~has[other], 0)
+            (z[one] - expected[other]).square().mean(-1, keepdim=True).masked_fill(~has[other], 0)
             for one, other in ((0, 1), (1, 0))
         ]
         weights = 2 * torch.stack(errors).neg().softmax(0)

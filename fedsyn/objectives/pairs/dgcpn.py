@@ -129,7 +129,7 @@ class Neighbours:
         place: Tensor,  # [C, B]
         step: Tensor,  # []
     ) -> Tensor:
-        """The loss ``[C]`` of a batch alone."""
+        """Loss ``[C]`` with the neighbours that pairs have among all that their client holds."""
         rows, exists = self.objective.rows(batch.pairs), self.held.valid[clients]
         similarity = self.objective.similarity(rows, self.rows[clients], place, exists)
         return self.objective.loss(batch, similarity)

@@ -227,7 +227,8 @@ def tune(view: ServerView, pool: Pool, generator: Generator) -> tuple[Tensor, fl
     """The aggregated model, distilled from those of the round's clients."""
     problem, heard = view.problem, view.method
     library = view.uploads.library.only(heard.ids)
-    places = [place for place, client in enumerate(heard.ids) if client in set(library.ids)]
+    able = set(library.ids)
+    places = [place for place, client in enumerate(heard.ids) if client in able]
     return distil(
         problem.net, problem.objective, view.model, heard.own["model"][places], library,
         view.config, view.seed, view.round_number,
