@@ -7,10 +7,11 @@ client k: w_k ← E epochs on  F_k + μ (F_k / D) D  from w,  D = (λ_narrow −
 λ is the Lipschitz constant of the network's last block, as far as a picture tells: with F the maps
 [C, HW] that go into the block, and G those that come out, ‖F Gᵀ / HW‖₂, by power iteration.
 λ_narrow is that of the block of its first channels alone (``share`` of them), run on the same F.
-Both learn; F does not.
+It learns, λ is the number that it is to reach: as in the authors' code, no gradient goes through λ
+or F.
 
 Our reading, where the paper is silent: a block that halves the resolution has F averaged to the
-size of G, and D is the mean over the batch. Gradients are not clipped.
+size of G, and D is the mean over the batch. Gradients are not clipped; published: at norm 10.
 """
 
 from dataclasses import replace
@@ -61,9 +62,8 @@ def client(
         encoder = batch.params[:, : net.encoder.layout.size]
         with torch.no_grad():
             maps = net.encoder.body(encoder, batch.pixels)
-        whole, narrow = (
-            lipschitz(maps, net.encoder.last(encoder, maps, share)) for share in (1.0, own.share)
-        )
+            whole = lipschitz(maps, net.encoder.last(encoder, maps))
+        narrow = lipschitz(maps, net.encoder.last(encoder, maps, own.share))
         apart = masked_mean((narrow - whole).square(), batch.valid)
         loss = problem.objective(batch.logits, batch.label, batch.valid)
         return own.mu * (loss / apart.clamp(min=LEAST)).detach() * apart

@@ -39,7 +39,7 @@ def test_maps_of_nothing_have_the_constant_0_and_no_gradient():
     assert found.tolist() == [[0]] and (maps.grad == 0).all()
 
 
-def test_a_step_aligns_the_last_block_with_its_first_channels(labelled, by_hand, plain):
+def test_a_step_brings_the_first_channels_to_the_constant_of_all(labelled, by_hand, plain):
     there = labelled(*SIZES)
     problem, net = there.problem, there.problem.net
     config = plain.changed(epochs=1, fedalign=FedAlignOptions(mu=0.7, share=0.5))
@@ -50,21 +50,48 @@ def test_a_step_aligns_the_last_block_with_its_first_channels(labelled, by_hand,
         x = problem.features[rows][None]
         body = net.encoder.body(there.model[None, : net.encoder.layout.size], x)
 
-        def loss(w, x=x, rows=rows, body=body):
-            own = w[None, : net.encoder.layout.size]
-            whole, narrow = (net.encoder.last(own, body, share)[0] for share in (1.0, 0.5))
-            apart = sum(
-                (norm_by_hand(f, n) - norm_by_hand(f, g)) ** 2
-                for f, g, n in zip(body[0], whole, narrow, strict=True)
-            )
-            apart = apart / len(rows)
-            ce = cross_entropy(net(w[None], x)[0], problem.label[rows])
-            return ce + 0.7 * (ce / apart).detach() * apart
+        def constants(w, share, body=body):
+            maps = net.encoder.last(w[None, : net.encoder.layout.size], body, share)
+            return [norm_by_hand(f, g) for f, g in zip(body[0], maps[0], strict=True)]
+
+        def entropy(w, x=x, rows=rows):
+            return cross_entropy(net(w[None], x)[0], problem.label[rows])
+
+        # Plain numbers, of the received model: neither λ nor the quotient moves with w.
+        goals = [constant.item() for constant in constants(there.model, 1.0)]
+        narrow = [constant.item() for constant in constants(there.model, 0.5)]
+        apart = sum((n - g) ** 2 for n, g in zip(narrow, goals, strict=True)) / len(rows)
+        first = entropy(there.model).item()
+
+        def loss(w, goals=goals, scale=0.7 * first / apart, rows=rows):
+            found = constants(w, 0.5)
+            squares = [(n - goal) ** 2 for n, goal in zip(found, goals, strict=True)]
+            return entropy(w) + scale * sum(squares) / len(rows)
 
         expected = by_hand.descend(there.model, loss, config.lr, 1)
         torch.testing.assert_close(sent["model"][client], expected, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(losses[client].double(), loss(there.model), atol=1e-6, rtol=0)
+        assert losses[client].item() == pytest.approx(1.7 * first, rel=1e-5)
     assert torch.equal(sent["model"][1], there.model)
+
+
+def test_channels_that_the_narrow_block_lacks_do_not_learn_from_the_alignment(labelled, plain):
+    there = labelled(6)
+    # Sixteen channels; with logits that say nothing, whatever moves the encoder is the alignment.
+    net = PictureClassifier(ResNet("encoder", (4, 4, 1), (16,)), dim=3, classes=3)
+    model = net.init(torch.Generator().manual_seed(0)).double()
+    model[-net.classifier.layout.size :] = 0
+    there = replace(there, problem=replace(there.problem, net=net), model=model)
+    received = FEDALIGN.broadcast({"model": model[None]}, (0,))
+    config = plain.changed(epochs=1, fedalign=FedAlignOptions(share=0.25))
+    sent, _, _ = there.client(FEDALIGN, received, {}, config)
+    moved = net.layout.views(sent["model"] - model)
+    for name in ("encoder.0.0.0", "encoder.0.0.1"):
+        weight, scale, shift = (moved[f"{name}.{part}"][0] for part in ("weight", "scale", "shift"))
+        # The second convolution is of what the first makes, the first of all maps that come in.
+        inputs = 4 if name.endswith("1") else 16
+        assert weight[:4, :inputs].any() and scale[:4].any() and shift[:4].any()
+        assert not weight[4:].any() and not weight[:, inputs:].any()
+        assert not scale[4:].any() and not shift[4:].any()
 
 
 def test_the_body_does_not_learn_from_the_alignment(labelled, plain):
