@@ -23,13 +23,19 @@ Towers = tuple[tuple[int, ...], ...]
 Found = tuple[Tensor, Tensor | tuple[Tensor, ...] | None]
 
 RETRIEVAL: Towers = ((128, 256, 64), (128, 256, 64))
-# Clients, rows, towers, slope, head, what the gradient is taken of.
-SIZES: dict[str, tuple[int, int, Towers, float, str, str | None]] = {
-    "retrieval, 8 clients": (8, 64, RETRIEVAL, 0.0, "unit", "params"),
-    "retrieval, 50 clients": (50, 64, RETRIEVAL, 0.0, "unit", "params"),
-    "critic to x, 32 clients": (32, 64, ((256, 256, 256, 1),), 0.2, "linear", "x"),
-    "generator, 32 clients": (32, 64, ((384, 256, 256),), 0.0, "linear", "params"),
-    "evaluation, 8192 rows": (1, 8192, RETRIEVAL, 0.0, "unit", None),
+WIDE: Towers = ((512, 256, 512), (512, 256, 512))
+# Clients, rows, towers, slope, head, what the gradient is taken of, whether there is a linear term.
+SIZES: dict[str, tuple[int, int, Towers, float, str, str | None, bool]] = {
+    "retrieval, 8 clients": (8, 64, RETRIEVAL, 0.0, "unit", "params", False),
+    "retrieval, 8 clients, linear term": (8, 64, RETRIEVAL, 0.0, "unit", "params", True),
+    "retrieval, 50 clients": (50, 64, RETRIEVAL, 0.0, "unit", "params", False),
+    "retrieval, 50 clients, linear term": (50, 64, RETRIEVAL, 0.0, "unit", "params", True),
+    "wide, 10 clients": (10, 64, WIDE, 0.0, "unit", "params", False),
+    "wide, 10 clients, linear term": (10, 64, WIDE, 0.0, "unit", "params", True),
+    "critic to x, 32 clients": (32, 64, ((256, 256, 256, 1),), 0.2, "linear", "x", False),
+    "generator, 32 clients": (32, 64, ((384, 256, 256),), 0.0, "linear", "params", False),
+    "evaluation, 8192 rows": (1, 8192, RETRIEVAL, 0.0, "unit", None, False),
+    "evaluation, 8192 rows, linear term": (1, 8192, RETRIEVAL, 0.0, "unit", None, True),
 }
 compiled_reference = torch.compile(mlp_reference, dynamic=False)
 
@@ -40,16 +46,27 @@ class Case:
     """Operands of a size, the wanted one a leaf, and the networks as modules."""
 
     def __init__(
-        self, clients: int, rows: int, towers: Towers, slope: float, head: str, of: str | None
+        self,
+        clients: int,
+        rows: int,
+        towers: Towers,
+        slope: float,
+        head: str,
+        of: str | None,
+        skip: bool,
     ) -> None:
         generator = torch.Generator().manual_seed(0)
 
         def draw(*shape: int) -> Tensor:
             return torch.randn(clients, *shape, generator=generator)
 
-        self.network, self.of = (towers, slope, head), of
-        layers = [layer for tower in towers for layer in pairwise(tower)]
-        parts = [part for a, b in layers for part in (draw(a * b) * 1.5 / a**0.5, 0.1 * draw(b))]
+        self.network, self.of = (towers, slope, head, skip), of
+        parts = []
+        for tower in towers:
+            for a, b in pairwise(tower):
+                parts += [draw(a * b) * 1.5 / a**0.5, 0.1 * draw(b)]
+            if skip:
+                parts.append(draw(tower[0] * tower[-1]) / tower[0] ** 0.5)
         self.sizes = [part.shape[1] for part in parts]
         self.params = torch.cat(parts, -1)
         self.x = draw(rows, sum(tower[0] for tower in towers))
@@ -58,9 +75,9 @@ class Case:
             getattr(self, of).requires_grad_()
         self.modules = [self.module(row.split(self.sizes)) for row in self.params.detach()]
 
-    def module(self, params: Sequence[Tensor]) -> list[nn.Sequential]:
-        """One client's towers."""
-        towers, slope, _ = self.network
+    def module(self, params: Sequence[Tensor]) -> list[nn.ModuleList]:
+        """One client's towers: layers, and the linear term if there is one."""
+        towers, slope, _, skip = self.network
         parts, built = iter(params), []
         for tower in towers:
             layers: list[nn.Module] = []
@@ -68,7 +85,12 @@ class Case:
                 layer = nn.Linear(a, b)
                 layer.weight.data, layer.bias.data = next(parts).view(a, b).T.clone(), next(parts)
                 layers += [layer, nn.LeakyReLU(slope) if slope else nn.ReLU()]
-            built.append(nn.Sequential(*layers[:-1]).requires_grad_(self.of == "params"))
+            terms: list[nn.Module] = [nn.Sequential(*layers[:-1])]
+            if skip:
+                term = nn.Linear(tower[0], tower[-1], bias=False)
+                term.weight.data = next(parts).view(tower[0], tower[-1]).T.clone()
+                terms.append(term)
+            built.append(nn.ModuleList(terms).requires_grad_(self.of == "params"))
         return built
 
     def double(self) -> "Case":
@@ -104,11 +126,11 @@ def compiled(case: Case) -> Found:
 
 
 def loop(case: Case) -> Found:
-    towers, _, head = case.network
+    towers, _, head, _ = case.network
     outputs = []
     for x, client in zip(case.x, case.modules, strict=True):
         sides = zip(client, x.split([tower[0] for tower in towers], -1), strict=True)
-        parts = [module(side) for module, side in sides]
+        parts = [sum(term(side) for term in terms) for terms, side in sides]
         if head == "unit":
             parts = [normalize(u, dim=-1) for u in parts]
         outputs.append(torch.cat(parts, -1))

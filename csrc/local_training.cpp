@@ -21,11 +21,12 @@ local_training::Rule rule_of(const std::string& rule) {
 void train_info_nce_cpu(Address params, Address features, Address index, Address sizes,
                         Address trained, Address loss, const Sizes& widths, const Sizes& lengths,
                         std::int64_t clients, std::int64_t stride, std::int64_t steps,
-                        std::int64_t batch, const std::string& head, float scale,
-                        const std::string& rule, const std::vector<float>& numbers, int threads,
-                        const std::string& isa) {
+                        std::int64_t batch, const std::string& head, const std::string& skip,
+                        float scale, const std::string& rule, const std::vector<float>& numbers,
+                        int threads, const std::string& isa) {
     FEDSYN_RANGE("fedsyn::train_info_nce cpu");
-    const mlp::Network network = network_of(params, stride, widths, lengths, 0.0f, head);
+    const mlp::Network network =
+        network_of(params, stride, widths, lengths, 0.0f, head, skip_of(skip));
     check_least("clients", clients, 0);
     check_least("steps", steps, 0);
     check_least("batch", batch, 0);
@@ -48,8 +49,8 @@ void train_info_nce_cpu(Address params, Address features, Address index, Address
 void define_local_training(py::module_& m) {
     m.def("train_info_nce_cpu_float32", &train_info_nce_cpu, "params"_a, "features"_a, "index"_a,
           "sizes"_a, "trained"_a, "loss"_a, "widths"_a, "lengths"_a, "clients"_a, "stride"_a,
-          "steps"_a, "batch"_a, "head"_a, "scale"_a, "rule"_a, "numbers"_a, "threads"_a = 1,
-          "isa"_a = "");
+          "steps"_a, "batch"_a, "head"_a, "skip"_a, "scale"_a, "rule"_a, "numbers"_a,
+          "threads"_a = 1, "isa"_a = "");
 }
 
 }  // namespace fedsyn::binding

@@ -7,9 +7,10 @@ namespace {
 
 void mlp_cpu(Address x, Address params, Address out, Address kept, const Sizes& widths,
              const Sizes& lengths, std::int64_t clients, std::int64_t rows, std::int64_t stride,
-             float slope, const std::string& head, int threads, const std::string& isa) {
+             float slope, const std::string& head, bool skip, int threads, const std::string& isa) {
     FEDSYN_RANGE("fedsyn::mlp cpu");
-    const mlp::Network network = network_of(params, stride, widths, lengths, slope, head);
+    const mlp::Network network = network_of(params, stride, widths, lengths, slope, head,
+                                            skip ? mlp::Skip::trained : mlp::Skip::none);
     check_least("clients", clients, 0);
     check_least("rows", rows, 0);
     check_addresses(clients * rows, x, params, out);
@@ -22,9 +23,10 @@ void mlp_cpu(Address x, Address params, Address out, Address kept, const Sizes& 
 void mlp_backward_cpu(Address to_out, Address x, Address params, Address out, Address kept,
                       Address to_x, Address to_params, const Sizes& widths, const Sizes& lengths,
                       std::int64_t clients, std::int64_t rows, std::int64_t stride, float slope,
-                      const std::string& head, int threads, const std::string& isa) {
+                      const std::string& head, bool skip, int threads, const std::string& isa) {
     FEDSYN_RANGE("fedsyn::mlp_backward cpu");
-    const mlp::Network network = network_of(params, stride, widths, lengths, slope, head);
+    const mlp::Network network = network_of(params, stride, widths, lengths, slope, head,
+                                            skip ? mlp::Skip::trained : mlp::Skip::none);
     check_least("clients", clients, 0);
     check_least("rows", rows, 0);
     check_addresses(clients * rows, to_out, x, params);
@@ -43,11 +45,11 @@ void mlp_backward_cpu(Address to_out, Address x, Address params, Address out, Ad
 
 void define_mlp(py::module_& m) {
     m.def("mlp_cpu_float32", &mlp_cpu, "x"_a, "params"_a, "out"_a, "kept"_a, "widths"_a,
-          "lengths"_a, "clients"_a, "rows"_a, "stride"_a, "slope"_a, "head"_a, "threads"_a = 1,
-          "isa"_a = "");
+          "lengths"_a, "clients"_a, "rows"_a, "stride"_a, "slope"_a, "head"_a, "skip"_a.noconvert(),
+          "threads"_a = 1, "isa"_a = "");
     m.def("mlp_backward_cpu_float32", &mlp_backward_cpu, "to_out"_a, "x"_a, "params"_a, "out"_a,
           "kept"_a, "to_x"_a, "to_params"_a, "widths"_a, "lengths"_a, "clients"_a, "rows"_a,
-          "stride"_a, "slope"_a, "head"_a, "threads"_a = 1, "isa"_a = "");
+          "stride"_a, "slope"_a, "head"_a, "skip"_a.noconvert(), "threads"_a = 1, "isa"_a = "");
 }
 
 }  // namespace fedsyn::binding

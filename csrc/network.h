@@ -19,6 +19,12 @@ inline constexpr std::pair<const char*, mlp::Head> kHeads[] = {
     {"tanh_unit", mlp::Head::tanh_unit},
 };
 
+inline constexpr std::pair<const char*, mlp::Skip> kSkips[] = {
+    {"none", mlp::Skip::none},
+    {"trained", mlp::Skip::trained},
+    {"frozen", mlp::Skip::frozen},
+};
+
 inline mlp::Head head_of(const std::string& head) {
     for (const auto& [name, value] : kHeads) {
         if (head == name) return value;
@@ -26,9 +32,17 @@ inline mlp::Head head_of(const std::string& head) {
     throw std::invalid_argument("head '" + head + "' is not linear, unit or tanh_unit");
 }
 
+inline mlp::Skip skip_of(const std::string& skip) {
+    for (const auto& [name, value] : kSkips) {
+        if (skip == name) return value;
+    }
+    throw std::invalid_argument("skip '" + skip + "' is not none, trained or frozen");
+}
+
 // Holds no sizes of its own: they must live as long.
 inline mlp::Network network_of(Address params, std::int64_t stride, const Sizes& widths,
-                               const Sizes& lengths, float slope, const std::string& head) {
+                               const Sizes& lengths, float slope, const std::string& head,
+                               mlp::Skip skip) {
     std::int64_t total = 0;
     for (const std::int64_t length : lengths) {
         check_least("length", length, 2);
@@ -45,7 +59,8 @@ inline mlp::Network network_of(Address params, std::int64_t stride, const Sizes&
             at<const float>(params),
             stride,
             slope,
-            head_of(head)};
+            head_of(head),
+            skip};
 }
 
 }  // namespace fedsyn::binding

@@ -191,6 +191,7 @@ def mlp_cpu_float32(
     stride: int,
     slope: float,
     head: str,
+    skip: bool,
     threads: int = 1,
     isa: str = "",
 ) -> None: ...
@@ -209,6 +210,7 @@ def mlp_backward_cpu_float32(
     stride: int,
     slope: float,
     head: str,
+    skip: bool,
     threads: int = 1,
     isa: str = "",
 ) -> None: ...
@@ -226,6 +228,7 @@ def train_info_nce_cpu_float32(
     steps: int,
     batch: int,
     head: str,
+    skip: str,
     scale: float,
     rule: str,
     numbers: list[float],

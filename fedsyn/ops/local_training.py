@@ -4,10 +4,12 @@ w ← w_0;  every step:  u, v = towers(w, features[index]),  L = InfoNCE(u, v), 
 
 The compiled kernel takes one client after another through all its steps, so that parameters,
 moments and gradient stay in the cache, where steps of all clients in turn would stream them from
-memory. It is made of the kernels of `fedsyn.ops.mlp` and `fedsyn.ops.info_nce`.
+memory. It is made of the kernels of `fedsyn.ops.mlp` and `fedsyn.ops.info_nce`. Towers with a
+linear term, x A + MLP(x), train A too or keep it as it is: then its gradient is not computed.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -21,6 +23,7 @@ from fedsyn.ops.library import launch, register
 from fedsyn.ops.mlp import HEADS, mlp, towers_of
 
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
+SKIPS = ("none", "trained", "frozen")
 
 # Best first.
 _IMPLEMENTED = {("cpu", torch.float32): ("cpu", "reference")}
@@ -35,6 +38,7 @@ def train_info_nce(
     scale: float,
     *,
     head: str = "unit",
+    skip: str = "none",
     optimizer: str = "adam",
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -60,6 +64,10 @@ def train_info_nce(
         The inverse temperature.
     head : {"linear", "unit", "tanh_unit"}
         As in `fedsyn.ops.mlp`.
+    skip : {"none", "trained", "frozen"}
+        Whether the towers have a linear term x A (``skip`` of `fedsyn.ops.mlp`, and where A lies in
+        a row), and whether A is trained like the rest or stays as it is, bit for bit: no gradient,
+        no step, no weight decay.
     optimizer : {"adam", "sgd", "rmsprop"}
         As ``torch.optim`` has them, with fresh moments.
     lr, betas, momentum, weight_decay, eps : float
@@ -74,8 +82,8 @@ def train_info_nce(
     Raises
     ------
     TypeError
-        If ``params`` and ``features`` are not of one floating dtype, or ``index`` and ``sizes`` not
-        int64.
+        If ``params`` and ``features`` are not of one floating dtype, ``index`` and ``sizes`` not
+        int64, or ``skip`` not a word.
     ValueError
         If shapes or devices do not fit, an index is not a row of ``features``, a size is more than
         ``B``, there are not two towers of one output width, a number is not finite, or a name is
@@ -87,11 +95,13 @@ def train_info_nce(
         ("lr", "beta1", "beta2", "momentum", "weight_decay", "eps"), numbers, strict=True
     ):
         check_number("train_info_nce", name, value)
+    if not isinstance(skip, str):
+        raise TypeError(f"train_info_nce: expected skip a word, got {skip!r}")
     widths = [width for tower in towers for width in tower]
     lengths = [len(tower) for tower in towers]
     with torch.no_grad():
         trained, loss = _train(
-            params, features, index, sizes, widths, lengths, head, scale, optimizer, numbers
+            params, features, index, sizes, widths, lengths, head, skip, scale, optimizer, numbers
         )
     return trained, loss
 
@@ -103,6 +113,7 @@ def train_info_nce_reference(
     sizes: Tensor,
     towers: Sequence[Sequence[int]],
     head: str,
+    skip: Literal["none", "trained", "frozen"],
     scale: float,
     optimizer: Literal["adam", "sgd", "rmsprop"],
     numbers: Sequence[float],  # lr, betas, momentum, weight decay, eps
@@ -112,6 +123,7 @@ def train_info_nce_reference(
     losses = params.new_zeros(len(params))
     lr, beta1, beta2, momentum, decay, eps = numbers
     rule = Optimizer(optimizer, lr, (beta1, beta2), momentum, decay, eps)
+    frozen = _linear_terms(towers, params) if skip == "frozen" else None
     for client, row in enumerate(trained):
         slots = rule.init(row[None])
         total, steps = 0.0, 0
@@ -120,14 +132,26 @@ def train_info_nce_reference(
                 continue
             leaf = row.clone().requires_grad_()
             with torch.enable_grad():
-                pair = mlp(features[chosen[None, :size]], leaf[None], towers, head=head)
+                x = features[chosen[None, :size]]
+                pair = mlp(x, leaf[None], towers, head=head, skip=skip != "none")
                 image, text = pair.chunk(2, -1)
                 loss = info_nce(image, text, scale)[0]
                 (gradient,) = torch.autograd.grad(loss, leaf)
             rule.step(row[None], gradient[None], slots)
+            if frozen is not None:
+                row[frozen] = params[client, frozen]
             total, steps = total + float(loss), steps + 1
         losses[client] = total / max(steps, 1)
     return trained, losses
+
+
+def _linear_terms(towers: Sequence[Sequence[int]], params: Tensor) -> Tensor:
+    """Which of a row's parameters are the linear terms', [P]."""
+    sizes = []
+    for tower in towers:
+        sizes += [sum((a + 1) * b for a, b in pairwise(tower)), tower[0] * tower[-1]]
+    own = torch.tensor([False, True] * len(towers), device=params.device)
+    return own.repeat_interleave(torch.tensor(sizes, device=params.device))
 
 
 def _run(
@@ -138,26 +162,27 @@ def _run(
     widths: list[int],
     lengths: list[int],
     head: str,
+    skip: Literal["none", "trained", "frozen"],
     scale: float,
     optimizer: Literal["adam", "sgd", "rmsprop"],
     numbers: list[float],
 ) -> tuple[Tensor, Tensor]:
     operands = (params, features, index, sizes)
-    trained, loss = _fake(*operands, widths, lengths, head, scale, optimizer, numbers)
+    trained, loss = _fake(*operands, widths, lengths, head, skip, scale, optimizer, numbers)
     _check_index(features, index, sizes)
     device = params.device.type
     implemented = _IMPLEMENTED.get((device, params.dtype), ("reference",))
     chosen = choose("train_info_nce", implemented, f"{device} {params.dtype}")
     if chosen == "reference":
         towers = towers_of(tuple(widths), tuple(lengths)).towers
-        return train_info_nce_reference(*operands, towers, head, scale, optimizer, numbers)
+        return train_info_nce_reference(*operands, towers, head, skip, scale, optimizer, numbers)
     start = params if params.stride(1) == 1 else params.contiguous()
     steps, clients, batch = index.shape
     shape = (widths, lengths, clients, start.stride(0), steps, batch)
     given = (start, *(value.contiguous() for value in operands[1:]))
     launch(
-        "train_info_nce", chosen, start, *given, trained, loss, *shape, head, scale, optimizer,
-        numbers,
+        "train_info_nce", chosen, start, *given, trained, loss, *shape, head, skip, scale,
+        optimizer, numbers,
     )  # fmt: skip
     return trained, loss
 
@@ -170,16 +195,18 @@ def _fake(
     widths: list[int],
     lengths: list[int],
     head: str,
+    skip: str,
     scale: float,
     optimizer: str,
     numbers: list[float],
 ) -> tuple[Tensor, Tensor]:
-    plan = towers_of(tuple(widths), tuple(lengths))
+    plan = towers_of(tuple(widths), tuple(lengths), skip != "none")
     if len(plan.towers) != 2 or plan.towers[0][-1] != plan.towers[1][-1]:
         raise ValueError(
             f"train_info_nce: expected two towers of one output width, got {plan.towers}"
         )
-    for name, word, known in (("head", head, HEADS), ("optimizer", optimizer, OPTIMIZERS)):
+    words = (("head", head, HEADS), ("skip", skip, SKIPS), ("optimizer", optimizer, OPTIMIZERS))
+    for name, word, known in words:
         if word not in known:
             expected = ", ".join(known)
             raise ValueError(f"train_info_nce: expected {name} one of {expected}, got {word!r}")
@@ -224,6 +251,7 @@ def _check_index(features: Tensor, index: Tensor, sizes: Tensor) -> None:
 
 _train = register(
     "train_info_nce(Tensor params, Tensor features, Tensor index, Tensor sizes, int[] widths, "
-    "int[] lengths, str head, float scale, str optimizer, float[] numbers) -> (Tensor, Tensor)",
+    "int[] lengths, str head, str skip, float scale, str optimizer, float[] numbers) "
+    "-> (Tensor, Tensor)",
     *(_run, _fake),
 )

@@ -3,6 +3,9 @@
 A_0 = x,  A_l = D_l (A_{l−1} W_l + b_l),  D_l ∈ {1, slope},  u = A_{L−1} W_L + b_L,  y = head(u)
 G_L = du,  dW_l = A_{l−1}ᵀ G_l,  db_l = Σ G_l,  G_{l−1} = D_{l−1} (G_l W_lᵀ),  dx = G_1 W_1ᵀ
 
+With a linear term u = A_{L−1} W_L + b_L + x A, dA = xᵀ G_L and dx = G_1 W_1ᵀ + G_L Aᵀ; the kernel
+adds x A to the sums of the last product before the bias and the head.
+
 head(u) is u, or t / max(‖t‖₂, 10⁻¹²) of t = u or tanh(u). The compiled kernel keeps A_l and ‖t‖ for
 its backward pass, from whose signs D_l can be read, and writes the gradient of all parameters where
 it belongs in one row a client.
@@ -33,6 +36,7 @@ def mlp(
     towers: Sequence[Sequence[int]],  # widths of each
     slope: float = 0.0,  # of LeakyReLU for negative inputs
     head: str = "linear",
+    skip: bool = False,  # u = x A + MLP(x)
 ) -> Tensor:  # [C, B, sum of last widths]
     """Apply every client's perceptrons to its batch, each tower to its own columns.
 
@@ -42,8 +46,9 @@ def mlp(
         Rows that have the inputs of the first tower, of the second, and so on, side by side.
     params : Tensor [C, P]
         Tower by tower, in each layer by layer, the weight [in, out] and the bias [out]: the order
-        of `fedsyn.models.layout.Layout` for the shapes of `fedsyn.models.mlp.MLP`. Rows may lie any
-        distance apart, as those of a wider matrix or of one ``expand``-ed model do.
+        of `fedsyn.models.layout.Layout` for the shapes of `fedsyn.models.mlp.MLP`. With ``skip``
+        each tower has A [first width, last width] behind its layers. Rows may lie any distance
+        apart, as those of a wider matrix or of one ``expand``-ed model do.
     towers : sequence of sequences of int
         From input to output, e.g. ``((512, 256, 64), (300, 256, 64))``.
     slope : float
@@ -51,6 +56,9 @@ def mlp(
     head : {"linear", "unit", "tanh_unit"}
         What becomes of each tower's output row u: nothing, u / max(‖u‖₂, 10⁻¹²), or the same of
         tanh(u).
+    skip : bool
+        Whether a linear term x A, without a bias of its own, is added to each tower's output row u
+        before the head.
 
     Returns
     -------
@@ -62,7 +70,7 @@ def mlp(
     ------
     TypeError
         If ``x`` and ``params`` are not tensors of one floating dtype, ``towers`` does not hold
-        sequences of integers, or ``slope`` is not a number.
+        sequences of integers, ``slope`` is not a number, or ``skip`` not a truth value.
     ValueError
         If shapes or devices do not fit, a tower has fewer than two widths or one below 1, ``slope``
         is negative or not finite, or ``head`` is unknown.
@@ -86,7 +94,9 @@ def mlp(
         if not isinstance(width, int):
             raise TypeError(f"mlp: expected integers as widths, got {towers!r}")
     check_number("mlp", "slope", slope)
-    output: Tensor = _mlp(x, params, widths, lengths, slope, head)
+    if not isinstance(skip, bool):
+        raise TypeError(f"mlp: expected skip True or False, got {skip!r}")
+    output: Tensor = _mlp(x, params, widths, lengths, slope, head, skip)
     return output
 
 
@@ -96,18 +106,24 @@ def mlp_reference(
     towers: Sequence[Sequence[int]],
     slope: float,
     head: str,
+    skip: bool = False,
 ) -> Tensor:  # [C, B, sum of last widths]
     """`mlp` as its formula reads, in PyTorch."""
-    layers = [layer for tower in towers for layer in pairwise(tower)]
-    sizes = [size for fan_in, fan_out in layers for size in (fan_in * fan_out, fan_out)]
+    sizes = []
+    for tower in towers:
+        sizes += [size for a, b in pairwise(tower) for size in (a * b, b)]
+        sizes += [tower[0] * tower[-1]] if skip else []
     parts = iter(params.split(sizes, -1))
     outputs = []
-    for a, tower in zip(x.split([tower[0] for tower in towers], -1), towers, strict=True):
+    for own, tower in zip(x.split([tower[0] for tower in towers], -1), towers, strict=True):
+        a = own
         for layer, shape in enumerate(pairwise(tower)):
             if layer > 0:
                 a = leaky_relu(a, slope) if slope else torch.relu(a)
             weight, bias = next(parts).unflatten(-1, shape), next(parts)[:, None]
             a = torch.baddbmm(bias, a, weight)
+        if skip:
+            a = torch.baddbmm(a, own, next(parts).unflatten(-1, (tower[0], tower[-1])))
         if head == "tanh_unit":
             a = torch.tanh(a)
         outputs.append(a if head == "linear" else normalize(a, dim=-1))
@@ -128,8 +144,11 @@ class Towers(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def towers_of(widths: tuple[int, ...], lengths: tuple[int, ...]) -> Towers:
-    """The towers of widths that lie one tower's behind the other's; `ValueError` if they do not."""
+def towers_of(widths: tuple[int, ...], lengths: tuple[int, ...], skip: bool = False) -> Towers:
+    """The towers of widths that lie one tower's behind the other's; `ValueError` if they do not.
+
+    ``skip``: each has a linear term.
+    """
     if not lengths or sum(lengths) != len(widths):
         raise ValueError(f"mlp: expected one tower or more, got widths {widths} of {lengths}")
     towers = [
@@ -138,17 +157,24 @@ def towers_of(widths: tuple[int, ...], lengths: tuple[int, ...]) -> Towers:
     for tower in towers:
         if len(tower) < 2 or min(tower) < 1:
             raise ValueError(f"mlp: expected towers of two or more widths >= 1, got {tower}")
+    layers = sum((a + 1) * b for tower in towers for a, b in pairwise(tower))
     return Towers(
         towers,
         sum(tower[0] for tower in towers),
         sum(tower[-1] for tower in towers),
-        sum((fan_in + 1) * fan_out for tower in towers for fan_in, fan_out in pairwise(tower)),
+        layers + (sum(tower[0] * tower[-1] for tower in towers) if skip else 0),
         sum(width for tower in towers for width in tower[1:-1]),
     )
 
 
 def _check(
-    x: Tensor, params: Tensor, widths: list[int], lengths: list[int], slope: float, head: str
+    x: Tensor,
+    params: Tensor,
+    widths: list[int],
+    lengths: list[int],
+    slope: float,
+    head: str,
+    skip: bool,
 ) -> Towers:
     """Refuse operands that do not fit."""
     if x.dtype != params.dtype or not x.is_floating_point():
@@ -159,7 +185,7 @@ def _check(
         raise ValueError(
             f"mlp: expected one device, got x on {x.device} and params on {params.device}"
         )
-    plan = towers_of(tuple(widths), tuple(lengths))
+    plan = towers_of(tuple(widths), tuple(lengths), skip)
     shape = x.shape
     if len(shape) != 3 or shape[2] != plan.ins:
         raise ValueError(f"mlp: expected x [C, B, {plan.ins}], got {tuple(shape)}")
@@ -185,41 +211,65 @@ def _backend(x: Tensor) -> str:
 
 
 def _apply(
-    x: Tensor, params: Tensor, widths: list[int], lengths: list[int], slope: float, head: str
+    x: Tensor,
+    params: Tensor,
+    widths: list[int],
+    lengths: list[int],
+    slope: float,
+    head: str,
+    skip: bool,
 ) -> Tensor:
-    plan = _check(x, params, widths, lengths, slope, head)
+    plan = _check(x, params, widths, lengths, slope, head, skip)
     chosen = _backend(x)
     if chosen == "reference":
-        return mlp_reference(x, params, plan.towers, slope, head)
+        return mlp_reference(x, params, plan.towers, slope, head, skip)
     clients, rows, _ = x.shape
     out = x.new_empty((clients, rows, plan.outs))
     params = _rows(params)
     sizes = (widths, lengths, clients, rows, params.stride(0))
-    launch("mlp", chosen, x, x.contiguous(), params, out, None, *sizes, slope, head)
+    launch("mlp", chosen, x, x.contiguous(), params, out, None, *sizes, slope, head, skip)
     return out
 
 
 def _apply_fake(
-    x: Tensor, params: Tensor, widths: list[int], lengths: list[int], slope: float, head: str
+    x: Tensor,
+    params: Tensor,
+    widths: list[int],
+    lengths: list[int],
+    slope: float,
+    head: str,
+    skip: bool,
 ) -> Tensor:
-    plan = _check(x, params, widths, lengths, slope, head)
+    plan = _check(x, params, widths, lengths, slope, head, skip)
     return x.new_empty((x.shape[0], x.shape[1], plan.outs))
 
 
 def _forward(
-    x: Tensor, params: Tensor, widths: list[int], lengths: list[int], slope: float, head: str
+    x: Tensor,
+    params: Tensor,
+    widths: list[int],
+    lengths: list[int],
+    slope: float,
+    head: str,
+    skip: bool,
 ) -> tuple[Tensor, Tensor]:
-    out, kept = _forward_fake(x, params, widths, lengths, slope, head)
+    out, kept = _forward_fake(x, params, widths, lengths, slope, head, skip)
     params = _rows(params)
     sizes = (widths, lengths, x.shape[0], x.shape[1], params.stride(0))
-    launch("mlp", "cpu", x, x.contiguous(), params, out, kept, *sizes, slope, head)
+    launch("mlp", "cpu", x, x.contiguous(), params, out, kept, *sizes, slope, head, skip)
     return out, kept
 
 
 def _forward_fake(
-    x: Tensor, params: Tensor, widths: list[int], lengths: list[int], slope: float, head: str
+    x: Tensor,
+    params: Tensor,
+    widths: list[int],
+    lengths: list[int],
+    slope: float,
+    head: str,
+    skip: bool,
 ) -> tuple[Tensor, Tensor]:
-    plan = _check(x, params, widths, lengths, slope, head)
+    plan = _check(x, params, widths, lengths, slope, head, skip)
     _check_compiled(x)
     clients, rows, _ = x.shape
     out = x.new_empty((clients, rows, plan.outs))
@@ -241,15 +291,16 @@ def _backward(
     lengths: list[int],
     slope: float,
     head: str,
+    skip: bool,
     to_x: bool,
     to_params: bool,
 ) -> tuple[Tensor, Tensor]:
-    network = (widths, lengths, slope, head)
+    network = (widths, lengths, slope, head, skip)
     found = _backward_fake(grad, x, params, out, kept, *network, to_x, to_params)
     operands = (grad.contiguous(), x.contiguous(), _rows(params), out, kept)
     results = (found[0] if to_x else None, found[1] if to_params else None)
     sizes = (widths, lengths, x.shape[0], x.shape[1], operands[2].stride(0))
-    launch("mlp_backward", "cpu", x, *operands, *results, *sizes, slope, head)
+    launch("mlp_backward", "cpu", x, *operands, *results, *sizes, slope, head, skip)
     return found
 
 
@@ -263,10 +314,11 @@ def _backward_fake(
     lengths: list[int],
     slope: float,
     head: str,
+    skip: bool,
     to_x: bool,
     to_params: bool,
 ) -> tuple[Tensor, Tensor]:
-    plan = _check(x, params, widths, lengths, slope, head)
+    plan = _check(x, params, widths, lengths, slope, head, skip)
     _check_compiled(x)
     clients, rows, _ = x.shape
     like_out, like_kept = (clients, rows, plan.outs), (clients, rows * _kept(plan, head))
@@ -301,7 +353,7 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, params: Tensor, *network: Any) -> Any:
         out, kept = below_autograd(_mlp_forward, x, params, *network)
-        linear = network[-1] == "linear"
+        linear = network[3] == "linear"
         ctx.save_for_backward(x, params, None if linear else out, kept)
         ctx.network = network
         return out
@@ -337,18 +389,19 @@ def _autograd(x: Tensor, params: Tensor, *network: Any) -> Any:
     if torch.is_grad_enabled() and (x.requires_grad or params.requires_grad):
         if _backend(x) == "cpu":
             return _Differentiable.apply(x, params, *network)
-        widths, lengths, slope, head = network
-        plan = _check(x, params, widths, lengths, slope, head)
-        return mlp_reference(x, params, plan.towers, slope, head)
+        _, _, slope, head, skip = network
+        plan = _check(x, params, *network)
+        return mlp_reference(x, params, plan.towers, slope, head, skip)
     return below_autograd(_mlp, x, params, *network)
 
 
-_NETWORK = "Tensor x, Tensor params, int[] widths, int[] lengths, float slope, str head"
+_NETWORK = "Tensor x, Tensor params, int[] widths, int[] lengths, float slope, str head, bool skip"
 _mlp = register(f"mlp({_NETWORK}) -> Tensor", _apply, _apply_fake)
 register_autograd_kernel("mlp", _autograd)
 _mlp_forward = register(f"mlp_forward({_NETWORK}) -> (Tensor, Tensor)", _forward, _forward_fake)
 _mlp_backward = register(
     "mlp_backward(Tensor grad, Tensor x, Tensor params, Tensor? out, Tensor kept, int[] widths, "
-    "int[] lengths, float slope, str head, bool to_x, bool to_params) -> (Tensor, Tensor)",
+    "int[] lengths, float slope, str head, bool skip, bool to_x, bool to_params) "
+    "-> (Tensor, Tensor)",
     *(_backward, _backward_fake),
 )

@@ -39,8 +39,8 @@ struct Plan {
 };
 
 // Trains from the network's parameters, which stay as they are: two towers of one output width.
-// trained [clients, parameters]; loss [clients], the mean over a client's steps. A client's results
-// depend neither on the number of threads nor on the other clients.
+// trained [clients, parameters], frozen ones as they were; loss [clients], the mean over a client's
+// steps. A client's results depend neither on the number of threads nor on the other clients.
 void train(const mlp::Network& network, const float* features, const Plan& plan, float scale,
            const Optimizer& optimizer, float* trained, float* loss, int threads, Isa isa);
 

@@ -15,8 +15,14 @@ Update update_of(Rule rule, Isa isa) {
     return rule == Rule::adam ? kernels.adam : rule == Rule::sgd ? kernels.sgd : kernels.rmsprop;
 }
 
+// Parameters that lie side by side.
+struct Span {
+    std::int64_t begin, size;
+};
+
 struct Sizes {
     std::int64_t in = 0, out = 0, kept = 0, params = 0;
+    std::vector<Span> trained;
 };
 
 Sizes sizes_of(const mlp::Network& network) {
@@ -24,13 +30,15 @@ Sizes sizes_of(const mlp::Network& network) {
     const std::int64_t* widths = network.widths;
     for (std::int64_t t = 0; t < network.towers; ++t) {
         const std::int64_t layers = network.lengths[t] - 1;
-        const mlp::Tower tower{layers, widths, nullptr, network.slope, network.head};
+        const mlp::Tower tower{layers, widths, nullptr, network.slope, network.head, network.skip};
+        sizes.trained.push_back({sizes.params, mlp::trained_parameters(tower)});
         sizes.in += widths[0];
         sizes.out += widths[layers];
         sizes.kept += mlp::kept_width(tower);
         sizes.params += mlp::parameters(tower);
         widths += layers + 1;
     }
+    if (network.skip != mlp::Skip::frozen) sizes.trained = {{0, sizes.params}};
     return sizes;
 }
 
@@ -74,7 +82,12 @@ class Trainer {
             if (plan_.sizes[at] == 0) continue;
             total += differentiate(mine, features, plan_.index + at * plan_.batch, plan_.sizes[at],
                                    scale);
-            update(optimizer_, ++steps, sizes_.params, gradient_.data(), params, moments);
+            ++steps;
+            for (const auto [begin, size] : sizes_.trained) {
+                const Moments own{moments.first ? moments.first + begin : nullptr,
+                                  moments.second ? moments.second + begin : nullptr};
+                update(optimizer_, steps, size, gradient_.data() + begin, params + begin, own);
+            }
         }
         *loss = steps ? static_cast<float>(total / static_cast<double>(steps)) : 0.0f;
     }

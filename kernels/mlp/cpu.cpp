@@ -73,16 +73,32 @@ Floats dot(const float* a, const float* b, std::int64_t width) {
     return total;
 }
 
-// to = finished(a W + b), [rows, in] to [rows, out].
-void apply(const float* a, std::int64_t a_row, const float* weight, const Activate& finish,
-           float* to, std::int64_t to_row, std::int64_t rows, std::int64_t in, std::int64_t out) {
-    if (out > 1) {
-        gemm<false>(Left{a, a_row, 1}, Right{weight, out}, to, to_row, rows, out, in, finish);
-        return;
-    }
-    for (std::int64_t i = 0; i < rows; ++i) {  // a column of weights is a row as well
-        const Floats z{sum(dot(a + i * a_row, weight, in))};
-        to[i * to_row] = finish(z, i, 0, 1)[0];
+// Rows [rows, in] and what they are multiplied with, [in, out].
+struct Factors {
+    const float* a;
+    std::int64_t a_row;
+    const float* weight;
+    std::int64_t in;
+};
+
+// to = finished(a W + b), or finished(a W + x A + b) where there is such a term; [rows, out].
+void apply(const Factors& of, const Factors* term, const Activate& finish, float* to,
+           std::int64_t to_row, std::int64_t rows, std::int64_t out) {
+    const auto product = [&]<bool kAdd>(const Factors& one, const auto& last) {
+        gemm<kAdd>(Left{one.a, one.a_row, 1}, Right{one.weight, out}, to, to_row, rows, out, one.in,
+                   last);
+    };
+    if (out > 1 && !term) {
+        product.operator()<false>(of, finish);
+    } else if (out > 1) {
+        product.operator()<false>(of, KeepAhead{{}, finish.ahead});
+        product.operator()<true>(*term, finish);
+    } else {
+        for (std::int64_t i = 0; i < rows; ++i) {  // a column of weights is a row as well
+            Floats sums = dot(of.a + i * of.a_row, of.weight, of.in);
+            if (term) sums += dot(term->a + i * term->a_row, term->weight, term->in);
+            to[i * to_row] = finish(Floats{sum(sums)}, i, 0, 1)[0];
+        }
     }
 }
 
@@ -143,7 +159,7 @@ void sum_rows(const float* g, std::int64_t g_row, std::int64_t rows, std::int64_
     });
 }
 
-// dW = A^T G and db, [rows, in] and [rows, out] to [in, out] and [out] behind it.
+// dW (+)= A^T G, [rows, in] and [rows, out] to [in, out].
 template <bool kAdd>
 void weight_gradient(const float* a, std::int64_t a_row, const float* g, std::int64_t g_row,
                      float* to, std::int64_t rows, std::int64_t in, std::int64_t out) {
@@ -152,17 +168,16 @@ void weight_gradient(const float* a, std::int64_t a_row, const float* g, std::in
     } else {  // g^T A lies in the same way, and fills the vectors
         gemm<kAdd>(Left{g, 1, g_row}, Right{a, a_row}, to, in, 1, in, rows);
     }
-    sum_rows(g, g_row, rows, out, kAdd, to + in * out);
 }
 
-// to = finished(G W^T), [rows, out] to [rows, in]; `packed` holds a panel of W^T.
-template <class Finish>
+// to (+)= finished(G W^T), [rows, out] to [rows, in]; `packed` holds a panel of W^T.
+template <bool kAdd, class Finish>
 void carry_back(const float* g, std::int64_t g_row, const float* weight, const Finish& finish,
                 float* to, std::int64_t to_row, std::int64_t rows, std::int64_t in,
                 std::int64_t out, float* packed) {
     const Left left{g, g_row, 1};
     if (out == 1) {
-        gemm<false>(left, Right{weight, in}, to, to_row, rows, in, 1, finish);
+        gemm<kAdd>(left, Right{weight, in}, to, to_row, rows, in, 1, finish);
         return;
     }
     for (std::int64_t j = 0; j < in; j += kTileColumns) {
@@ -173,7 +188,7 @@ void carry_back(const float* g, std::int64_t g_row, const float* weight, const F
         const std::intptr_t ahead =
             reinterpret_cast<std::intptr_t>(next) - reinterpret_cast<std::intptr_t>(packed);
         const From<Finish> from{finish, j, ahead};
-        gemm<false>(left, right, to + j, to_row, rows, columns, out, from);
+        gemm<kAdd>(left, right, to + j, to_row, rows, columns, out, from);
     }
 }
 
@@ -199,7 +214,9 @@ void forward(const Tower& tower, const Rows& all, std::int64_t begin, std::int64
     const std::int64_t width = tower.widths[tower.layers];
     for (std::int64_t first = begin; first < end; first += kBlockRows) {
         const std::int64_t rows = at_most(end - first, kBlockRows);
-        const float* a = all.x + first * all.x_row;
+        const float* const x = all.x + first * all.x_row;
+        const Factors term{x, all.x_row, tower.params + layer_parameters(tower), tower.widths[0]};
+        const float* a = x;
         std::int64_t a_row = all.x_row;
         const float* weight = tower.params;
         float* kept = all.kept;
@@ -210,7 +227,8 @@ void forward(const Tower& tower, const Rows& all, std::int64_t begin, std::int64
             const std::int64_t to_row = last ? all.out_row : outs;
             float* const to = last ? out : kept ? kept + first * to_row : scratch + (l & 1) * side;
             const Activate finish{weight + in * outs, last ? 1 : tower.slope};
-            apply(a, a_row, weight, finish, to, to_row, rows, in, outs);
+            apply({a, a_row, weight, in}, last && tower.skip != Skip::none ? &term : nullptr,
+                  finish, to, to_row, rows, outs);
             weight += (in + 1) * outs;
             if (kept && !last) kept += all.count * to_row;
             a = to;
@@ -229,10 +247,17 @@ void backward(const Tower& tower, const Rows& all, const Gradients& to, std::int
     float* const packed = scratch + 2 * side;
     for (std::int64_t first = begin; first < end; first += kBlockRows) {
         const std::int64_t rows = at_most(end - first, kBlockRows);
-        const float* weight = tower.params + parameters(tower);  // behind the layer's bias
-        const float* kept = all.kept;                            // behind its activations
+        std::int64_t at = layer_parameters(tower);  // behind the layer's bias
+        const float* kept = all.kept;               // behind its activations
         for (std::int64_t l = 1; l < tower.layers; ++l) kept += all.count * tower.widths[l];
-        std::int64_t at = parameters(tower);
+        const auto add_weights = [&](const float* a, std::int64_t a_row, const float* g,
+                                     std::int64_t g_row, std::int64_t in, std::int64_t out) {
+            if (first > begin) {
+                weight_gradient<true>(a, a_row, g, g_row, to.params + at, rows, in, out);
+            } else {
+                weight_gradient<false>(a, a_row, g, g_row, to.params + at, rows, in, out);
+            }
+        };
 
         const std::int64_t top = tower.widths[tower.layers];
         const float* g = to.out + first * all.out_row;
@@ -244,27 +269,38 @@ void backward(const Tower& tower, const Rows& all, const Gradients& to, std::int
             g = du;
             g_row = top;
         }
+        const float* const x = all.x + first * all.x_row;
+        float* const to_x = to.x ? to.x + first * all.x_row : nullptr;
+        if (tower.skip != Skip::none) {  // while G_L is there; the layers' part of dx is added
+            const std::int64_t in = tower.widths[0];
+            if (to.params && tower.skip == Skip::trained)
+                add_weights(x, all.x_row, g, g_row, in, top);
+            if (to_x) {
+                carry_back<false>(g, g_row, tower.params + at, Keep{}, to_x, all.x_row, rows, in,
+                                  top, packed);
+            }
+        }
         for (std::int64_t l = tower.layers; l > 0; --l) {
             const std::int64_t in = tower.widths[l - 1], out = tower.widths[l];
-            weight -= (in + 1) * out;
             at -= (in + 1) * out;
+            const float* const weight = tower.params + at;
             const std::int64_t a_row = l > 1 ? in : all.x_row;
             if (l > 1) kept -= all.count * a_row;
-            const float* const a = (l > 1 ? kept : all.x) + first * a_row;
-            if (to.params && first > begin) {
-                weight_gradient<true>(a, a_row, g, g_row, to.params + at, rows, in, out);
-            } else if (to.params) {
-                weight_gradient<false>(a, a_row, g, g_row, to.params + at, rows, in, out);
+            const float* const a = l > 1 ? kept + first * a_row : x;
+            if (to.params) {
+                add_weights(a, a_row, g, g_row, in, out);
+                sum_rows(g, g_row, rows, out, first > begin, to.params + at + in * out);
             }
             if (l > 1) {
                 float* const next = scratch + ((l - 1) & 1) * side;
-                carry_back(g, g_row, weight, Mask{a, a_row, tower.slope}, next, a_row, rows, in,
-                           out, packed);
+                carry_back<false>(g, g_row, weight, Mask{a, a_row, tower.slope}, next, a_row, rows,
+                                  in, out, packed);
                 g = next;
                 g_row = a_row;
-            } else if (to.x) {
-                carry_back(g, g_row, weight, Keep{}, to.x + first * all.x_row, all.x_row, rows, in,
-                           out, packed);
+            } else if (to_x && tower.skip != Skip::none) {
+                carry_back<true>(g, g_row, weight, Keep{}, to_x, all.x_row, rows, in, out, packed);
+            } else if (to_x) {
+                carry_back<false>(g, g_row, weight, Keep{}, to_x, all.x_row, rows, in, out, packed);
             }
         }
     }

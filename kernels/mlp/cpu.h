@@ -2,11 +2,12 @@
 // gradients.
 //
 //   tower     A_0 = x,  Z_l = A_{l-1} W_l + b_l,  A_l = D_l Z_l,  D_l = (Z_l > 0 ? 1 : slope),
-//             u = Z_L
+//             u = Z_L  or, with a linear term,  Z_L + x A
 //   head      t = u or tanh(u),  n = |t|,  y = u  or  t / max(n, 1e-12)
 //   its slope dt = (dy - y <y, dy>) / n, or dy / 1e-12 where n is less,  du = (1 - t^2) dt or dt
 //   gradient  G_L = du,  dW_l = A_{l-1}^T G_l,  db_l = sum of the rows of G_l,
 //             G_{l-1} = D_{l-1} (G_l W_l^T),  dx = G_1 W_1^T
+//             and with the term  dA = x^T G_L,  dx = G_1 W_1^T + G_L A^T
 //
 // D_l is read off A_l, whose sign is that of Z_l or zero.
 #pragma once
@@ -18,14 +19,17 @@
 namespace fedsyn::mlp {
 
 enum class Head { linear, unit, tanh_unit };
+enum class Skip { none, trained, frozen };  // the linear term x A; frozen: there is no dA
 
-// One client's tower: W_1 [widths[0], widths[1]], b_1, W_2, ... one behind the other.
+// One client's tower: W_1 [widths[0], widths[1]], b_1, W_2, ... one behind the other; behind them
+// A [widths[0], widths[layers]] if there is one.
 struct Tower {
     std::int64_t layers;
     const std::int64_t* widths;  // [layers + 1]
     const float* params;
     float slope;
     Head head;
+    Skip skip;
 };
 
 // Its rows; those of x and of the output lie apart, for other towers' columns lie between. What is
@@ -47,20 +51,29 @@ inline std::int64_t kept_width(const Tower& tower) {
     return total;
 }
 
-// Floats of a tower's parameters.
-inline std::int64_t parameters(const Tower& tower) {
+// Floats of the layers' parameters, and of all of a tower's.
+inline std::int64_t layer_parameters(const Tower& tower) {
     std::int64_t total = 0;
     for (std::int64_t l = 0; l < tower.layers; ++l) {
         total += (tower.widths[l] + 1) * tower.widths[l + 1];
     }
     return total;
 }
+inline std::int64_t parameters(const Tower& tower) {
+    const std::int64_t term = tower.widths[0] * tower.widths[tower.layers];
+    return layer_parameters(tower) + (tower.skip == Skip::none ? 0 : term);
+}
+
+// Floats from the first on that have a gradient.
+inline std::int64_t trained_parameters(const Tower& tower) {
+    return tower.skip == Skip::frozen ? layer_parameters(tower) : parameters(tower);
+}
 
 // Where a backward pass begins and what it gives; either result may be null.
 struct Gradients {
     const float* out;  // rows as those of Rows::out
     float* x;          // rows as those of Rows::x
-    float* params;     // [parameters], put there and not added
+    float* params;     // [parameters], put there and not added; nothing is where A is frozen
 };
 
 // One instruction set's, for the rows [begin, end) of one client's tower.
@@ -83,6 +96,7 @@ struct Network {
     std::int64_t stride;  // floats from one client's parameters to the next's, any number
     float slope;
     Head head;
+    Skip skip;
 };
 struct Batch {
     std::int64_t clients;
@@ -95,8 +109,9 @@ struct Batch {
 // A row's output depends on nothing but the row and the parameters.
 void forward(const Network& network, const Batch& batch, int threads, Isa isa);
 
-// to_out like the output, to_x like x or null, to_params [clients, sum of parameters] or null. A
-// client's results depend neither on the number of threads nor on the other clients.
+// to_out like the output, to_x like x or null, to_params [clients, sum of parameters] or null,
+// whose places of frozen parameters mean nothing. A client's results depend neither on the number
+// of threads nor on the other clients.
 void backward(const Network& network, const Batch& batch, const float* to_out, float* to_x,
               float* to_params, int threads, Isa isa);
 

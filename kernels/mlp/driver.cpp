@@ -29,7 +29,7 @@ class Towers {
         const std::int64_t* widths = network.widths;
         for (std::int64_t t = 0; t < network.towers; ++t) {
             const std::int64_t layers = network.lengths[t] - 1;
-            const Tower tower{layers, widths, nullptr, network.slope, network.head};
+            const Tower tower{layers, widths, nullptr, network.slope, network.head, network.skip};
             towers_.push_back({tower, ins_, outs_, kept_, params_});
             ins_ += widths[0];
             outs_ += widths[layers];
@@ -43,6 +43,9 @@ class Towers {
     std::int64_t ins() const { return ins_; }
     std::int64_t params() const { return params_; }
     std::int64_t begin_of_params(std::int64_t tower) const { return towers_[tower].params; }
+    std::int64_t end_of_trained(std::int64_t tower) const {
+        return towers_[tower].params + trained_parameters(towers_[tower].tower);
+    }
 
     // One client's.
     Tower tower(std::int64_t t, const Network& network, std::int64_t client) const {
@@ -161,7 +164,11 @@ void backward(const Network& network, const Batch& batch, const float* to_out, f
             float* const total = gradient(first, first + client, 0);
             for (std::int64_t chunk = 1; chunk < chunks; ++chunk) {
                 const float* part = gradient(first, first + client, chunk);
-                for (std::int64_t i = 0; i < size; ++i) total[i] += part[i];
+                for (std::int64_t t = 0; t < towers.size(); ++t) {
+                    const std::int64_t end = towers.end_of_trained(t);
+                    for (std::int64_t i = towers.begin_of_params(t); i < end; ++i)
+                        total[i] += part[i];
+                }
             }
         });
     }
