@@ -6,7 +6,7 @@ and g'_k the server's of the other modality; p_k is by the client's model at the
 
     L_inter = −log  e^{z_k·g'_k/τ} / Σ_j e^{z_k·g'_j/τ}        over all public pairs j
     L_intra = −log  e^{z_k·g_k/τ} / (e^{z_k·g_k/τ} + e^{z_k·p_k/τ})
-    L_kd    = ‖z_k − ḡ_k‖²
+    L_kd    = ‖z_k − ḡ_k‖²        a sum over the d entries; published is their mean, L_kd / d
 
 Of a row with one modality and label y; W has a row w_c for each label:
 
@@ -44,7 +44,9 @@ class CreamFLOptions(Section):
         0.5, description="weight o of the orthogonality of their classes"
     )
     distillation: NonNegative = Field(
-        3.0, description="weight κ; 0: the server learns from the public pairs alone"
+        3.0,
+        description="weight κ of squares summed over the d entries of a representation (published: "
+        "0.3 of their mean, 0.3 / d here); 0: the server learns from the public pairs alone",
     )
     server_epochs: Count = Field(
         1, description="passes over the public pairs a round, after that of distillation"

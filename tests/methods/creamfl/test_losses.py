@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import normalize
+from torch.nn.functional import mse_loss, normalize
 
 from fedsyn.methods.creamfl import losses as cream
 from fedsyn.methods.creamfl.losses import CreamFLOptions
@@ -46,6 +46,13 @@ def test_the_pull_of_the_clients_mean_is_its_squared_distance():
     place, valid = torch.tensor([[0, 1, 2]]), torch.ones(1, 3, dtype=torch.bool)
     found = cream.distillation(z, means, place, valid)
     assert found.tolist() == pytest.approx([(2 + 0.25) / 2])  # nobody has the second
+
+
+def test_the_published_weight_of_the_mean_over_entries_is_that_weight_over_their_number():
+    z, means = unit(1, 4, 8, seed=0), unit(4, 8, seed=1)
+    place, valid = torch.arange(4)[None], torch.ones(1, 4, dtype=torch.bool)
+    summed = cream.distillation({"image": z}, {"image": means}, place, valid)
+    torch.testing.assert_close(0.3 / 8 * summed, 0.3 * mse_loss(z[0], means)[None])
 
 
 def test_a_margin_and_classes_at_right_angles():
