@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedsyn.cli import tune
 from fedsyn.cli.terminal import (
     Json,
     Quiet,
@@ -160,6 +161,44 @@ def run(
         raise typer.Exit(1)
     summary = json.loads((out / records.SUMMARY).read_text(encoding="utf-8"))
     show_run(out, summary, quiet, as_json)
+
+
+@app.command("tune")
+def tune_command(
+    directory: Folder,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value]...", help="Keys that override DIR/run.toml."),
+    ] = None,
+    attempts: tune.Try = None,
+    runs: tune.Runs = 12,
+    minutes: tune.Minutes = 0,
+    out: tune.Out = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Choose settings without labels, as `fedsyn tune` does, by runs over the nodes."""
+    words = overrides or []
+    refuse_unknown(read_tree(None, words))
+
+    from fedsyn.deployment.flower import project
+    from fedsyn.deployment.flower import runs as submitted
+    from fedsyn.federation import records
+    from fedsyn.federation.runner import Silent
+
+    where = project.find(directory)
+
+    def make(keys: list[str], folder: Path) -> dict[str, Any]:
+        run = submitted.submit(where, [*words, *keys], folder, folder.exists())
+        end = submitted.follow(where, run, Silent())
+        if end.state != "done":
+            raise RunError(f"{str(folder)!r}: {end.state}: {end.error}")
+        found: dict[str, Any] = json.loads((folder / records.SUMMARY).read_text(encoding="utf-8"))
+        return found
+
+    config = submitted.load(where, words, None)
+    out = out or where.runs / f"tune-{time.strftime('%Y%m%d-%H%M%S')}"
+    tune.search(config, attempts or [], tune.by_words(make), out, runs, minutes, quiet, as_json)
 
 
 @app.command()

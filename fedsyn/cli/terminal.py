@@ -116,7 +116,7 @@ class RunProgress:
     """A run's progress bar: round, phase, time left, the last value of the task's headline."""
 
     def __init__(self, bars: Any, config: "Config") -> None:
-        self._bars, self._rounds = bars, config.run.rounds
+        self._bars, self._rounds = bars, config.rounds
         self._metrics, self._score = config.plugins.task.metrics, ""
         self._interrupted = False
         self._bar = bars.add_task("data", total=self._rounds)

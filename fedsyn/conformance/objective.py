@@ -144,7 +144,7 @@ def check_training(claims: Claims, there: World) -> None:
     claims.rows("losses of a local training", losses, clients)
     rows = [cohort.rows[place] for place in range(clients)]
     with claims.own_streams("the criterion"):
-        judged, counted = problem.held_out(start, rows, config.batch)
+        judged, counted, _ = problem.held_out(start, rows, config.batch)
     claims.rows("criteria", judged, clients)
     for place, size in enumerate(cohort.sizes):
         why = f"between a stack of clients and client {place} ({size} rows) alone"
@@ -154,6 +154,6 @@ def check_training(claims: Claims, there: World) -> None:
         if size == 0:
             claims.close("the model", trained[place], model, "though its client has no rows")
         with claims.own_streams("the criterion"):
-            one, count = problem.held_out(start[:1], rows[place : place + 1], config.batch)
+            one, count, _ = problem.held_out(start[:1], rows[place : place + 1], config.batch)
         claims.close("the criterion", one[0], judged[place], why)
         claims.close("the number of rows judged", count[0], counted[place], why)

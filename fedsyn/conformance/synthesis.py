@@ -13,11 +13,11 @@ from fedsyn.federation.client import initial_model
 from fedsyn.settings.loading import over
 from fedsyn.settings.plugins import Tree
 from fedsyn.synthesis import prototypes
-from fedsyn.synthesis.client import INTRODUCED
 from fedsyn.synthesis.filters import Filter
 from fedsyn.synthesis.generators.base import Generator, GeneratorTraining
 from fedsyn.synthesis.scores import CandidateScores, GlobalPrototypes
 from fedsyn.synthesis.settings import SynthesisConfig
+from fedsyn.synthesis.sources import GIVEN
 from fedsyn.synthesis.steps.base import ServerStep
 
 ON: Tree = {"synthesis": {"enabled": True}}
@@ -72,11 +72,11 @@ class _Generators:
         """What these clients keep after a round, and what they send."""
         claims, cohort = self._claims, self._cohort.take(positions)
         features, clients = self._problem.features, len(positions)
-        state = prototypes.fit(features, cohort, self._config)
-        state["trained"] = torch.zeros(clients, dtype=torch.long)
+        given = prototypes.fit(features, cohort, self._config.changed(directions="own"))
+        state = {"trained": torch.zeros(clients, dtype=torch.long)}
         with claims.own_streams("prepare"):
             made = self._generator.prepare(state, features, cohort, self._config)
-        state |= claims.payload("prepare's", made, clients)
+        state |= claims.payload("prepare's", made, clients) | given
         before = {name: (value.shape, value.dtype) for name, value in state.items()}
         able = (state["counts"].sum(-1) > 0) & (torch.tensor(cohort.sizes) > 0)
         training = GeneratorTraining(
@@ -91,9 +91,9 @@ class _Generators:
         claims.hold(before == after, "training changes the form of what clients keep")
         with claims.own_streams("upload"):
             sent = claims.payload("upload's", self._generator.upload(state), clients)
-        known = {name: state[name] for name in INTRODUCED}
+        known = {name: state[name] for name in GIVEN}
         for name, value in sent.items():
-            claims.hold(name not in known, f"{name!r} is sent already, once")
+            claims.hold(name not in known, f"{name!r} is sent already")
             claims.finite(f"upload {name!r}", value)
         return state, {**known, **sent}
 

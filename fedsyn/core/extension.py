@@ -8,7 +8,7 @@ client: M trains, on the examples that E may have changed;  E does its part;  bo
 server: M aggregates;  E looks at its uploads and at the aggregated model, which it may change
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -29,8 +29,8 @@ Record = dict[str, Any]  # what is said of a round, by name: numbers and boolean
 class Judge(Protocol):
     """Lets clients judge models."""
 
-    def __call__(self, models: Sequence[Tensor], initial: bool = False) -> Judgement:
-        """Models ``[1, P]`` by the round's clients; with ``initial`` the initial one first."""
+    def __call__(self, models: Sequence[Tensor], shares: Sequence[float] = ()) -> Judgement:
+        """Models ``[1, P]`` by the round's clients; with ``shares`` mixtures of two of them."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class ClientView:
         How clients train locally.
     private : Tensor of shape [C, P], optional
         Models that the method's clients keep to themselves, as they are after its training.
+    received : dict of str to Tensor
+        What the extension has broadcast.
     """
 
     problem: Any
@@ -59,6 +61,7 @@ class ClientView:
     config: Any
     training: Training
     private: Tensor | None
+    received: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class ServerView:
         The extension's options.
     seed, round_number : int
         Name the round's random streams.
+    fraction : float
+        Which share of the clients does a round.
     stack : int
         Most clients in one stacked computation.
     judge : Judge
@@ -132,6 +137,7 @@ class ServerView:
     config: Any
     seed: int
     round_number: int
+    fraction: float
     stack: int
     judge: Judge
     pooled: Pool | None = None
@@ -186,6 +192,9 @@ class Extension(Plugin):
         where there is none.
     active : ``(config) -> bool``
         Whether it takes part in a run that is so configured.
+    begin : ``(moments, config, seed) -> state``
+        What the server part has kept before round 1, by the moments of all clients' pairs
+        (`fedsyn.data.moments`), added up; where ``None`` nothing, and nobody is asked for them.
     client_state : ``(problem, model [P], cohort, config, private: bool) -> payload [C, ...]``
         What clients keep of it before their first round; ``private`` says whether the method's
         clients keep models to themselves.
@@ -214,6 +223,7 @@ class Extension(Plugin):
     families: tuple[Table[Any], ...] = ()
     mode: Callable[..., "Extension"] | None = None
     active: Callable[..., bool] = _never
+    begin: Callable[..., Payload] | None = None
     client_state: Callable[..., Payload] | None = None
     examples: Callable[..., Examples] | None = None
     completes: Callable[..., bool] = _never

@@ -18,6 +18,7 @@ from fedsyn.settings.sections import (
     Repeated,
     Section,
     Share,
+    Tried,
 )
 
 
@@ -29,7 +30,7 @@ class Training(Section):
     )
     batch: Annotated[int, Field(ge=2)] = Field(64, description="rows of a step")
     optimizer: Literal["adam", "sgd", "rmsprop"] = Field("adam", description="rule of a step")
-    lr: Positive = Field(1e-3, description="rate of a step")
+    lr: Annotated[Positive, Tried(3e-4, 1e-3, 3e-3)] = Field(1e-3, description="rate of a step")
     momentum: Share = Field(0.0, description="momentum of sgd")
     weight_decay: NonNegative = Field(0.0, description="decay of weights in a step")
 

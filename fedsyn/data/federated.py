@@ -66,6 +66,7 @@ class FederatedData:
     mapped: MappedTensor | None = None  # the file that holds the features, where memory does not
     public: np.ndarray = field(default_factory=lambda: NOTHING)  # int64 rows that everybody has
     picture: tuple[int, int, int] = (0, 0, 0)  # height, width and channels, where there are pixels
+    as_given: bool = False  # both halves are features of one width: the same space, perhaps
 
     @property
     def image(self) -> Tensor:
@@ -228,6 +229,7 @@ def finish(
         mapped=mapped,
         public=held.public,
         picture=pairs.picture,
+        as_given=image.form == text.form == "features" and image.width == text.width,
     )
 
 

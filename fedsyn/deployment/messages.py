@@ -11,7 +11,7 @@ from torch import Tensor
 import fedsyn
 from fedsyn.core.payload import Payload, named, nbytes, part_of
 from fedsyn.deployment.validation import RefusedError
-from fedsyn.settings.sections import Count, Field, Section, Whole
+from fedsyn.settings.sections import Count, Field, Fraction, Section, Whole
 
 Facts = dict[str, Any]
 F = TypeVar("F", bound="MessageFacts")
@@ -96,7 +96,7 @@ class JudgeRequest(Request):
     """Judge the models sent on held-out pairs."""
 
     ids: Ids
-    initial: bool  # the initial model first, which is not sent
+    shares: tuple[Fraction, ...] = ()  # mixtures of two models in their place
 
 
 class Answered(MessageFacts):

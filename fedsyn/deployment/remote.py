@@ -18,18 +18,23 @@ from torch import Tensor
 from fedsyn.core.judgement import Judgement
 from fedsyn.core.payload import Payload, named, nbytes, part_of
 from fedsyn.core.wire import ONCE, OWN_WEIGHTS, WEIGHTS
+from fedsyn.data.moments import COUNT, moments_like
+from fedsyn.data.preprocessing import add
 from fedsyn.deployment.exchange import Exchange
 from fedsyn.deployment.members import Member, Members
 from fedsyn.deployment.messages import (
     DOWN,
     MODELS,
+    MOMENTS,
     PREPROCESSING,
     UP,
     VERDICT,
+    Answered,
     Facts,
     Judged,
     JudgeRequest,
     Message,
+    Request,
     Trained,
     TrainRequest,
 )
@@ -38,7 +43,7 @@ from fedsyn.deployment.validation import RefusedError, check, check_counts
 from fedsyn.errors import RunError
 from fedsyn.federation.checkpoint import State
 from fedsyn.federation.federation import Federation
-from fedsyn.federation.fleet import Answers
+from fedsyn.federation.fleet import Answers, Moments
 from fedsyn.federation.local import broadcasting
 from fedsyn.federation.received import PAIRS, REPORT, SIZES, Reception
 from fedsyn.federation.records import uploads_of
@@ -124,7 +129,7 @@ class RemoteFleet:
         for node, said, message in answers:
             request = requests[node]
             with self.exchange.believing(node, request.ids):
-                verdict = _verdict(message, request.validators, 1)
+                verdict = self._verdict(message, request.validators, 1)
                 self._take(reception, request, said, message)
                 verdicts += [verdict] if verdict.ids else []
         reception.close()
@@ -188,8 +193,34 @@ class RemoteFleet:
         reception.take(ids, {part: part_of(sent, part) for part in parts}, together)
         self.heard[list(ids)] = number
 
+    def moments(self) -> Moments:
+        """One exchange with all nodes.
+
+        Raises
+        ------
+        RunError
+            If a node does not send its sums: what it holds would have no part in them.
+        """
+        taking_part = self.members.in_order()
+        late = {member.node: self._lacking(member.node) for member in taking_part}
+        request = Request(**self.common)
+        messages = {n: request.message(**{PREPROCESSING: lack}) for n, lack in late.items()}
+        clients = {member.node: member.said.clients for member in taking_part}
+        expected = moments_like(self.fed.problem.features.shape[1])
+        sums = []
+        for node, _, sent in self.exchange.ask("pair-moments", messages, Answered, clients):
+            with self.exchange.believing(node, clients[node]):
+                found = check("the moments", sent.group(MOMENTS), expected)
+                check_counts("the moments", {COUNT: found[COUNT]})
+                sums.append(found)
+        self._prepared()
+        if len(sums) < len(taking_part):
+            raise RunError(f"the start is not complete: {self.exchange.missing[-1].why}")
+        up = len(taking_part) * nbytes(expected)
+        return Moments(add(sums), up, self._unaccounted(late))
+
     def judge(
-        self, models: Sequence[Tensor], ids: Sequence[int], initial: bool = False
+        self, models: Sequence[Tensor], ids: Sequence[int], shares: Sequence[float] = ()
     ) -> Judgement:
         """One exchange about models.
 
@@ -200,7 +231,7 @@ class RemoteFleet:
         """
         sent = {str(number): model for number, model in enumerate(models)}
         requests = {
-            member.node: JudgeRequest(**self.common, ids=held, initial=initial)
+            member.node: JudgeRequest(**self.common, ids=held, shares=tuple(shares))
             for member, held in self.members.holders(ids, needed=ids)
         }
         late = {node: self._lacking(node) for node in requests}
@@ -213,11 +244,30 @@ class RemoteFleet:
         for node, said, message in self.exchange.ask("judge", messages, Judged, asked):
             with self.exchange.believing(node, asked[node]):
                 _check_clients(said.ids, asked[node])
-                verdicts.append(_verdict(message, asked[node], len(models) + initial))
+                verdicts.append(self._verdict(message, asked[node], len(shares) or len(models)))
         self._prepared()
         heard = [client for one in verdicts for client in one.ids]
         self._quorum(heard, ids)
         return _joined(verdicts, len(requests) * nbytes(sent) + self._unaccounted(late))
+
+    def _verdict(self, message: Message, ids: Sequence[int], models: int) -> Judgement:
+        """A node's verdict, if it is of these clients and of so many models."""
+        expected: Payload = {}
+        if ids:
+            numbers = torch.zeros(models, len(ids), dtype=torch.float64)
+            expected = {"losses": numbers, "pairs": torch.zeros(len(ids), dtype=torch.long)}
+            if self.fed.problem.PARTNERS:
+                expected["recalls"] = numbers
+        found = check("its verdict", message.group(VERDICT), expected)
+        if not ids:
+            return Judgement((), ((),) * models, ())
+        check_counts("its verdict", {"pairs": found["pairs"]})
+        losses, recalls = (
+            tuple(tuple(row) for row in found[name].tolist()) if name in found else ()
+            for name in ("losses", "recalls")
+        )
+        pairs = tuple(found["pairs"].tolist())
+        return Judgement(tuple(ids), losses, pairs, recalls, nbytes(found))
 
     def _quorum(self, heard: Collection[int], asked: Collection[int]) -> None:
         share = len(set(heard) & set(asked)) / len(asked)
@@ -264,26 +314,15 @@ def _is_count(name: str) -> bool:
     return kind.removeprefix(ONCE) in (WEIGHTS, OWN_WEIGHTS)
 
 
-def _verdict(message: Message, ids: Sequence[int], models: int) -> Judgement:
-    """A node's verdict, if it is of these clients and of so many models."""
-    expected: Payload = {}
-    if ids:
-        expected = {
-            "losses": torch.zeros(models, len(ids), dtype=torch.float64),
-            "pairs": torch.zeros(len(ids), dtype=torch.long),
-        }
-    found = check("its verdict", message.group(VERDICT), expected)
-    if not ids:
-        return Judgement((), ((),) * models, ())
-    check_counts("its verdict", {"pairs": found["pairs"]})
-    losses = tuple(tuple(row) for row in found["losses"].tolist())
-    return Judgement(tuple(ids), losses, tuple(found["pairs"].tolist()), nbytes(found))
-
-
 def _joined(verdicts: Sequence[Judgement], down: int) -> Judgement:
     """All nodes' verdicts as one, in their order."""
     ids = tuple(client for one in verdicts for client in one.ids)
     pairs = tuple(number for one in verdicts for number in one.pairs)
-    by_model = zip(*(one.losses for one in verdicts), strict=True)
-    losses = tuple(tuple(loss for part in parts for loss in part) for parts in by_model)
-    return Judgement(ids, losses, pairs, sum(one.bytes_up for one in verdicts), down)
+    losses, recalls = (
+        tuple(tuple(value for part in parts for value in part) for parts in by_model)
+        for by_model in (
+            zip(*(one.losses for one in verdicts), strict=True),
+            zip(*(one.recalls for one in verdicts), strict=True),
+        )
+    )
+    return Judgement(ids, losses, pairs, recalls, sum(one.bytes_up for one in verdicts), down)

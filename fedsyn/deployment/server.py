@@ -202,7 +202,7 @@ class _Status:
             {
                 "state": state,
                 "round": self._round,
-                "rounds": self._config.run.rounds,
+                "rounds": self._config.rounds,
                 "nodes": [
                     {"node": str(one.node), "clients": list(one.said.clients)}
                     for one in self._members.in_order()

@@ -52,7 +52,7 @@ def load(config: TeacherConfig, data: DataConfig, dim: int) -> DualEncoder:
     pairs = glyphs(faces, data.test_fraction, data.split_seed)
     seen = pairs if pairs.split is None else pairs.take(np.flatnonzero(~pairs.split))
     model, prompt = ModelConfig(dim=dim), config.prompt
-    name = cache.key("teacher", seen.image, version=VERSION, dim=model.dim, prompt=prompt)
+    name = cache.key("teacher", seen.image, version=VERSION, dim=model.embedding, prompt=prompt)
     found = cache.cached(cache.folder(data.cache), name, lambda: _train(seen, model, prompt))
     named = {name: torch.from_numpy(value) for name, value in found.items()}
     row = named.pop("model")

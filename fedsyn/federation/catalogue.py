@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import fedsyn.settings
 from fedsyn.federation.config import Config, parse
-from fedsyn.settings.catalogue import FILE, KEYS, PLUGINS
+from fedsyn.settings.catalogue import FILE, KEYS, PLUGINS, RENAMED
+from fedsyn.settings.loading import renamed
 from fedsyn.settings.sections import Section
 
 
@@ -72,7 +73,11 @@ def written() -> str:
     """The content of the file, as JSON."""
     config = parse({})
     plugins = {table.key: list(table.names) for table, _ in config.plugins.named()}
-    found = {KEYS: [key.path for key in keys(config)], PLUGINS: plugins}
+    found = {
+        KEYS: [key.path for key in keys(config)],
+        PLUGINS: plugins,
+        RENAMED: dict(renamed(config)),
+    }
     return json.dumps(found, indent=1) + "\n"
 
 

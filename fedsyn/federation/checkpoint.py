@@ -41,7 +41,7 @@ class State:
     selected : dict of str to Tensor
         The models of the round kept so far.
     round_number : int
-        Rounds done.
+        The last round that is done; the first, round 0, is the start.
     """
 
     server: Payload
@@ -49,7 +49,7 @@ class State:
     extensions: dict[str, Payload] = field(default_factory=dict)
     selection: Payload = field(default_factory=dict)
     selected: Payload = field(default_factory=dict)
-    round_number: int = 0
+    round_number: int = -1
 
     def groups(self) -> dict[str, Payload]:
         """All of it as groups of tensors."""

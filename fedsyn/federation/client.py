@@ -105,7 +105,7 @@ def _moved(payload: Mapping[str, Tensor], device: torch.device) -> Payload:
 
 
 def initial_model(net: Net, seed: int) -> Tensor:
-    """The model ``[P]`` that everybody starts from, private networks included."""
+    """The model ``[P]`` that everybody starts from, where sums over clients give no other."""
     return net.init(streams.generator(seed, "model"))
 
 
@@ -132,7 +132,10 @@ def _answer(plan: Plan, work: Assignment) -> Answer:
     uploads, losses = {METHOD: update.upload}, {METHOD: {LOCAL: update.losses}}
     for name, client, own in plan.taking_part(work.cohort.round_number):
         private = update.state[method.private] if method.private else None
-        view = ClientView(work.problem, work.cohort, received["model"], own, plan.config, private)
+        sent = work.received.get(name, {})
+        view = ClientView(
+            work.problem, work.cohort, received["model"], own, plan.config, private, sent
+        )
         result = client(view, part_of(kept, name))
         kept |= named(name, result.state)
         uploads[name], losses[name] = result.upload, result.losses
@@ -144,7 +147,10 @@ def _with_newcomers(plan: Plan, work: Assignment) -> Payload:
     new = (~work.known).nonzero().squeeze(-1)
     if not len(new) or not plan.keeps:
         return dict(work.state)
-    fresh = _begun(plan, work.problem, work.cohort.take(new.tolist()))
+    # (Who receives a model begins with it; all receive the same.)
+    model = work.received[METHOD].get("model")
+    first = initial_model(work.problem.net, plan.seed) if model is None else model[0]
+    fresh = _begun(plan, work.problem, work.cohort.take(new.tolist()), first)
     old = work.known.nonzero().squeeze(-1)
     whole = {}
     for name, value in fresh.items():
@@ -156,10 +162,10 @@ def _with_newcomers(plan: Plan, work: Assignment) -> Payload:
     return whole
 
 
-def _begun(plan: Plan, problem: Problem, newcomers: Cohort) -> Payload:
+def _begun(plan: Plan, problem: Problem, newcomers: Cohort, model: Tensor) -> Payload:
     """What clients have kept before their first round ``[C, ...]``."""
     method, number = plan.method, len(newcomers.ids)
-    model = initial_model(problem.net, plan.seed).to(problem.features.device)
+    model = model.to(problem.features.device)
     own = {} if method.client_state is None else method.client_state(problem, model)
     fresh = {
         name: value.expand(number, *value.shape).clone()

@@ -50,7 +50,7 @@ def plan(
 ) -> list[Job]:
     """The runs of a comparison: every combination, seeds counted up from ``run.seed``.
 
-    A bound (``local``, ``centralised``) has no synthesis and appears once a seed.
+    A method that extensions cannot change (``local``, ``centralised``) appears once a seed.
 
     Raises
     ------
@@ -117,8 +117,8 @@ def compare(
     if out.is_dir() and any(out.iterdir()) and not (out / "runs").is_dir():
         raise RunError(f"output folder {str(out)!r} is not empty and holds no comparison")
     execute(jobs, workers=workers, progress=progress)
-    result = {"rows": _rows(jobs), "gap_closed": []}
-    result["gap_closed"] = gaps(result["rows"])
+    table, rows = jobs[0].config.plugins.task.metrics, _rows(jobs)
+    result = {"rows": rows, "gap_closed": gaps(rows, [table.compared[name] for name in table.gaps])}
     records.write_json(out / RESULT, result)
     return result
 
@@ -168,15 +168,23 @@ def _failure(future: Future[None]) -> FedsynError | None:
 
 
 def _run(job: Job) -> None:
-    resumable = (job.out / records.CHECKPOINT).exists()
-    if not resumable and not (job.out / records.SUMMARY).exists():
-        shutil.rmtree(job.out, ignore_errors=True)  # stopped before its first checkpoint
-    run(job.config, job.out, resume=resumable)
+    run_on(job.config, job.out)
+
+
+def run_on(config: Config, out: Path) -> dict[str, Any]:
+    """Run as configured, or go on with what is in ``out``; what ``summary.json`` holds.
+
+    A run that stopped before its first checkpoint begins anew.
+    """
+    resumable = (out / records.CHECKPOINT).exists()
+    if not resumable and not (out / records.SUMMARY).exists():
+        shutil.rmtree(out, ignore_errors=True)
+    return run(config, out, resume=resumable)
 
 
 def finished(job: Job) -> bool:
     """Whether the run has done all its rounds."""
-    return (job.out / records.SUMMARY).exists() and _rounds(job) >= job.config.run.rounds
+    return (job.out / records.SUMMARY).exists() and _rounds(job) > job.config.rounds
 
 
 def _rounds(job: Job) -> int:
@@ -253,12 +261,12 @@ def curve(jobs: Sequence[Job], metric: str) -> dict[str, list[Any]]:
     }
 
 
-def gaps(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """(on − off) / (oracle − off) in mAP of each method and objective that has all three.
+def gaps(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """(on − off) / (oracle − off) of each method and objective that has all three.
 
-    ``value`` is of the round selected without labels, whose model is kept; ``best`` and ``last`` of
-    those rounds. ``None``, as a ratio of noise, where the oracle is not above the method by more
-    than both standard deviations.
+    By metric, as rows name them, of the round selected without labels, whose model is kept;
+    ``best_`` and ``last_`` of those rounds. ``None``, as a ratio of noise, where the oracle is not
+    above the method by more than both standard deviations.
     """
     found = []
     for key in dict.fromkeys((row["method"], row["objective"]) for row in rows):
@@ -266,8 +274,8 @@ def gaps(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if not modes.keys() >= set(MODES):
             continue
         entry: dict[str, Any] = {"method": key[0], "objective": key[1]}
-        for name, prefix in (("value", ""), ("best", "best_"), ("last", "last_")):
-            entry[name] = gap_closed(modes, f"{prefix}map")
+        for prefix in ("", "best_", "last_"):
+            entry |= {f"{prefix}{one}": gap_closed(modes, f"{prefix}{one}") for one in metrics}
         found.append(entry)
     return found
 

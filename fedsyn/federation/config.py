@@ -86,7 +86,8 @@ class Config(Section):
             for table, plugin in self.plugins.named()
             if not table.is_own(plugin)
         ]
-        if not OBJECTIVES.is_own(self.plugins.criterion) and self.run.criterion != OBJECTIVE:
+        criterion = self.plugins.criterion
+        if criterion and not OBJECTIVES.is_own(criterion) and self.run.criterion != OBJECTIVE:
             named.append(self.run.criterion)
         return tuple(dict.fromkeys([*named, *self.run.extensions]))
 
@@ -120,6 +121,12 @@ class Config(Section):
         if extension.mode is None:
             return extension
         return extension.mode(own, self.plugins.others)
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds it has: ``run.rounds``, or as many as the method has."""
+        most = self.plugins.method.rounds
+        return self.run.rounds if most is None else min(self.run.rounds, most)
 
     @property
     def synthesis_mode(self) -> Mode:
@@ -262,10 +269,12 @@ class _Names:
             return table.default if default is None else default
         return table.find(name, self.allowed)
 
-    def criterion(self, tree: Tree, objective: Objective) -> Objective:
-        """What judges models: ``objective``, or another that ``run.criterion`` names."""
-        name = _value(tree, CRITERION, OBJECTIVE)
-        if not isinstance(name, str) or name == OBJECTIVE:
+    def criterion(self, tree: Tree, objective: Objective) -> Objective | None:
+        """What judges models: ``objective``, another that ``run.criterion`` names, or the task."""
+        name = _value(tree, CRITERION, "")
+        if not isinstance(name, str) or not name:
+            return None
+        if name == OBJECTIVE:
             return objective
         return OBJECTIVES.find(name, self.allowed, CRITERION)
 

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsyn.core.judgement import Judgement
-from fedsyn.federation.client import initial_model
+from fedsyn.core.judgement import Judgement, mixtures
 from fedsyn.federation.federation import Federation
 from fedsyn.metrics.retrieval import mean_over_clients
 from fedsyn.tasks.base import Outputs
@@ -48,7 +47,7 @@ def evaluate(fed: Federation, models: Tensor) -> tuple[dict[str, float], dict[st
 
 
 def held_out_losses(
-    fed: Federation, models: Sequence[Tensor], ids: Sequence[int], initial: bool = False
+    fed: Federation, models: Sequence[Tensor], ids: Sequence[int], shares: Sequence[float] = ()
 ) -> Judgement:
     """The criterion on the clients' held-out rows.
 
@@ -57,20 +56,24 @@ def held_out_losses(
     models : sequence of Tensor [1, P] or one a client
     ids : sequence of int
         The clients that are asked.
-    initial : bool
-        Whether the initial model is judged as well, first.
+    shares : sequence of float
+        Where there are some, mixtures of two models are judged in their place.
     """
-    if initial:
-        start = initial_model(fed.problem.net, fed.plan.seed).to(models[0])
-        models = [start[None], *models]
+    models = mixtures(models, shares)
     losses: list[list[float]] = [[] for _ in models]
+    recalls: list[list[float]] = [[] for _ in models]
     pairs: list[int] = []
     for first in range(0, len(ids), fed.stack):
         part = ids[first : first + fed.stack]
-        problem, rows = fed.near([fed.silos[client].holdout for client in part])
-        for model, found in zip(models, losses, strict=True):
+        silos = [fed.silos[client] for client in part]
+        problem, rows = fed.near([*(s.holdout for s in silos), *(s.pairs for s in silos)])
+        own, among = rows[: len(part)], rows[len(part) :]
+        for model, losses_of, recalls_of in zip(models, losses, recalls, strict=True):
             mine = model.expand(len(part), -1) if len(model) == 1 else model[list(part)]
-            values, counts = problem.held_out(mine, rows, fed.plan.config.batch)
-            found.extend(values.tolist())
-        pairs.extend(counts.tolist())
-    return Judgement(tuple(ids), tuple(map(tuple, losses)), tuple(pairs))
+            found = problem.held_out(mine, own, fed.plan.config.batch, among)
+            losses_of.extend(found.criterion.tolist())
+            if found.recall is not None:
+                recalls_of.extend(found.recall.tolist())
+        pairs.extend(found.rows.tolist())
+    known = tuple(map(tuple, recalls)) if fed.problem.PARTNERS else ()
+    return Judgement(tuple(ids), tuple(map(tuple, losses)), tuple(pairs), known)

@@ -103,7 +103,7 @@ def _task_settings(config: Config) -> TaskSettings:
     chosen = config.plugins
     lesson = None
     if chosen.needs.teacher:
-        lesson = Lesson(chosen.teacher, config.teacher, config.data, config.model.dim)
+        lesson = Lesson(chosen.teacher, config.teacher, config.data, config.model.embedding)
     return TaskSettings(
         config.model,
         config.objective,

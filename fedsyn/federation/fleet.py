@@ -45,6 +45,15 @@ class Answers:
     missing: tuple[Row, ...] = ()
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Sums over all clients, and what they have cost."""
+
+    total: Payload
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
 class Fleet(Protocol):
     """The clients of a federation."""
 
@@ -59,12 +68,15 @@ class Fleet(Protocol):
         validators also judge the model that the round begins with.
         """
 
+    def moments(self) -> Moments:
+        """The moments of all clients' training pairs (`fedsyn.data.moments`)."""
+
     def judge(
-        self, models: Sequence[Tensor], ids: Sequence[int], initial: bool = False
+        self, models: Sequence[Tensor], ids: Sequence[int], shares: Sequence[float] = ()
     ) -> Judgement:
         """Let these clients judge models, each ``[1, P]`` or one a client, on held-out pairs.
 
-        With ``initial`` the first that is judged is the initial model, which everybody can make.
+        With ``shares`` mixtures of two models are judged (`fedsyn.core.judgement.mixtures`).
         """
 
     def tensors(self) -> Payload:

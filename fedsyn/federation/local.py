@@ -13,19 +13,22 @@ from torch import Tensor
 
 from fedsyn.core.cohort import Cohort, chunks
 from fedsyn.core.judgement import Judgement
-from fedsyn.core.payload import Payload, nbytes
-from fedsyn.core.wire import send
+from fedsyn.core.payload import Payload, named, nbytes
+from fedsyn.core.wire import SUMS, send
+from fedsyn.data.moments import pair_moments
+from fedsyn.data.preprocessing import add
 from fedsyn.federation.checkpoint import State
 from fedsyn.federation.client import METHOD, Answer, Assignment
 from fedsyn.federation.devices import Devices
 from fedsyn.federation.evaluation import held_out_losses
 from fedsyn.federation.federation import Federation
-from fedsyn.federation.fleet import Answers
+from fedsyn.federation.fleet import Answers, Moments
 from fedsyn.federation.received import REPORT, Message, Reception, Report
-from fedsyn.federation.records import uploads_of
+from fedsyn.federation.records import uploads_of, write_tensors
 from fedsyn.federation.store import ClientStore
 from fedsyn.profiling import phase
 
+MOMENTS = "moments"  # the part that they are recorded as
 # What these clients receive: of the method [C, ...], of extensions what all are sent alike.
 Broadcast = Callable[[tuple[int, ...]], Mapping[str, Payload]]
 # What is done with what these clients have sent.
@@ -62,11 +65,26 @@ class LocalFleet:
             judgement=judgement,
         )
 
+    def moments(self) -> Moments:
+        """Added up one client after another; where all pairs are in one place they cost nothing."""
+        fed, recorded = self.fed, Payload()
+        each = pair_moments(fed.problem.features, [silo.pairs for silo in fed.silos])
+        total: Payload = {}
+        for client, mine in enumerate(each):
+            if fed.config.run.record_uploads:
+                recorded |= named(f"{client}/{MOMENTS}/{SUMS}", mine)
+            total = add([total, mine]) if total else mine
+        if (path := uploads_of(fed.config, self.out, 0)) and recorded:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(path, recorded)
+        free = fed.config.plugins.needs.pooled
+        return Moments(total, bytes_up=0 if free else len(fed.silos) * nbytes(total))
+
     def judge(
-        self, models: Sequence[Tensor], ids: Sequence[int], initial: bool = False
+        self, models: Sequence[Tensor], ids: Sequence[int], shares: Sequence[float] = ()
     ) -> Judgement:
         """Models on the held-out pairs of these clients."""
-        judgement = held_out_losses(self.fed, models, ids, initial)
+        judgement = held_out_losses(self.fed, models, ids, shares)
         sent = sum(nbytes({"model": model[:1]}) for model in models)
         return replace(
             judgement, bytes_down=len(ids) * sent, bytes_up=len(ids) * verdict_bytes(judgement)
@@ -82,8 +100,8 @@ class LocalFleet:
 
 
 def verdict_bytes(judgement: Judgement) -> int:
-    """What a client's verdict weighs: a number a model, and the number of rows, 8 bytes each."""
-    return 8 * (len(judgement.losses) + 1)
+    """What a client's verdict weighs: its numbers of each model, and of rows, 8 bytes each."""
+    return 8 * (len(judgement.losses) + len(judgement.recalls) + 1)
 
 
 def broadcasting(fed: Federation, state: State) -> Broadcast:

@@ -46,7 +46,7 @@ class Chosen:
     task: Task
     method: Method[Any]
     objective: Objective
-    criterion: Objective
+    criterion: Objective | None  # what judges models, where that is not left to the task
     teacher: Teacher
     selection: Selection
     reader: Reader
@@ -86,5 +86,6 @@ class Chosen:
     def all(self) -> Iterator[tuple[Table[Any], Plugin]]:
         """Every plug-in of the run with its family."""
         yield from self.named()
-        yield OBJECTIVES, self.criterion
+        if self.criterion is not None:
+            yield OBJECTIVES, self.criterion
         yield from ((EXTENSIONS, extension) for extension in self.extensions)

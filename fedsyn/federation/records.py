@@ -81,14 +81,14 @@ def _line(row: Row) -> str:
     return json.dumps(plain(row)) + "\n"
 
 
-def keep_rows(out: Path, rounds: int) -> list[Row]:
-    """Cut ``metrics.jsonl`` to its first ``rounds`` rows and return them: later ones, written after
+def keep_rows(out: Path, number: int) -> list[Row]:
+    """Cut ``metrics.jsonl`` to its first ``number`` rows and return them: later ones, written after
     the checkpoint or torn by a crash, will be computed again.
     """
     path = out / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines()[:rounds] if path.exists() else []
-    if len(lines) < rounds:
-        raise RunError(f"{str(path)!r} has {len(lines)} rounds; its checkpoint has {rounds}")
+    lines = path.read_text(encoding="utf-8").splitlines()[:number] if path.exists() else []
+    if len(lines) < number:
+        raise RunError(f"{str(path)!r} has {len(lines)} rows; its checkpoint has {number}")
     write_text(path, "".join(line + "\n" for line in lines))
     return [json.loads(line) for line in lines]
 

@@ -1,8 +1,9 @@
 """A round of a federation as its server sees it, wherever the clients are.
 
-`listen` asks the chosen clients for their round, `conclude` does what the server does with the
-answers. Both stand on a `Fleet`: the clients of this process (`fedsyn.federation.local`) or those
-on other machines (`fedsyn.deployment`).
+Round 0 is the `start`: sums over all clients give the model that they begin with. In any other
+`listen` asks the chosen clients for their round, and `conclude` does what the server does with the
+answers. All stand on a `Fleet`: the clients of this process (`fedsyn.federation.local`) or those on
+other machines (`fedsyn.deployment`).
 """
 
 from collections.abc import Sequence
@@ -27,15 +28,19 @@ from fedsyn.federation.records import Row
 from fedsyn.federation.selection.base import Heard, share_of
 from fedsyn.federation.store import ClientStore
 from fedsyn.profiling import phase
+from fedsyn.tasks.base import Start
 
 
 def begin(fed: Federation, received: Memory) -> State:
-    """The state before the first round."""
+    """The state before the start."""
     run, number = fed.config.run, len(fed.silos)
-    model = initial_model(fed.problem.net, run.seed).to(fed.device)
-    server = fed.plan.method.init(fed.problem, model, number)
+    server = fed.plan.method.init(fed.problem, _initial(fed), number)
     learnt = fed.config.plugins.selection.begin(number, run)
     return State(server, received, selection=learnt)
+
+
+def _initial(fed: Federation) -> Tensor:
+    return initial_model(fed.problem.net, fed.config.run.seed).to(fed.device)
 
 
 def memory(fed: Federation, folder: Path) -> Memory:
@@ -48,6 +53,42 @@ def memory(fed: Federation, folder: Path) -> Memory:
         store = ClientStore(number, path, budget, fed.device)
         parts[extension.name] = PartMemory(nobody.clone(), library=store)
     return parts
+
+
+def start(fed: Federation, state: State, fleet: Fleet) -> Row:
+    """Find the model that all begin with, and evaluate it.
+
+    Where a linear map of the features is to be it, or an extension asks for them, clients add up
+    moments of their pairs; the validators say which of the models that these give they like best.
+    Changes ``state``; returns the round's record without its times.
+    """
+    costs, record, judgement = _Costs(), Record(), None
+    candidates: Sequence[Start] = ()
+    linear = fed.plan.method.starts and fed.problem.asks_moments
+    if linear or any(extension.begin is not None for extension, _ in fed.plan.extensions):
+        with phase("start"):
+            sums = fleet.moments()
+            costs.up, costs.down = sums.bytes_up, sums.bytes_down
+            for extension, own in fed.plan.extensions:
+                if extension.begin is not None:
+                    begun = extension.begin(sums.total, own, fed.config.run.seed)
+                    state.extensions[extension.name] = begun
+            if linear:
+                candidates = fed.problem.starts(_initial(fed), sums.total)
+    if candidates:
+        chosen, record = candidates[0], {"start": candidates[0].name}
+        if len(candidates) > 1:
+            with phase("start"):
+                judgement = fleet.judge([one.model[None] for one in candidates], fed.validators)
+            costs.add(judgement)
+            best = judgement.best(fed.validators)
+            chosen, judgement = candidates[best], judgement.of([best])
+            record = {"start": chosen.name}
+        state.server = fed.plan.method.init(fed.problem, chosen.model, len(fed.silos))
+    state.round_number = 0
+    row: Row = {"round": 0, "clients": [], "losses": {}, "server": record}
+    _judge_and_evaluate(fed, state, fleet, costs, judgement, row)
+    return row | {"bytes_up": costs.up, "bytes_down": costs.down}
 
 
 def listen(fed: Federation, state: State, fleet: Fleet, judge: bool = False) -> Answers:
@@ -85,10 +126,10 @@ class _Judges:
     ids: Sequence[int]
     costs: _Costs
 
-    def __call__(self, models: Sequence[Tensor], initial: bool = False) -> Judgement:
+    def __call__(self, models: Sequence[Tensor], shares: Sequence[float] = ()) -> Judgement:
         """By all of them, so that the model that stays need not be sent again."""
         everyone = sorted({*self.ids, *self.fed.validators})
-        judgement = self.fleet.judge(models, everyone, initial)
+        judgement = self.fleet.judge(models, everyone, shares)
         self.costs.add(judgement)
         return judgement
 
@@ -120,10 +161,32 @@ def conclude(fed: Federation, state: State, fleet: Fleet, answers: Answers) -> R
         row["missing"] = list(answers.missing)
     if record:
         row["server"] = record
+    _judge_and_evaluate(fed, state, fleet, costs, judgement, row)
+    if learn := config.plugins.selection.learn:
+        told = Heard(
+            number, answers.asked, answers.ids, answers.report.losses[LOCAL],
+            answers.report.sizes, row["losses"]["holdout"],
+        )  # fmt: skip
+        state.selection = learn(state.selection, told)
+    return row | {"bytes_up": costs.up, "bytes_down": costs.down}
+
+
+def _judge_and_evaluate(
+    fed: Federation,
+    state: State,
+    fleet: Fleet,
+    costs: _Costs,
+    judgement: Judgement | None,
+    row: Row,
+) -> None:
+    """Enter into a round's row what clients and test rows say of its model.
+
+    Clients are asked unless they have said it, or are to be asked with the next round.
+    """
+    config, number = fed.config, state.round_number
     with phase("evaluate"):
         model = state.server["model"]
-        learn = config.plugins.selection.learn
-        can_wait = learn is None and number < config.run.rounds
+        can_wait = config.plugins.selection.learn is None and number < config.rounds
         now = fed.plan.method.broadcasts_model and not (fleet.late and can_wait)
         if judgement is None and now:
             judgement = fleet.judge([model], fed.validators)
@@ -131,16 +194,19 @@ def conclude(fed: Federation, state: State, fleet: Fleet, answers: Answers) -> R
                 others = set(fed.validators) - set(chosen(fed, state))
                 judgement = replace(judgement, bytes_down=len(others) * nbytes({"": model[:1]}))
             costs.add(judgement)
-        row["losses"]["holdout"] = None if judgement is None else judgement.mean(-1, fed.validators)
-        if number % config.run.evaluate_every == 0 or number == config.run.rounds:
+        row["losses"]["holdout"] = None
+        if judgement is not None:
+            enter(fed, row, judgement)
+        if number % config.run.evaluate_every == 0 or number == config.rounds:
             row["metrics"], row["client_metrics"] = evaluate(fed, model)
-    if learn is not None:
-        told = Heard(
-            number, answers.asked, answers.ids, answers.report.losses[LOCAL],
-            answers.report.sizes, row["losses"]["holdout"],
-        )  # fmt: skip
-        state.selection = learn(state.selection, told)
-    return row | {"bytes_up": costs.up, "bytes_down": costs.down}
+
+
+def enter(fed: Federation, row: Row, judgement: Judgement) -> None:
+    """Enter into a round's row what the validators think of its model, the last one judged."""
+    row["losses"]["holdout"] = judgement.mean(-1, fed.validators)
+    recall = judgement.recall(-1, fed.validators)
+    if recall is not None:
+        row["holdout_recall@10"] = recall
 
 
 def _extended(
@@ -166,6 +232,7 @@ def _extended(
             config=config,
             seed=fed.config.run.seed,
             round_number=number,
+            fraction=fed.config.run.fraction,
             stack=fed.stack,
             judge=judges,
             pooled=_pooled(fed) if extension.pooled else None,

@@ -135,7 +135,7 @@ def _run(
         profiled=profile,
         entered=lambda name: observer.phase(done.round_number + 1, name),
     )
-    traced = min(done.round_number + 2, config.run.rounds) if profile else None
+    traced = min(max(done.round_number, 0) + 2, config.rounds) if profile else None
     with devices(config, found, inline=profile) as everywhere:
         fleet = LocalFleet(fed, everywhere, clients, out)
         rows = prepare(fed, out, done, fleet, federated.who_has_what(data))
@@ -144,7 +144,7 @@ def _run(
 
 
 def check_resumable(config: Config, out: Path) -> int:
-    """The rounds that the run in ``out`` has done; raises `RunError` if it cannot go on."""
+    """The last round that the run in ``out`` has done; raises `RunError` if it cannot go on."""
     return checkpoint.check(out / records.CHECKPOINT, digest(config))
 
 
@@ -164,7 +164,7 @@ def prepare(
     fed: Federation, out: Path, done: State, fleet: Fleet, partition: records.Row
 ) -> list[records.Row]:
     """The files of a run that begins with, or goes on from, ``done``; the rows so far."""
-    rows = records.keep_rows(out, done.round_number)
+    rows = records.keep_rows(out, done.round_number + 1)
     if not (out / records.PARTITION).exists():
         records.write_json(out / records.PARTITION, partition)
         records.write_tensors(out / records.PREPROCESSING, fed.data.preprocessing)
@@ -196,30 +196,33 @@ def train(
     traced: int | None = None,
     checkpoint_seconds: float | None = None,
 ) -> None:
-    """The rounds that are left, each with its row, the due ones with a checkpoint.
+    """The start and the rounds that are left, each with its row, the due ones with a checkpoint.
 
     Changes ``done`` and ``rows``. The round ``traced`` leaves ``trace.json``.
     """
     config, judged = fed.config, fed.plan.method.broadcasts_model
     between = config.engine.checkpoint_seconds if checkpoint_seconds is None else checkpoint_seconds
     saved = time.perf_counter()
-    while done.round_number < config.run.rounds:
+    while done.round_number < config.rounds:
         tracing = _trace(out) if done.round_number + 1 == traced else nullcontext()
         with watch.running(), tracing:
-            late = fleet.late and judged
-            unjudged = late and bool(rows) and rows[-1]["losses"]["holdout"] is None
-            answers = rounds.listen(fed, done, fleet, judge=unjudged)
-            if answers.judgement is not None:
-                _judged(fed, rows[-1], answers.judgement)
-                records.write_rows(out, rows)
-                _select(fed, done, rows)
-            row = rounds.conclude(fed, done, fleet, answers)
+            if done.round_number < 0:
+                row = rounds.start(fed, done, fleet)
+            else:
+                late = fleet.late and judged
+                unjudged = late and bool(rows) and rows[-1]["losses"]["holdout"] is None
+                answers = rounds.listen(fed, done, fleet, judge=unjudged)
+                if answers.judgement is not None:
+                    _judged(fed, rows[-1], answers.judgement)
+                    records.write_rows(out, rows)
+                    _select(fed, done, rows)
+                row = rounds.conclude(fed, done, fleet, answers)
             _refuse_diverged(config, done)
             rows.append(row)
             if row["losses"]["holdout"] is not None or not judged:
                 _select(fed, done, rows)
             due = time.perf_counter() - saved >= between
-            kept = due or done.round_number == config.run.rounds
+            kept = due or done.round_number == config.rounds
             if kept:
                 with phase("checkpoint"):
                     _save(fed, out, done, fleet)
@@ -234,7 +237,7 @@ def train(
 
 def _judged(fed: Federation, row: records.Row, judgement: Judgement) -> None:
     """Enter into a round's row what clients think of its model, and what it has cost to ask."""
-    row["losses"]["holdout"] = judgement.mean(-1, fed.validators)
+    rounds.enter(fed, row, judgement)
     row["bytes_up"] += judgement.bytes_up
     row["bytes_down"] += judgement.bytes_down
 

@@ -39,7 +39,9 @@ class EngineConfig(Section):
 class RunConfig(Section):
     """Rounds, seed and reporting."""
 
-    rounds: Count = Field(20, description="rounds of the federation")
+    rounds: Whole = Field(
+        20, description="rounds of the federation; 0: the model that it would start from"
+    )
     seed: Whole = Field(0, description="seed of all random streams")
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         1.0, description="share of the clients that do a round"
@@ -47,9 +49,9 @@ class RunConfig(Section):
     selection: str = Field("", description="how the clients of a round are chosen")
     evaluate_every: Count = Field(1, description="rounds between evaluations on the test rows")
     criterion: str = Field(
-        "objective",
-        description="what judges models on held-out rows: 'objective' is what clients minimise, "
-        "any other the name of an objective",
+        "",
+        description="what judges models on held-out rows: of retrieval, where not given, the rank "
+        "of a pair's own partner; 'objective': what clients minimise; or an objective's name",
     )
     tf32: bool = Field(False, description="float32 products on a GPU in TF32; not measured yet")
     ranking: Literal["full", "top"] = Field(

@@ -19,6 +19,7 @@ METHODS: Table[Method[Any]] = Table(
     "fedsyn.methods.adaptive:FEDADAM",
     "fedsyn.methods.adaptive:FEDYOGI",
     "fedsyn.methods.pt_fuch:PT_FUCH",
+    "fedsyn.methods.cca:CCA",
     "fedsyn.methods.ccl.method:CCL",
     "fedsyn.methods.fedfoa:FEDFOA",
     "fedsyn.methods.clip2fl.method:CREFF",

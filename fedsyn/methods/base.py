@@ -110,6 +110,13 @@ class Method(Plugin, Generic[P]):
         Whether its server has one model of the clients' pairs, which extensions may change.
     deployable : bool
         Whether it is a federation that nodes can take part in, and not a bound.
+    starts : bool
+        Whether all begin with a model that sums over clients give, where the task has one
+        (``model.start``).
+    rounds : int, optional
+        After how many rounds there is nothing left to do.
+    baseline : bool
+        Whether every comparison has it, as the simple thing to be better than.
     """
 
     init: Callable[[P, Tensor, int], Payload]
@@ -128,3 +135,6 @@ class Method(Plugin, Generic[P]):
     broadcasts_model: bool = True
     extensible: bool = True
     deployable: bool = True
+    starts: bool = True
+    rounds: int | None = None
+    baseline: bool = False

@@ -51,6 +51,7 @@ LOCAL = replace(
     sends=(),
     extensible=False,
     deployable=False,
+    starts=False,
 )
 
 # One client that holds everybody's pairs.

@@ -34,6 +34,8 @@ class MetricTable:
         What a metric may be of, and the end of its name then.
     nouns : mapping
         What some are called in a sentence.
+    gaps : tuple of str
+        Those of which a comparison says how much of the gap to the oracle is closed.
     """
 
     title: str
@@ -45,6 +47,7 @@ class MetricTable:
     apart: tuple[str, ...] = ()
     sides: Mapping[str, str] = field(default_factory=lambda: {"all test rows": ""})
     nouns: Mapping[str, str] = field(default_factory=dict)
+    gaps: tuple[str, ...] = ()
 
     def headline(self, metrics: Mapping[str, float | None]) -> str:
         """The name of the metric that stands for the task, among those that there are."""

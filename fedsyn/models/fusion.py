@@ -157,4 +157,4 @@ def build(
     """
     if not config.hidden:
         raise ConfigError("model.hidden = [] leaves no backbone; expected at least one width")
-    return FusionNet(image_dim, text_dim, config.hidden, config.dim, classes)
+    return FusionNet(image_dim, text_dim, config.hidden, config.embedding, classes)

@@ -103,9 +103,9 @@ def _through(
 def build(config: ModelConfig, picture: tuple[int, int, int], predicts: bool) -> RepresentationNet:
     """The network that the configuration describes, for pictures of height, width, channels."""
     encoder = ResNet("encoder", picture, config.channels, config.blocks, config.stride)
-    predictor = MLP("predictor", (config.dim, *config.hidden, config.dim))
+    predictor = MLP("predictor", (config.embedding, *config.hidden, config.embedding))
     return RepresentationNet(
         encoder=encoder,
-        head=MLP("head", (encoder.width, *config.hidden, config.dim)),
+        head=MLP("head", (encoder.width, *config.hidden, config.embedding)),
         predictor=predictor if predicts else None,
     )

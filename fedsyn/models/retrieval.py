@@ -1,7 +1,14 @@
-"""The retrieval network: an image MLP and a text MLP into one space."""
+"""The retrieval network: a tower a modality into one space.
+
+    u = head(x A + MLP(x))
+
+With a linear term A the network can start where a linear map does (`fedsyn.models.start`): its
+MLP's last layer is zero then. A network that starts at random is the MLP alone.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -12,31 +19,64 @@ from fedsyn import ops
 from fedsyn.models.layout import Layout
 from fedsyn.models.mlp import MLP
 from fedsyn.models.settings import ModelConfig
+from fedsyn.models.start import LinearStart
 
 
 @dataclass(frozen=True)
 class RetrievalNet:
-    """Two stacked MLPs whose outputs are compared by their scalar product.
+    """Two stacked towers whose outputs are compared by their scalar product.
 
-    ``bits`` = 0 gives unit-norm embeddings of size ``dim``; ``bits`` > 0 gives the relaxed hash
-    codes tanh(u)/‖tanh(u)‖ whose signs are the code. ``extra`` are parameters that the objective
-    trains with the network (name to initial value).
+    Attributes
+    ----------
+    image, text : MLP
+    bits : int
+        0 gives unit-norm embeddings; above, the relaxed hash codes tanh(u)/‖tanh(u)‖ whose signs
+        are the code.
+    extra : mapping of str to Tensor
+        Parameters that the objective trains with the network, name to initial value.
+    linear : {"none", "trained", "frozen"}
+        Whether towers have a linear term, and whether that is trained.
     """
 
     image: MLP
     text: MLP
     bits: int
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    linear: Literal["none", "trained", "frozen"] = "none"
 
     @property
     def layout(self) -> Layout:
         """Where each parameter lies in the flat row."""
         extra = {name: tuple(value.shape) for name, value in self.extra.items()}
-        return Layout({**self.image.shapes, **self.text.shapes, **extra})
+        towers = [{**one.shapes, **self._linear_shape(one)} for one in (self.image, self.text)]
+        return Layout({**towers[0], **towers[1], **extra})
+
+    def _linear_shape(self, tower: MLP) -> dict[str, tuple[int, ...]]:
+        if self.linear == "none":
+            return {}
+        return {f"{tower.prefix}.linear": (tower.widths[0], tower.widths[-1])}
 
     def init(self, generator: torch.Generator) -> Tensor:
         """A fresh model as one flat row ``[P]``."""
         named = {**self.image.init(generator), **self.text.init(generator), **self.extra}
+        for tower in (self.image, self.text):
+            named |= {name: torch.zeros(at) for name, at in self._linear_shape(tower).items()}
+        return self.layout.flatten(named)
+
+    def started(self, model: Tensor, start: LinearStart) -> Tensor:
+        """A fresh model ``[P]`` that embeds as linear maps do; its hidden layers stay as they are.
+
+        A tower without hidden layers is such a map itself.
+        """
+        named = {name: value.clone() for name, value in self.layout.views(model).items()}
+        for tower, (weight, bias) in ((self.image, start.image), (self.text, start.text)):
+            last = len(tower.widths) - 2
+            if self.linear == "none":
+                named[f"{tower.prefix}.{last}.weight"] = weight.to(model)
+            else:
+                named[f"{tower.prefix}.linear"] = weight.to(model)
+                named[f"{tower.prefix}.{last}.weight"].zero_()
+            named[f"{tower.prefix}.{last}.bias"] = bias.to(model)
         return self.layout.flatten(named)
 
     def embed(self, params: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,8 +85,19 @@ class RetrievalNet:
         ``params [C, P]`` are models as flat rows.
         """
         own = params[:, : self.layout.size - self._extra_size] if self.extra else params
-        image, text = ops.mlp(pair, own, self.towers, head=self.head).chunk(2, -1)
+        if self.linear == "frozen" and own.requires_grad:
+            own = self._with_linear_held(own)
+        found = ops.mlp(pair, own, self.towers, head=self.head, skip=self.linear != "none")
+        image, text = found.chunk(2, -1)
         return image, text
+
+    def _with_linear_held(self, own: Tensor) -> Tensor:
+        """The towers' parameters, through whose linear terms no gradient flows."""
+        sizes = chain.from_iterable(
+            (one.layout.size, one.widths[0] * one.widths[-1]) for one in (self.image, self.text)
+        )
+        layers = own.split(list(sizes), -1)
+        return torch.cat([layers[0], layers[1].detach(), layers[2], layers[3].detach()], -1)
 
     @property
     def code(self) -> int:
@@ -81,13 +132,31 @@ def fuse(image: Tensor, text: Tensor) -> Tensor:
 
 
 def build(
-    config: ModelConfig, image_dim: int, text_dim: int, extra: Mapping[str, Tensor]
+    config: ModelConfig,
+    image_dim: int,
+    text_dim: int,
+    extra: Mapping[str, Tensor],
+    out: int = 0,
+    linear: bool = False,
 ) -> RetrievalNet:
-    """The network that the configuration describes, for features of the given sizes."""
-    out = config.bits or config.dim
+    """The network that the configuration describes, for features of the given sizes.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    image_dim, text_dim : int
+    extra : mapping of str to Tensor
+        The objective's parameters.
+    out : int
+        Size of an embedding; 0: as configured.
+    linear : bool
+        Whether the MLPs stand beside a linear term. Without hidden layers they are one.
+    """
+    out = out or config.bits or config.embedding
     return RetrievalNet(
         image=MLP("image", (image_dim, *config.hidden, out)),
         text=MLP("text", (text_dim, *config.hidden, out)),
         bits=config.bits,
         extra=extra,
+        linear=config.linear if linear and config.hidden else "none",
     )

@@ -33,14 +33,15 @@ class Round:
     losses: Numbers
     metrics: Numbers
     client_metrics: Numbers  # means over clients
-    server: Numbers  # candidates, kept; accepted as 0 or 1
+    server: Numbers  # candidates, kept; the share of the fine-tuned model that was taken
+    start: str  # in round 0, what all begin with
 
 
 @dataclass(frozen=True)
 class Outcome:
     """The metrics of one distinguished round."""
 
-    name: str  # "last", "best" or "selected"
+    name: str  # "start", "last", "best" or "selected"
     round: int | None
     metrics: Numbers
 
@@ -154,7 +155,7 @@ class Comparison:
     path: Path
     task: Task
     rows: tuple[Row, ...]
-    gap_closed: dict[tuple[str, str], float]  # by method and objective
+    gap_closed: dict[tuple[str, str], Numbers]  # of each metric, by method and objective
 
     @property
     def of_synthesis(self) -> bool:
@@ -217,9 +218,8 @@ def read_comparison(directory: Path | str) -> Comparison:
         raise RunError(f"{str(path)!r}: {error}") from None
     rows = tuple(_row(row, task.metrics.headlines[0]) for row in found)
     closed = {
-        (_text(gap, "method"), _text(gap, "objective")): _numbers(gap, ("value",))["value"]
+        (_text(gap, "method"), _text(gap, "objective")): _numbers(gap)
         for gap in _objects(tree, "gap_closed", path)
-        if _numbers(gap, ("value",))
     }
     return Comparison(path.parent, task, rows, closed)
 
@@ -300,6 +300,7 @@ def _round(number: int, tree: Mapping[str, Any]) -> Round:
         metrics=_numbers(tree.get("metrics")),
         client_metrics=_numbers(tree.get("client_metrics")),
         server=_numbers(tree.get("server")),
+        start=_text(tree.get("server") or {}, "start"),
     )
 
 
@@ -317,7 +318,9 @@ def _numbers(tree: Any, keys: tuple[str, ...] | None = None) -> Numbers:
 def _outcomes(
     rounds: tuple[Round, ...], summary: Mapping[str, Any], scores: MetricTable
 ) -> dict[str, Outcome]:
-    """The last and best rounds, and the one selected by held-out rows where there was a choice."""
+    """The start, the last and best rounds, and the one selected by held-out rows, if there was a
+    choice.
+    """
 
     def score(number: int) -> float:
         metrics = evaluated[number]
@@ -327,6 +330,8 @@ def _outcomes(
     outcomes = {}
     if evaluated:
         outcomes["last"] = Outcome("last", *list(evaluated.items())[-1])
+        if 0 in evaluated:
+            outcomes["start"] = Outcome("start", 0, evaluated[0])
         best = max(evaluated, key=score)
         outcomes["best"] = Outcome("best", best, evaluated[best])
     elif last := _numbers(summary.get("metrics")):

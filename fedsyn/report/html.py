@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsyn.federation import config
-from fedsyn.report import files, plots, tables
+from fedsyn.report import audit, files, plots, tables
 from fedsyn.report.files import Run
 from fedsyn.tasks import TASKS
 from fedsyn.tasks.retrieval import RetrievalProblem
@@ -70,13 +70,14 @@ def facts(run: Run) -> list[tuple[str, str]]:
     """The setting at a glance: what was trained, on what, and what the server made of it."""
     settings = run.config
     bits, task = settings.model.bits, settings.plugins.task
-    embedding = f"{bits}-bit codes" if bits else f"{settings.model.dim} dimensions"
+    embedding = f"{bits}-bit codes" if bits else f"{settings.model.embedding} dimensions"
     pairs = [
         ("data", settings.data.path or settings.data.name),
         ("task", "" if task is TASKS.default else task.name.replace("_", " ")),
         ("partition", _partition_name(run)),
         ("objective", settings.plugins.objective.name),
         ("embedding", embedding if issubclass(task.problem, RetrievalProblem) else ""),
+        ("start", next((one.start for one in run.rounds if one.start), "")),
         ("seed", str(settings.run.seed)),
         *run.versions.items(),
     ]
@@ -90,15 +91,15 @@ def _partition_name(run: Run) -> str:
 
 
 def _server_facts(run: Run) -> list[tuple[str, str]]:
-    """How much synthetic data passed the filter, and how often the gate let the result pass."""
+    """How much synthetic data passed the filter, and how much of what was learnt from it stayed."""
     found = []
     drawn = sum(one.server.get("candidates", 0.0) for one in run.rounds)
     if drawn:
         kept = sum(one.server.get("kept", 0.0) for one in run.rounds)
         found.append(("synthetic pairs kept", f"{kept:,.0f} of {drawn:,.0f} ({kept / drawn:.0%})"))
-    gate = [one.server["accepted"] for one in run.rounds if "accepted" in one.server]
-    if gate:
-        found.append(("fine-tuning accepted", f"{sum(gate):.0f} of {len(gate)} rounds"))
+    shares = [one.server["share"] for one in run.rounds if "share" in one.server]
+    if shares:
+        found.append(("fine-tuned model's share", f"{sum(shares) / len(shares):.0%} on average"))
     return found
 
 
@@ -109,7 +110,7 @@ def _context(run: Run) -> dict[str, Any]:
         "phases": plots.phases(run),
         "partition": plots.who_has_what(run.partition) if run.partition else None,
     }
-    data = run.config.data
+    data, attacked = run.config.data, audit.read(run.path)
     return {
         "title": f"{run.config.plugins.method.name} · {data.path or data.name}",
         "headline": headline(run),
@@ -120,5 +121,7 @@ def _context(run: Run) -> dict[str, Any]:
         "headline_noun": run.scores.noun(run.headline).capitalize(),
         "figures": {name: plots.svg(figure, name) for name, figure in figures.items() if figure},
         "queries": run.gallery,
+        "audit": audit.table(attacked) if attacked else None,
+        "audit_words": audit.words(attacked) if attacked else [],
         "config": config.dump(run.config),
     }

@@ -50,7 +50,7 @@ def results(run: Run) -> Grid:
     clients = {one.number: one.client_metrics for one in run.rounds if one.client_metrics}
     if kept and kept.round in clients:
         columns.append((f"mean{_NO_BREAK}of clients", clients[kept.round], ""))
-    for name in ("last", "best"):
+    for name in ("start", "last", "best"):
         if (outcome := run.outcomes.get(name)) and outcome is not kept:
             columns.append((f"{name} ({_round_name(outcome.round)})", outcome.metrics, ""))
     rows = [
@@ -69,8 +69,8 @@ def results(run: Run) -> Grid:
 def costs(run: Run) -> Grid:
     """Seconds of each phase and bytes each way, a round and in total."""
     phases = dict.fromkeys(phase for one in run.rounds for phase in one.seconds)
-    count = len(run.rounds)
-    rows = []
+    trained = [one for one in run.rounds if one.number > 0]
+    count, rows = max(len(trained), 1), []
     for phase in phases:
         spent = sum(one.seconds.get(phase, 0.0) for one in run.rounds)
         rows.append((phase, seconds(spent / count), seconds(spent)))
@@ -80,7 +80,7 @@ def costs(run: Run) -> Grid:
     for way, title in (("up", "clients → server"), ("down", "server → clients")):
         if f"bytes_{way}" not in run.totals:
             continue
-        rounds = sum(one.traffic.get(way, 0.0) for one in run.rounds)
+        rounds = sum(one.traffic.get(way, 0.0) for one in trained)
         rows.append((title, size(rounds / count), size(rounds)))
         before = run.totals[f"bytes_{way}"] - rounds
         if before > 0:
@@ -125,7 +125,7 @@ def comparison(results: Comparison) -> Grid:
         **{
             scores.labels[name]: [
                 # A terminal has no room for the spread of all.
-                _spread_of(row, scores.compared[name], name in scores.headlines)
+                _spread_of(row, scores.compared[name], name in (*scores.headlines, *scores.gaps))
                 for row in rows
             ]
             for name in scores.columns
@@ -264,6 +264,8 @@ def _results_note(run: Run) -> str:
     if "selected" in run.outcomes:
         by = "pairs, without labels" if pairs else "rows"
         notes.append(f"The round was selected by held-out {by}.")
+    if first := next((one.start for one in run.rounds if one.start), ""):
+        notes.append(f"All began with the {first}.")
     return " ".join(notes)
 
 
@@ -285,8 +287,12 @@ def _spread_of(row: Row, name: str, with_deviation: bool) -> str:
 
 
 def _gap_closed(row: Row, results: Comparison) -> str:
+    """Of each metric that has one, in the order of the table's columns."""
     closed = results.gap_closed.get(row.group) if row.synthesis == "on" else None
-    return "" if closed is None else f"{closed:.0%}"
+    if closed is None:
+        return ""
+    names = [results.scores.compared[name] for name in results.scores.gaps]
+    return " / ".join(f"{closed[name]:.0%}" if name in closed else ABSENT for name in names)
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

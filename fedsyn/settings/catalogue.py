@@ -15,6 +15,7 @@ from fedsyn.settings.loading import leaves, unknown_key
 
 FILE = "catalogue.json"
 KEYS, PLUGINS, EXTENSIONS = "keys", "plugins", "run.extensions"
+RENAMED = "renamed"
 
 
 def refuse_unknown(tree: Mapping[str, Any]) -> None:
@@ -33,7 +34,7 @@ def refuse_unknown(tree: Mapping[str, Any]) -> None:
         return
     for key in given:
         if key not in known[KEYS]:
-            raise ConfigError(unknown_key(key, known[KEYS]))
+            raise ConfigError(unknown_key(key, known[KEYS], known[RENAMED]))
 
 
 @cache

@@ -75,8 +75,18 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def unknown_key(path: str, valid: Collection[str]) -> str:
-    """What is said of a key that is not valid."""
+def renamed(section: Section, prefix: str = "") -> Iterable[tuple[str, str]]:
+    """The keys that there were in a section and in those in it, and what is said of them."""
+    yield from ((f"{prefix}{name}", now) for name, now in type(section).RENAMED.items())
+    for name in type(section).model_fields:
+        if isinstance(inner := getattr(section, name), Section):
+            yield from renamed(inner, f"{prefix}{name}.")
+
+
+def unknown_key(path: str, valid: Collection[str], gone: Mapping[str, str] | None = None) -> str:
+    """What is said of a key that is not valid, or not any more."""
+    if gone and path in gone:
+        return f"key {path!r} is no more: {gone[path]}"
     leaf = path.split(".")[-1]
     named_alike = [key for key in valid if key.split(".")[-1] == leaf]
     close = named_alike or difflib.get_close_matches(path, list(valid), n=1, cutoff=0.0)
@@ -106,10 +116,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise ConfigError(f"override {override!r} goes below {parent!r}, which is a value")
         node = child
-    node[leaf] = _value(text.strip())
+    node[leaf] = literal(text.strip())
 
 
-def _value(text: str) -> Any:
+def literal(text: str) -> Any:
     """A TOML value where the text is one, else the text itself, so strings need no quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -126,5 +136,5 @@ def _explanation(error: pydantic.ValidationError, kind: type[Section]) -> str:
     if first["type"] == "extra_forbidden":
         if isinstance(first["input"], dict):  # a section that there is not, with its keys
             location += list(first["input"])[:1]
-        return unknown_key(".".join(location), keys(kind))
+        return unknown_key(".".join(location), keys(kind), dict(renamed(kind())))
     return f"{name} = {first['input']!r} is not valid: {first['msg']}"

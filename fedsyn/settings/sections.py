@@ -4,7 +4,8 @@ A section is a frozen, validated object with the same fields in TOML and in Pyth
 its default and its description: ``mu: NonNegative = Field(0.01, description="weight of ...")``.
 """
 
-from typing import Annotated, Self, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +20,7 @@ __all__ = [
     "S",
     "Section",
     "Share",
+    "Tried",
     "Whole",
     "Widths",
     "shortest",
@@ -37,11 +39,23 @@ class Repeated:
     """Marks a number of repetitions: fewer of them change what is computed, not its form."""
 
 
+class Tried:
+    """Marks a key that is worth tuning: values to try."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = values
+
+
 Iterations = Annotated[int, Field(ge=0), Repeated()]
 
 
 class Section(BaseModel):
-    """Base of the sections: frozen, unknown keys refused, numbers finite."""
+    """Base of the sections: frozen, unknown keys refused, numbers finite.
+
+    ``RENAMED`` says of keys that there were what has taken their place.
+    """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

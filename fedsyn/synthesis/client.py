@@ -1,21 +1,21 @@
 """What a client does for synthesis: its prototypes once, its generator in every round."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.extension import ClientResult, ClientView
 from fedsyn.core.payload import Payload
-from fedsyn.core.wire import Upload, halved
 from fedsyn.models.retrieval import fuse
 from fedsyn.profiling import phase
-from fedsyn.synthesis import prototypes
+from fedsyn.synthesis.clusters import COUNTS
+from fedsyn.synthesis.directions import BASIS
 from fedsyn.synthesis.generators.base import Generator, GeneratorTraining
 from fedsyn.synthesis.settings import SynthesisConfig
+from fedsyn.synthesis.sources import HALF, PROTOTYPES, Source
 from fedsyn.tasks.retrieval import RetrievalProblem
-
-HALF = "float16"  # of ``synthesis.upload``
-INTRODUCED = ("prototypes", "counts", "basis")  # never change, so are sent once
 
 
 def keeps_private_models(config: SynthesisConfig, generator: Generator) -> bool:
@@ -32,11 +32,11 @@ def client_state(
     private: bool,
     *,
     generator: Generator,
+    source: Source,
 ) -> Payload:
     """A cohort's state before its first round, stacked ``[C, ...]``.
 
-    Prototypes are fitted once: features do not change between rounds. ``trained`` counts the
-    rounds in which a client's generator was trained.
+    ``trained`` counts the rounds in which a client's generator was trained.
     """
     features, clients = problem.features, len(cohort.ids)
     state: Payload = {}
@@ -45,10 +45,7 @@ def client_state(
     if config.encoder == "frozen":
         state["frozen"] = model.expand(clients, -1).clone()
     with phase("prototypes"):
-        fitted = prototypes.fit(features, cohort, config)
-        if config.upload == HALF:  # the client goes by what the server will see of them
-            fitted = {name: halved(value) for name, value in fitted.items()}
-        state |= fitted
+        state |= source.client_state(features, cohort, config)
         state["trained"] = torch.zeros(clients, dtype=torch.long, device=features.device)
         if config.space == "private":
             state["embedded"] = features.new_zeros(*state["counts"].shape, problem.net.code)
@@ -56,21 +53,33 @@ def client_state(
     return state
 
 
-def client(view: ClientView, state: Payload, *, generator: Generator) -> ClientResult:
-    """A round's training of the generator, and what is sent of it."""
+def client(
+    view: ClientView, state: Payload, *, generator: Generator, source: Source, alone: bool
+) -> ClientResult:
+    """A round's training of the generator, and what is sent of it.
+
+    ``alone`` says whether the server looks at clients one by one.
+    """
     config, net = view.config, view.problem.net
     encoder = _encoder(view, state, generator)
-    sizes = torch.tensor(view.cohort.sizes, device=state["counts"].device)
-    able = (state["counts"].sum(-1) > 0) & (sizes > 0)
+    given = source.given(view, state, alone)
+    sizes = torch.tensor(view.cohort.sizes, device=given.counts.device)
+    able = (given.counts.sum(-1) > 0) & (sizes > 0)
     training = GeneratorTraining(view.problem.features, view.cohort, able, config, net, encoder)
+    # (Where they are not what clients keep, they are theirs for this round.)
+    lent = {PROTOTYPES: given.prototypes, COUNTS: given.counts, BASIS: given.basis}
+    lent = {name: value for name, value in lent.items() if name not in state}
+    state |= lent
     losses = generator.train(state, training)
+    for name in lent:
+        del state[name]
     state["trained"] += able
-    own = {name: state[name] for name in INTRODUCED} | generator.upload(state)
-    half = frozenset(own if config.upload == HALF else ())
+    made = generator.upload(state)
     if config.space == "private":
-        state["embedded"] = fuse(*net.embed(encoder, state["prototypes"]))
-        own["embedded"] = state["embedded"]
-    upload = Upload(own=own, once=frozenset(INTRODUCED), half=half)
+        state["embedded"] = fuse(*net.embed(encoder, given.prototypes))
+        made |= {"embedded": state["embedded"]}
+    half = given.upload.half | frozenset(made if config.upload == HALF else ())
+    upload = replace(given.upload, own={**given.upload.own, **made}, half=half)
     return ClientResult(upload, state, losses)
 
 
@@ -94,7 +103,10 @@ def _encoder(view: ClientView, state: Payload, generator: Generator) -> Tensor:
     return state["private"]
 
 
-def takes_part(config: SynthesisConfig, round_number: int) -> bool:
-    """Whether clients train their generators in this round."""
-    started = config.first_round <= round_number
-    return started and (round_number <= config.last_round or not config.last_round)
+def takes_part(config: SynthesisConfig, round_number: int, *, learns: bool) -> bool:
+    """Whether clients do anything in this round: train generators, or add up clusters."""
+    turn = round_number - config.first_round
+    if turn < 0 or (config.last_round and round_number > config.last_round):
+        return False
+    several = config.prototypes > 1
+    return learns or config.clusters == "own" or (several and turn < config.cluster_rounds)

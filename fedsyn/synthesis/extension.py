@@ -1,7 +1,7 @@
 """Synthesis as an extension: generators on the clients, filter and fine-tuning on the server.
 
 client: its prototypes once, its generator in every round
-server: pairs of all generators → filter → fine-tune the aggregated model → gate
+server: pairs of all generators → filter → fine-tune the aggregated model → line search
 
 Its modes are variants: fine-tuning on what the filter keeps, another server step in its place
 (`fedsyn.synthesis.steps`), sharing what is kept with the clients, and the oracle, which fine-tunes
@@ -12,20 +12,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from fedsyn.core.extension import Extension, Pool, Record, ServerResult, ServerView
-from fedsyn.core.judgement import Judgement
+from fedsyn.core.judgement import mixtures
 from fedsyn.core.payload import Payload
 from fedsyn.core.wire import Library
 from fedsyn.profiling import phase
 from fedsyn.settings.plugins import Plugin
 from fedsyn.synthesis import client, sharing
+from fedsyn.synthesis.clusters import CENTRES, LEFT
+from fedsyn.synthesis.directions import BASIS
 from fedsyn.synthesis.filters import FILTERS, Filter
 from fedsyn.synthesis.generators import GENERATORS
 from fedsyn.synthesis.generators.base import Generator
 from fedsyn.synthesis.sampling import synthesise
 from fedsyn.synthesis.settings import SynthesisConfig
+from fedsyn.synthesis.sharing import PAIRS
+from fedsyn.synthesis.sources import SOURCES, Source
 from fedsyn.synthesis.steps import SERVER_STEPS, fine_tuning
 from fedsyn.synthesis.steps.base import ServerStep
 from fedsyn.tasks.retrieval import RetrievalProblem
@@ -36,33 +41,68 @@ def mode(config: SynthesisConfig, chosen: Mapping[str, Plugin]) -> Extension:
     if config.oracle:
         return ORACLE
     generator, rule, step = GENERATORS.of(chosen), FILTERS.of(chosen), SERVER_STEPS.of(chosen)
-    shares = config.share == "clients"
+    shares, source = config.share == "clients", SOURCES[config.clusters]
+    alone = generator.learns or bool(step.reads)
     made = replace(
         SYNTHESIS,
-        client_state=partial(client.client_state, generator=generator),
-        client=partial(client.client, generator=generator),
-        takes_part=client.takes_part,
-        server=partial(server, generator=generator, rule=rule, step=step, shares=shares),
+        begin=source.begin,
+        client_state=partial(client.client_state, generator=generator, source=source),
+        client=partial(client.client, generator=generator, source=source, alone=alone),
+        takes_part=partial(client.takes_part, learns=generator.learns),
+        server=partial(
+            server,
+            generator=generator,
+            rule=rule,
+            step=step,
+            shares=shares,
+            source=source,
+            alone=alone,
+        ),
         reads=step.reads,
+        broadcast=partial(broadcast, source=source, learns=generator.learns, shares=shares),
+        largest=partial(largest, learns=generator.learns, shares=shares),
     )
     if not shares:
         return made
-    return replace(
-        made,
-        examples=sharing.examples,
-        completes=sharing.completes,
-        broadcast=sharing.broadcast,
-        largest=sharing.largest,
-    )
+    return replace(made, examples=sharing.examples, completes=sharing.completes)
+
+
+def broadcast(state: Payload, *, source: Source, learns: bool, shares: bool) -> Payload:
+    """Of what the server keeps what clients look at, once it is there."""
+    sent = source.broadcast(state, learns) if state else {}
+    return sent | ({PAIRS: state[PAIRS]} if shares and PAIRS in state else {})
+
+
+def largest(
+    problem: RetrievalProblem, config: SynthesisConfig, *, learns: bool, shares: bool
+) -> Payload:
+    """As much of it as there can be."""
+    rows = {BASIS: config.noise * learns, PAIRS: config.shared * shares}
+    whole: Payload = {}
+    if config.clusters == "all":
+        rows[CENTRES], whole[LEFT] = config.prototypes, torch.tensor(0)
+    features = problem.features
+    return whole | {
+        name: features.new_zeros(number, features.shape[1])
+        for name, number in rows.items()
+        if number
+    }
 
 
 def server(
-    view: ServerView, *, generator: Generator, rule: Filter, step: ServerStep, shares: bool
+    view: ServerView,
+    *,
+    generator: Generator,
+    rule: Filter,
+    step: ServerStep,
+    shares: bool,
+    source: Source,
+    alone: bool,
 ) -> ServerResult:
     """Sample the generators, filter, fine-tune the model, and let clients judge it."""
     record: Record = {}
-    state: Payload = {}
-    view = replace(view, uploads=replace(view.uploads, library=_able(view.uploads.library)))
+    library, state = source.library(view, alone)
+    view = replace(view, uploads=replace(view.uploads, library=_able(library)))
     pool = Pool(0, lambda at: view.model.new_zeros(0, 0))
     if step.filters or shares:
         pool, candidates = synthesise(
@@ -71,10 +111,10 @@ def server(
         )  # fmt: skip
         record |= {"candidates": candidates, "kept": pool.size}
     if shares:
-        state = sharing.drawn(pool, view.config, view.seed, view.round_number)
+        state |= sharing.drawn(pool, view.config, view.seed, view.round_number)
     with phase("fine-tune"):
         tuned, loss = step.tune(view, pool, generator)
-    return replace(_gated(view, tuned, record | {"loss": loss}), state=state)
+    return replace(_searched(view, tuned, record | {"loss": loss}), state=state)
 
 
 def _able(library: Library) -> Library:
@@ -93,31 +133,28 @@ def oracle(view: ServerView) -> ServerResult:
         raise ValueError("expected all clients' pairs in one place, got none")
     with phase("fine-tune"):
         tuned, loss = fine_tuning.tune(view, view.pooled)
-    return _gated(view, tuned, {"loss": loss})
+    return _searched(view, tuned, {"loss": loss})
 
 
-def _gated(view: ServerView, tuned: Tensor, record: Record) -> ServerResult:
-    """The fine-tuned model, if clients do not object; else the aggregated one."""
-    accepted, judgement = True, None
-    if view.config.gate and tuned is not view.model:
-        with phase("gate"):
-            accepted, judged, judgement = _gate(view, tuned)
-        record |= judged
-    model = tuned if accepted else view.model
-    return ServerResult(model, record | {"accepted": accepted}, judgement=judgement)
+def _searched(view: ServerView, tuned: Tensor, record: Record) -> ServerResult:
+    """(1 − λ) · aggregated + λ · fine-tuned with the λ that the round's clients like best.
 
-
-def _gate(view: ServerView, tuned: Tensor) -> tuple[bool, Record, Judgement]:
-    """Whether the round's clients accept a fine-tuning, without labels, and what they say.
-
-    They compare both models by ``run.criterion`` on their held-out pairs, and refuse one that takes
-    back more than the share ``synthesis.tolerance`` of what was gained since the initial model.
+    They compare by ``run.criterion`` on their held-out pairs; of mixtures that they like alike the
+    one nearest to the aggregated model is taken.
     """
-    judgement = view.judge([view.model, tuned], initial=True)
-    first, before, after = (judgement.mean(which, view.method.ids) for which in range(3))
-    accepted = not after - before > view.config.tolerance * max(first - before, 0.0)
-    record = {"holdout_start": first, "holdout_before": before, "holdout_after": after}
-    return accepted, record, judgement.of([0, 2] if accepted else [0, 1])
+    if tuned is view.model:
+        return ServerResult(tuned, record)
+    shares = sorted(view.config.line_search)
+    if len(shares) == 1:
+        (model,) = mixtures([view.model, tuned], shares)
+        return ServerResult(model, record | {"share": shares[0]})
+    with phase("line search"):
+        judgement = view.judge([view.model, tuned], shares)
+    best = judgement.best(view.method.ids)
+    (model,) = mixtures([view.model, tuned], shares[best : best + 1])
+    means = [judgement.mean(which, view.method.ids) for which in range(len(shares))]
+    record |= {"share": shares[best], "holdout_shares": means}
+    return ServerResult(model, record, judgement=judgement.of([best]))
 
 
 def active(config: SynthesisConfig) -> bool:

@@ -1,11 +1,11 @@
-"""Prototypes and the closed-form generator: k-means of fused features, Gaussian within clusters.
+"""Prototypes: k-means of fused features, and how pairs scatter around them.
 
 A prototype is the mean of a cluster of a client's concatenated image and text features. It lives in
 feature space, which all clients share, so any model can embed it: prototypes of different clients
 are comparable under whichever network is in use.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,11 +15,12 @@ from fedsyn import ops
 from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.payload import Payload
+from fedsyn.synthesis.directions import BASIS, FREEDOM, SCATTER, own_basis, scatter
 from fedsyn.synthesis.settings import SynthesisConfig
 
 
 def fit(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
-    """Prototypes, counts and Gaussian directions of each client.
+    """Prototypes and counts of each client, and its part of the directions.
 
     Parameters
     ----------
@@ -31,10 +32,12 @@ def fit(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
     Returns
     -------
     Payload
-        ``prototypes [C, M, D]``, ``counts [C, M]`` (0 where there is no prototype) and
-        ``basis [C, noise, D]``, the pooled within-cluster principal directions scaled by their
-        standard deviations, so that ``z @ basis`` with ``z ~ N(0, I)`` has (up to rank ``noise``)
-        the pooled within-cluster covariance; without ``condition``, that of all pairs.
+        ``prototypes [C, M, D]`` and ``counts [C, M]`` (0 where there is no prototype). With
+        ``directions = "pooled"`` also ``scatter [C, ...]`` and ``freedom [C]``, see
+        `fedsyn.synthesis.directions`; with ``"own"`` ``basis [C, noise, D]``, the principal
+        directions within clusters scaled by their standard deviations, so that ``z @ basis`` with
+        ``z ~ N(0, I)`` has (up to rank ``noise``) the covariance within clusters; without
+        ``condition``, that of all pairs.
     """
     index, valid = everything(cohort.rows, features.device)
     points = features[index]
@@ -49,8 +52,20 @@ def fit(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
     prototypes, counts = _means(points, owner, config.prototypes)
     anchor = anchors(prototypes, counts, config.condition)
     freed = counts > 0 if config.condition else counts.sum(-1, keepdim=True) > 0
-    basis = _directions(points, anchor, owner, freed.sum(-1).tolist(), config.noise)
-    return {"prototypes": prototypes, "counts": counts, "basis": basis}
+    fitted = {"prototypes": prototypes, "counts": counts}
+    # One client after another: their sizes differ too much to be worth stacking.
+    residuals = _residuals(points, anchor, owner, freed.sum(-1).tolist())
+    if config.directions == "own":
+        rows = [own_basis(each, freedom, config.noise) for each, freedom in residuals]
+        fitted[BASIS] = torch.stack(rows).to(points.dtype)
+    elif config.directions == "pooled":
+        sums = [
+            (scatter(each, freedom, config.noise, cohort.seed), max(freedom, 0))
+            for each, freedom in residuals
+        ]
+        fitted[SCATTER] = torch.stack([value for value, _ in sums])
+        fitted[FREEDOM] = torch.tensor([freedom for _, freedom in sums], dtype=torch.float64)
+    return fitted
 
 
 def anchors(prototypes: Tensor, counts: Tensor, condition: bool) -> Tensor:  # [C, M, D]
@@ -81,36 +96,14 @@ def _means(points: Tensor, owner: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return means.to(points.dtype), counts.long()
 
 
-def _directions(
-    points: Tensor, anchor: Tensor, owner: Tensor, means: Sequence[int], rank: int
-) -> Tensor:
-    """Scaled principal directions of the pooled residuals ``[C, rank, D]``, zero beyond their rank.
+def _residuals(
+    points: Tensor, anchor: Tensor, owner: Tensor, means: Sequence[int]
+) -> Iterator[tuple[Tensor, int]]:
+    """Of each client its pairs without their anchors ``[n, D]`` and their degrees of freedom.
 
-    ``means`` are the degrees of freedom that each client's anchors take. One decomposition a
-    client, once in a run: their sizes differ too much to be worth stacking.
+    ``means`` are the degrees of freedom that its anchors take.
     """
-    basis = points.new_zeros(len(points), rank, points.shape[-1])
     for client, mine in enumerate(owner):
         rows = (mine >= 0).nonzero().squeeze(-1)
-        freedom = len(rows) - means[client]
-        if freedom < 1:
-            continue
         residual = points[client, rows].double() - anchor[client, mine[rows]].double()
-        scale, directions = _principal(residual)
-        kept = min(rank, freedom, len(scale))
-        scaled = directions[:kept] * (scale[:kept, None] / freedom**0.5)
-        basis[client, :kept] = scaled.to(basis.dtype)
-    return basis
-
-
-def _principal(residual: Tensor) -> tuple[Tensor, Tensor]:
-    """Singular values, descending, and right singular vectors as rows, of ``[n, D]`` in float64."""
-    try:
-        _, scale, directions = torch.linalg.svd(residual, full_matrices=False)
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        # LAPACK's divide and conquer gives up on some singular matrices; QR iteration does not.
-        from scipy.linalg import svd
-
-        found = svd(residual.numpy(force=True), full_matrices=False, lapack_driver="gesvd")
-        scale, directions = (torch.from_numpy(part).to(residual) for part in found[1:])
-    return scale, directions
+        yield residual, len(rows) - means[client]

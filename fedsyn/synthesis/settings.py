@@ -1,13 +1,14 @@
 """What synthesis is told, whichever generator, filter and server step it has."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
 
 from fedsyn.settings.sections import (
     Count,
     Field,
-    NonNegative,
+    Fraction,
     Positive,
     Section,
     Whole,
@@ -17,15 +18,33 @@ from fedsyn.settings.sections import (
 class SynthesisConfig(Section):
     """Generators on the clients, filter and fine-tuning on the server."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "gate": "synthesis.line_search chooses a share of the fine-tuned model, [1.0] takes all",
+        "tolerance": "synthesis.line_search goes by which share clients like best",
+    }
+
     enabled: bool = Field(True, description="whether clients make generators")
     oracle: bool = Field(
         False,
         description="fine-tune on pooled real pairs: the bound, not a federated method",
     )
     generator: str = Field("", description="what makes pairs of a client's prototypes")
-    prototypes: Count = Field(128, description="most clusters of a client")
+    clusters: Literal["all", "own"] = Field(
+        "all",
+        description="whose pairs prototypes are means of: all clients', found by sums; or each "
+        "client's own, which the server sees one by one",
+    )
+    prototypes: Count = Field(256, description="most clusters, of all pairs or of a client's")
     min_cluster: Count = Field(
-        3, description="fewest pairs behind a prototype: none is a single real pair"
+        5, description="fewest pairs of a client behind what it sends of a prototype"
+    )
+    cluster_rounds: Count = Field(
+        5, description="rounds in which clients add up clusters of all pairs"
+    )
+    directions: Literal["pooled", "own", "none"] = Field(
+        "pooled",
+        description="in which pairs scatter around prototypes: those of all clients, known as a "
+        "sum; a client's own, which disclose who its pairs are; none",
     )
     space: Literal["global", "private"] = Field(
         "global", description="whose embeddings of the prototypes the filter looks at"
@@ -57,12 +76,10 @@ class SynthesisConfig(Section):
     )
     filter: str = Field("", description="which candidates are kept")
     server: str = Field("", description="what the model is fine-tuned on, and how")
-    gate: bool = Field(
-        True,
-        description="keep the fine-tuned model only if clients' held-out pairs do not object",
-    )
-    tolerance: NonNegative = Field(
-        0.1, description="share of their gain in run.criterion that it may take back"
+    line_search: Annotated[tuple[Fraction, ...], Field(min_length=1)] = Field(
+        (0.0, 0.25, 0.5, 0.75, 1.0),
+        description="shares of the fine-tuned model in the aggregated one, of which clients' "
+        "held-out pairs choose; of one nobody is asked",
     )
     share: Literal["server", "clients"] = Field(
         "server", description="who trains on kept pairs; clients: the next round's do too"
@@ -85,6 +102,11 @@ class SynthesisConfig(Section):
             raise ValueError(
                 "synthesis.space = 'private' needs synthesis.encoder = 'private', "
                 f"got {self.encoder!r}"
+            )
+        if self.clusters == "all" and (self.space == "private" or self.directions != "pooled"):
+            raise ValueError(
+                "synthesis.clusters = 'all' needs synthesis.space = 'global' and "
+                f"synthesis.directions = 'pooled', got {self.space!r} and {self.directions!r}"
             )
         if self.shared_batch > self.shared:
             raise ValueError(

@@ -17,7 +17,6 @@ from fedsyn.core.extension import Examples, Pool
 from fedsyn.core.payload import Payload
 from fedsyn.synthesis.completion import complete
 from fedsyn.synthesis.settings import SynthesisConfig
-from fedsyn.tasks.retrieval import RetrievalProblem
 
 PAIRS = "pairs"
 
@@ -30,16 +29,6 @@ def drawn(pool: Pool, config: SynthesisConfig, seed: int, round_number: int) -> 
     return {PAIRS: pool.take(torch.randperm(pool.size, generator=stream)[: config.shared])}
 
 
-def broadcast(state: Payload) -> Payload:
-    """The pairs of the last round."""
-    return state
-
-
-def largest(problem: RetrievalProblem, config: SynthesisConfig) -> Payload:
-    """As many pairs as there can be."""
-    return {PAIRS: problem.features.new_zeros(config.shared, problem.features.shape[1])}
-
-
 def completes(config: SynthesisConfig) -> bool:
     """Whether clients complete pairs."""
     return config.complete
@@ -47,7 +36,7 @@ def completes(config: SynthesisConfig) -> bool:
 
 def examples(examples: Examples, received: Payload, config: SynthesisConfig) -> Examples:
     """With the pairs that clients were sent, and what they complete from them."""
-    if not received:
+    if PAIRS not in received:
         return examples
     problem, cohort, shared = examples.problem, examples.cohort, received[PAIRS]
     held = [problem.features[torch.from_numpy(rows)] for rows in cohort.rows]

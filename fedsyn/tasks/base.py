@@ -7,7 +7,7 @@ batch, and the metrics.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedsyn.core.batches import Batches, epochs, join
 from fedsyn.core.cohort import Cohort
+from fedsyn.core.payload import Payload
 from fedsyn.core.training import Correction, Loss, Training, mean_gradient, train
 from fedsyn.data.federated import FederatedData
 from fedsyn.data.settings import Needs
@@ -47,6 +48,31 @@ class Net(Protocol):
         """A fresh model ``[P]`` as one row."""
 
 
+class HeldOut(NamedTuple):
+    """What clients find of a model on their held-out rows.
+
+    Attributes
+    ----------
+    criterion : Tensor of shape [C]
+        How bad it is, a mean over rows; 0 of a client without any.
+    rows : Tensor of shape [C] long
+        How many of them were judged.
+    recall : Tensor of shape [C], optional
+        Of tasks on pairs, how often a row's own partner is among the first ten.
+    """
+
+    criterion: Tensor
+    rows: Tensor
+    recall: Tensor | None = None
+
+
+class Start(NamedTuple):
+    """A model ``[P]`` to start from, and what it is."""
+
+    name: str
+    model: Tensor
+
+
 @dataclass(frozen=True)
 class Problem(ABC):
     """What a federation learns from what; one subclass a task.
@@ -76,6 +102,8 @@ class Problem(ABC):
 
     # The fields that have a row for each of the data's.
     ALIGNED: ClassVar[tuple[str, ...]] = ("features", "label", "present")
+    # Whether rows have partners, so that held-out ones have a recall.
+    PARTNERS: ClassVar[bool] = False
 
     def rows(self, silo: Silo) -> np.ndarray:
         """The rows of a client's that it trains on, ascending."""
@@ -87,13 +115,29 @@ class Problem(ABC):
     ) -> Loss:
         """The loss of one local training, as `fedsyn.core.training.train` asks for it."""
 
+    @property
+    def asks_moments(self) -> bool:
+        """Whether it starts from sums over clients (`fedsyn.data.moments`)."""
+        return False
+
+    def starts(self, model: Tensor, moments: Payload) -> Sequence[Start]:
+        """Models to start from, of which clients choose, in the place of ``model [P]``.
+
+        ``moments`` are those of all clients' pairs, added up.
+        """
+        return ()
+
     @abstractmethod
     def held_out(
-        self, models: Tensor, rows: Sequence[np.ndarray], batch: int
-    ) -> tuple[Tensor, Tensor]:  # [C], [C]
-        """How bad each client's model ``[C, P]`` is on its held-out rows, and how many there are.
+        self,
+        models: Tensor,
+        rows: Sequence[np.ndarray],
+        batch: int,
+        among: Sequence[np.ndarray] = (),
+    ) -> HeldOut:
+        """How bad each client's model ``[C, P]`` is on its held-out rows.
 
-        A mean over rows; a client without any counts 0.
+        ``among`` are each client's other rows, which the held-out ones are ranked among.
         """
 
     @abstractmethod
@@ -213,8 +257,8 @@ class TaskSettings:
         Options of the objectives.
     chosen : Objective
         What clients minimise.
-    criterion : Objective
-        What judges models on held-out rows.
+    criterion : Objective, optional
+        What judges models on held-out rows; where it is not given, the task's own judgement.
     training : Training
         How clients train locally.
     seed : int
@@ -227,7 +271,7 @@ class TaskSettings:
     model: ModelConfig
     objective: ObjectiveConfig
     chosen: Objective
-    criterion: Objective
+    criterion: Objective | None
     training: Training
     seed: int = 0
     first_ranks: bool = False
@@ -255,6 +299,15 @@ class Task(Plugin):
     protocol: str
     metrics: MetricTable
     needs: Needs = field(default_factory=Needs)
+
+
+def judged_as_trained(task: Task, settings: TaskSettings) -> None:
+    """Refuse another criterion than what clients minimise; raises `ConfigError`."""
+    if settings.criterion not in (None, settings.chosen):
+        raise ConfigError(
+            f"run.criterion = {settings.criterion.name!r} is not of task.name = {task.name!r}; "
+            "expected 'objective'"
+        )
 
 
 def objective_of(task: Task, objective: Objective, key: str) -> Any:

@@ -22,11 +22,13 @@ from fedsyn.models.resnet import ResNet
 from fedsyn.objectives.base import ClassLoss
 from fedsyn.objectives.classes.cross_entropy import CROSS_ENTROPY
 from fedsyn.tasks.base import (
+    HeldOut,
     Lesson,
     Outputs,
     Penalty,
     Task,
     TaskSettings,
+    judged_as_trained,
     labels_of,
     objective_of,
 )
@@ -89,8 +91,12 @@ class ImageClassificationProblem(PictureProblem):
         return [mine[label == c] for c in range(self.net.classes)]
 
     def held_out(
-        self, models: Tensor, rows: Sequence[np.ndarray], batch: int
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        models: Tensor,
+        rows: Sequence[np.ndarray],
+        batch: int,
+        among: Sequence[np.ndarray] = (),
+    ) -> HeldOut:
         """The objective, the mean over a client's classes, and how many classes those are.
 
         A mean over rows would choose models that know the frequent classes alone.
@@ -106,7 +112,7 @@ class ImageClassificationProblem(PictureProblem):
                 losses = self.objective(self.net(models, self.features[at]), known, taken, own)
             total += losses.double() * taken.sum(-1)
         counts = (number > 0).sum(-1)
-        return total / counts.clamp(min=1), counts
+        return HeldOut(total / counts.clamp(min=1), counts)
 
     def outputs(self, model: Tensor, rows: Tensor) -> Outputs:
         """The predicted class ``[n]`` of each row."""
@@ -145,13 +151,14 @@ def build(
         If the objective is of another task, or the method's teacher cannot be had or has
         embeddings of another size.
     """
+    judged_as_trained(IMAGE_CLASSIFICATION, settings)
     objective = objective_of(IMAGE_CLASSIFICATION, settings.chosen, "objective.name")
     label, names = labels_of(data), data.pairs.label_names
     own = settings.model
     encoder = ResNet("encoder", data.picture, own.channels, own.blocks, own.stride)
     built = ImageClassificationProblem(
         features=features,
-        net=PictureClassifier(encoder, own.dim, len(names)),
+        net=PictureClassifier(encoder, own.embedding, len(names)),
         label=label.to(features.device),
         public=torch.from_numpy(data.public),
         objective=objective(settings.objective),

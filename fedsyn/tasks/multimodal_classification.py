@@ -13,7 +13,6 @@ from fedsyn.core.training import Loss, Training
 from fedsyn.data.federated import FederatedData
 from fedsyn.data.settings import Needs
 from fedsyn.data.silos import Silo
-from fedsyn.errors import ConfigError
 from fedsyn.metrics import classification
 from fedsyn.metrics.table import of_rows
 from fedsyn.models.fusion import Both, FusionNet, Parts
@@ -21,11 +20,13 @@ from fedsyn.models.fusion import build as build_net
 from fedsyn.objectives.classes.cross_entropy import CROSS_ENTROPY
 from fedsyn.objectives.classes.halves import HalvesBatch, HalvesObjective
 from fedsyn.tasks.base import (
+    HeldOut,
     Outputs,
     Penalty,
     Problem,
     Task,
     TaskSettings,
+    judged_as_trained,
     labels_of,
     objective_of,
 )
@@ -66,8 +67,12 @@ class MultimodalProblem(Problem):
         return loss
 
     def held_out(
-        self, models: Tensor, rows: Sequence[np.ndarray], batch: int
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        models: Tensor,
+        rows: Sequence[np.ndarray],
+        batch: int,
+        among: Sequence[np.ndarray] = (),
+    ) -> HeldOut:
         """The cross-entropy of the labelled ones."""
         index, valid = everything(rows, self.features.device)
         total = torch.zeros(len(rows), dtype=torch.float64, device=self.features.device)
@@ -79,7 +84,7 @@ class MultimodalProblem(Problem):
             number = found.labelled.sum(-1)
             total += losses.double() * number
             counts += number
-        return total / counts.clamp(min=1), counts
+        return HeldOut(total / counts.clamp(min=1), counts)
 
     def outputs(self, model: Tensor, rows: Tensor) -> Outputs:
         """Logits ``[n, classes]`` by both halves, by the image and by the text.
@@ -132,11 +137,7 @@ def build(settings: TaskSettings, data: FederatedData, features: Tensor) -> Mult
         If the objective or the criterion is not of this task, or the network has no hidden layer.
     """
     objective = objective_of(MULTIMODAL_CLASSIFICATION, settings.chosen, "objective.name")
-    if settings.criterion is not settings.chosen:
-        raise ConfigError(
-            f"run.criterion = {settings.criterion.name!r} is not of task.name = "
-            f"{MULTIMODAL_CLASSIFICATION.name!r}; expected 'objective'"
-        )
+    judged_as_trained(MULTIMODAL_CLASSIFICATION, settings)
     dims, classes = (data.image.shape[1], data.text.shape[1]), len(data.pairs.label_names)
     return MultimodalProblem(
         features=features,

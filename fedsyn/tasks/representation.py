@@ -27,7 +27,7 @@ from fedsyn.models.representation import build as build_net
 from fedsyn.objectives.pairs.alignment_uniformity import ALIGNMENT_UNIFORMITY
 from fedsyn.objectives.views.base import Learner, ViewObjective, Views
 from fedsyn.objectives.views.moco import MOCO
-from fedsyn.tasks.base import Outputs, Penalty, Task, TaskSettings, objective_of
+from fedsyn.tasks.base import HeldOut, Outputs, Penalty, Task, TaskSettings, objective_of
 from fedsyn.tasks.pictures import BLOCK, PictureProblem
 
 UNLABELLED = -1
@@ -78,8 +78,12 @@ class RepresentationProblem(PictureProblem):
         return Views(first, second, valid)
 
     def held_out(
-        self, models: Tensor, rows: Sequence[np.ndarray], batch: int
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        models: Tensor,
+        rows: Sequence[np.ndarray],
+        batch: int,
+        among: Sequence[np.ndarray] = (),
+    ) -> HeldOut:
         """The criterion by views that are the same every time, in batches as in training; a client
         with one picture has nothing to contrast and counts 0.
         """
@@ -94,7 +98,7 @@ class RepresentationProblem(PictureProblem):
                 seen = learner(models, clients, views, torch.tensor(step, device=device))
             total += seen.loss.double() * views.valid.sum(-1)
         counts = plan.valid.sum((0, 2)).to(device)
-        return total / counts.clamp(min=1), counts
+        return HeldOut(total / counts.clamp(min=1), counts)
 
     def outputs(self, model: Tensor, rows: Tensor) -> Outputs:
         """The features ``[n, width]`` of pictures as they are."""
@@ -134,7 +138,7 @@ def build(settings: TaskSettings, data: FederatedData, features: Tensor) -> Repr
         objective_of(REPRESENTATION, one, key)(settings.objective)
         for one, key in (
             (settings.chosen, "objective.name"),
-            (settings.criterion, "run.criterion"),
+            (settings.criterion or settings.chosen, "run.criterion"),
         )
     )
     objective.accept(settings.training.batch)

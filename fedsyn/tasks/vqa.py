@@ -20,7 +20,16 @@ from fedsyn.models.answers import build as build_net
 from fedsyn.objectives.base import ClassLoss
 from fedsyn.objectives.classes.cross_entropy import CROSS_ENTROPY
 from fedsyn.objectives.classes.losses import cross_entropy
-from fedsyn.tasks.base import Outputs, Penalty, Task, TaskSettings, labels_of, objective_of
+from fedsyn.tasks.base import (
+    HeldOut,
+    Outputs,
+    Penalty,
+    Task,
+    TaskSettings,
+    judged_as_trained,
+    labels_of,
+    objective_of,
+)
 from fedsyn.tasks.pairs import PairProblem, variants
 
 QUESTION_ONLY = "question_only"
@@ -56,13 +65,17 @@ class VQAProblem(PairProblem):
         return loss
 
     def held_out(
-        self, models: Tensor, rows: Sequence[np.ndarray], batch: int
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        models: Tensor,
+        rows: Sequence[np.ndarray],
+        batch: int,
+        among: Sequence[np.ndarray] = (),
+    ) -> HeldOut:
         """The objective of held-out questions' answers."""
         index, valid = everything(rows, self.features.device)
         with torch.no_grad():
             logits = self.net(models, self.features[index])
-        return self.objective(logits, self.label[index], valid), valid.sum(-1)
+        return HeldOut(self.objective(logits, self.label[index], valid), valid.sum(-1))
 
     def outputs(self, model: Tensor, rows: Tensor) -> Outputs:
         """The likeliest answer ``[n]`` of each row."""
@@ -88,6 +101,7 @@ def build(settings: TaskSettings, data: FederatedData, features: Tensor) -> VQAP
     ConfigError
         If the objective is not one of classes.
     """
+    judged_as_trained(VQA, settings)
     objective = objective_of(VQA, settings.chosen, "objective.name")(settings.objective)
     found, answers = labels_of(data), len(data.pairs.label_names)
     label = found.to(features.device)

@@ -12,6 +12,7 @@ from fedsyn.core.judgement import Judgement
 from fedsyn.core.payload import Payload, named, part_of
 from fedsyn.core.wire import Joined
 from fedsyn.data import federated
+from fedsyn.data.moments import pair_moments
 from fedsyn.deployment.messages import (
     DOWN,
     FREQUENCIES,
@@ -106,10 +107,8 @@ def _moments(node: NodeConfig, config: Config, said: Request, asked: Message) ->
 
 def _train(node: NodeConfig, config: Config, said: TrainRequest, asked: Message) -> Message:
     """A round of some of the clients held here."""
-    if said.round_number > config.run.rounds:
-        raise RefusedError(
-            f"round {said.round_number} is asked for of run.rounds = {config.run.rounds}"
-        )
+    if said.round_number > config.rounds:
+        raise RefusedError(f"round {said.round_number} is asked for of {config.rounds}")
     run = run_holdings(node, config, said, asked)
     down = asked.group(DOWN)
     _check_received(run, down)
@@ -172,14 +171,25 @@ def _judge(node: NodeConfig, config: Config, said: JudgeRequest, asked: Message)
     like = torch.empty(1, run.fed.problem.net.layout.size)
     check("what the server sent", models, dict.fromkeys(models, like))
     with settings(config, cpu_threads(config)):
-        each = [models[name] for name in sorted(models)]
-        judgement = held_out_losses(run.fed, each, held(node, said.ids), said.initial)
+        each = [models[str(number)] for number in range(len(models))]
+        judgement = held_out_losses(run.fed, each, held(node, said.ids), said.shares)
     return Judged(ids=judgement.ids).message(**{VERDICT: _verdict(judgement)})
 
 
 def _verdict(judgement: Judgement) -> Payload:
     losses = torch.tensor(judgement.losses, dtype=torch.float64)
-    return {"losses": losses, "pairs": torch.tensor(judgement.pairs)}
+    verdict = {"losses": losses, "pairs": torch.tensor(judgement.pairs)}
+    if judgement.recalls:
+        verdict["recalls"] = torch.tensor(judgement.recalls, dtype=torch.float64)
+    return verdict
+
+
+def _pair_moments(node: NodeConfig, config: Config, said: Request, asked: Message) -> Message:
+    """Moments of the pairs held here, added up over the clients."""
+    fed = run_holdings(node, config, said, asked).fed
+    rows = [fed.silos[client].pairs for client in held(node, node.clients)]
+    total = federated.add(pair_moments(fed.problem.features, rows))
+    return Answered().message(**{MOMENTS: total})
 
 
 @dataclass(frozen=True)
@@ -195,4 +205,5 @@ KINDS = {
     "moments": _Kind(Request, _moments),
     "train": _Kind(TrainRequest, _train),
     "judge": _Kind(JudgeRequest, _judge),
+    "pair-moments": _Kind(Request, _pair_moments),
 }

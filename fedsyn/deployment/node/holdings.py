@@ -30,7 +30,7 @@ FEATURES = "features.safetensors"
 KEPT = re.compile(r"round-(\d+)\.safetensors")
 PARTS = tuple(part.name for part in fields(Silo))
 NAMES = "label_names"  # their UTF-8, a line each
-NUMBERS = ("image_dim", "clients", "height", "width", "channels")
+NUMBERS = ("image_dim", "clients", "height", "width", "channels", "as_given")
 CLIENTS = "clients"  # the group of a file of kept rows
 
 
@@ -104,7 +104,7 @@ def _stored(data: FederatedData, clients: Sequence[int]) -> Payload:
         for client in clients
         for part in PARTS
     }
-    sizes = (data.image_dim, len(data.silos), *data.picture)
+    sizes = (data.image_dim, len(data.silos), *data.picture, int(data.as_given))
     numbers = {name: torch.tensor(size) for name, size in zip(NUMBERS, sizes, strict=True)}
     label = {} if data.label is None else {"label": data.label}
     more = {"features": data.features, "public": torch.from_numpy(data.public), **label}
@@ -119,7 +119,8 @@ def _restored(path: Path) -> FederatedData:
     except (SafetensorError, OSError) as error:
         raise UnpreparedError(f"{str(path)!r} cannot be read: {error}") from None
     features, public, label = found.pop("features"), found.pop("public"), found.pop("label", None)
-    image_dim, clients, height, width, channels = (int(found.pop(name)) for name in NUMBERS)
+    numbers = [int(found.pop(name)) for name in NUMBERS]
+    image_dim, clients, height, width, channels, as_given = numbers
     label_names = tuple(bytes(found.pop(NAMES).tolist()).decode().splitlines())
     silos = [ELSEWHERE] * clients
     for name, rows in found.items():
@@ -138,6 +139,7 @@ def _restored(path: Path) -> FederatedData:
         bytes_down=0,
         public=public.numpy(),
         picture=(height, width, channels),
+        as_given=bool(as_given),
     )
 
 

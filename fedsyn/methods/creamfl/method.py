@@ -215,5 +215,6 @@ CREAMFL = Method(
     rows=rows,
     sends=(*MODALITIES, *WEIGHTS.values()),
     broadcasts_model=False,
+    starts=False,
     extensible=False,
 )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -12,13 +13,15 @@ from fedsyn.objectives.base import Objective, ObjectiveConfig
 from fedsyn.objectives.pairs.base import PairBatch, PairObjective
 from fedsyn.objectives.views.base import Paired
 from fedsyn.settings.plugins import FLAT
-from fedsyn.settings.sections import Field, Positive, Section
+from fedsyn.settings.sections import Field, Positive, Section, Tried
 
 
 class InfoNCEOptions(Section):
     """Options of the objective InfoNCE."""
 
-    temperature: Positive = Field(1.0, description="temperature of info_nce")
+    temperature: Annotated[Positive, Tried(0.05, 0.1, 0.2, 0.5, 1.0)] = Field(
+        1.0, description="temperature of info_nce"
+    )
     learnable: bool = Field(
         False, description="temperature of info_nce learnt (and federated) with the model"
     )

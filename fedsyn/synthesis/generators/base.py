@@ -55,11 +55,11 @@ class Generator(Plugin):
     Attributes
     ----------
     prepare : ``(state, features [N, D], cohort, config) -> payload [C, ...]``
-        What a client keeps of it before its first round, beside prototypes, counts and directions,
-        which are in ``state``, or in the place of them.
+        What a client keeps of it before its first round.
     train : ``(state, training) -> losses [C] by name``
         A round's training, in place on the client's state, whose ``trained [C]`` counts the rounds
-        before.
+        before, and which has ``prototypes [C, M, D]``, the client's pairs at each, ``counts
+        [C, M]``, and ``basis [C, noise, D]``, zero while directions are not known.
     upload : ``(state) -> payload [C, ...]``
         What a client sends in every round.
     sample : ``(sent, noise [C, B, noise], prototype [C, B, D], config) -> pairs [C, B, D]``
@@ -67,6 +67,8 @@ class Generator(Plugin):
         Each depends on its row of the inputs alone.
     looks : ``(config) -> bool``
         Whether training looks at generated pairs through a model.
+    learns : bool
+        Whether clients train it, for which they are sent the pooled directions.
     """
 
     prepare: Callable[[Payload, Tensor, Cohort, SynthesisConfig], Payload] = nothing
@@ -74,3 +76,4 @@ class Generator(Plugin):
     upload: Callable[[Payload], Payload]
     sample: Callable[[Mapping[str, Tensor], Tensor, Tensor, SynthesisConfig], Tensor]
     looks: Callable[[SynthesisConfig], bool] = never
+    learns: bool = True

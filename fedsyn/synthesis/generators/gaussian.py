@@ -33,4 +33,4 @@ def sample(
     return net(None, noise, prototype, directions(sent["basis"]))
 
 
-GAUSSIAN = Generator(name="gaussian", train=train, upload=upload, sample=sample)
+GAUSSIAN = Generator(name="gaussian", train=train, upload=upload, sample=sample, learns=False)

@@ -11,8 +11,9 @@ from fedsyn.core.extension import Pool, ServerView
 from fedsyn.core.optim import Optimizer
 from fedsyn.models.retrieval import RetrievalNet
 from fedsyn.objectives.pairs.base import PairBatch, PairObjective
+from fedsyn.objectives.pairs.info_nce import InfoNCELoss
 from fedsyn.settings.plugins import FLAT
-from fedsyn.settings.sections import Field, Iterations, NonNegative, Positive, Section
+from fedsyn.settings.sections import Field, Iterations, NonNegative, Positive, Section, Tried
 from fedsyn.synthesis.generators.base import Generator
 from fedsyn.synthesis.steps.base import ServerStep
 
@@ -25,6 +26,10 @@ class FineTuningOptions(Section):
     server_steps: Iterations = Field(40, description="steps of the model a round")
     server_batch: Annotated[int, Field(ge=2)] = Field(256, description="pairs of a step")
     server_lr: Positive = Field(1e-3, description="rate of a step")
+    server_temperature: Annotated[NonNegative, Tried(0.05, 0.1, 0.2, 0.5, 1.0)] = Field(
+        0.2,
+        description="temperature of the InfoNCE that is minimised; 0: what clients minimise is",
+    )
     proximal: NonNegative = Field(
         0.0, description="weight of the squared distance to the aggregated model"
     )
@@ -65,7 +70,10 @@ def tune(view: ServerView, pool: Pool, generator: Generator | None = None) -> tu
     """The aggregated model, fine-tuned on a pool."""
     stream = streams.generator(view.seed, "fine-tune", view.round_number)
     options = view.config.of(FineTuningOptions)
-    return fine_tune(view.problem.net, view.problem.objective, view.model, pool, options, stream)
+    objective = view.problem.objective
+    if options.server_temperature:
+        objective = InfoNCELoss(options.server_temperature)
+    return fine_tune(view.problem.net, objective, view.model, pool, options, stream)
 
 
 FINE_TUNING = ServerStep(name="filter", options={FLAT: FineTuningOptions}, tune=tune, filters=True)
