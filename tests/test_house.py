@@ -22,10 +22,10 @@ FLOORS = [
     {"data"},
     {"models", "encoders", "metrics"},
     {"tasks", "objectives"},
-    {"synthesis"},
+    {"synthesis", "privacy"},
     {"methods"},
     {"federation"},
-    {"deployment", "report"},
+    {"deployment", "report", "audit"},
     {"conformance"},
     {"cli", "__main__", "__init__"},
 ]
