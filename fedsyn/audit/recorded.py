@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fedsyn.audit.attack import Key
 from fedsyn.audit.totals import Arrived, Total
 from fedsyn.core.wire import ONCE, OWN, OWN_WEIGHTS, SUMS, WEIGHTS, received
 from fedsyn.errors import RunError
@@ -51,10 +52,13 @@ class Recorded:
         By round, ascending.
     messages : mapping of int to tuple of Message
         What came in each of them, in client order.
+    made : mapping of (part, name) to tuple of Total
+        Sums that were sent before the first round and were not recorded, made again.
     """
 
     files: Mapping[int, Path]
     messages: Mapping[int, tuple[Message, ...]]
+    made: Mapping[Key, Arrived] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Path) -> "Recorded":
@@ -85,6 +89,15 @@ class Recorded:
         return tuple(sorted({client for ids in every for client in ids}))
 
     @property
+    def senders(self) -> dict[int, tuple[int, ...]]:
+        """Of each client that was heard those in whose message it came first."""
+        found: dict[int, tuple[int, ...]] = {}
+        for messages in self.messages.values():
+            for one in messages:
+                found |= {client: one.ids for client in one.ids if client not in found}
+        return found
+
+    @property
     def begins(self) -> bool:
         """Whether the first round is among them."""
         return 1 in self.files
@@ -92,7 +105,7 @@ class Recorded:
     @property
     def names(self) -> tuple[Name, ...]:
         """All that was received but weights: part, kind without ``once-``, and name."""
-        every = {
+        every = {(part, SUMS, name) for part, name in self.made} | {
             (part, kind.removeprefix(ONCE), name)
             for messages in self.messages.values()
             for one in messages
@@ -103,6 +116,8 @@ class Recorded:
     def size(self, name: Name) -> int:
         """How many numbers came under one of the `names`, for each client of a message."""
         part, kind, own = name
+        if (part, own) in self.made:
+            return self.made[part, own][0].value.numel()
         places = ((part, kind, own), (part, f"{ONCE}{kind}", own))
         found = (
             (self.files[number], one.keys[place], len(one.ids))
@@ -124,6 +139,8 @@ class Recorded:
         RunError
             If a file does not hold it as it should.
         """
+        if (part, name) in self.made:
+            yield self.made[part, name]
         for number, path in self.files.items():
             with _opened(path) as file:
                 found = [

@@ -12,7 +12,7 @@ from fedsyn.audit import differences, models, result, shadows, shapes, sums
 from fedsyn.audit.attack import BOTH, Attack
 from fedsyn.audit.priors import Source
 from fedsyn.audit.recorded import Recorded
-from fedsyn.audit.statistics import behind_features, statistics
+from fedsyn.audit.statistics import behind_features, statistics, with_moments
 from fedsyn.audit.subjects import Subject, configured, rebuilt, subjects
 from fedsyn.audit.totals import together
 from fedsyn.core.wire import SUMS
@@ -73,10 +73,11 @@ def audit(
         raise ConfigError(f"shadow models: expected 0, or 2 or more, got {shadow_models}")
     out = Path(run)
     config = configured(out, **plugins)
-    recorded = Recorded.of(out)
+    arrived = Recorded.of(out)
     with settings(config, cpu_threads(config)):
         told("data")
         fed = rebuilt(out, config, data)
+        recorded = with_moments(arrived, fed)
         asked = subjects(fed, recorded.ids, seed)
         found: list[Attack] = []
         copied: dict[int, Copies] = {}

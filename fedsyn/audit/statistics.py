@@ -17,7 +17,10 @@ from fedsyn.audit.attack import Key, View
 from fedsyn.audit.recorded import Recorded
 from fedsyn.audit.totals import Arrived, Total, together
 from fedsyn.core.wire import SUMS
+from fedsyn.data.moments import pair_moments
+from fedsyn.data.preprocessing import add
 from fedsyn.federation.federation import Federation
+from fedsyn.federation.local import MOMENTS
 from fedsyn.privacy import attacks
 
 SIDES = ("image", "text")
@@ -136,6 +139,25 @@ def _columns(moments: Tensor, image: int, name: str, pairs: Tensor) -> slice:
     fitting = [at for at in places.values() if at.stop - at.start == len(moments)]
     named = [at for side, at in places.items() if side in name and at in fitting]
     return (named or sorted(fitting, key=lambda at: -float(score(moments, pairs[:, at]).mean())))[0]
+
+
+def with_moments(recorded: Recorded, fed: Federation) -> Recorded:
+    """With the moments of pairs that were sent for a start, where they are not recorded.
+
+    As they are of nodes: added up over the clients of one message.
+    """
+    begun = any(extension.begin is not None for extension, _ in fed.plan.extensions)
+    asked = begun or (fed.plan.method.starts and fed.problem.asks_moments)
+    if not asked or any(part == MOMENTS for part, _, _ in recorded.names):
+        return recorded
+    nodes = set(recorded.senders.values())
+    nodes |= {(client,) for client in range(len(fed.silos)) if client not in recorded.senders}
+    made: dict[Key, list[Total]] = {}
+    for ids in sorted(nodes):
+        rows = [fed.silos[client].pairs for client in ids]
+        for name, value in add(pair_moments(fed.problem.features, rows)).items():
+            made.setdefault((MOMENTS, name), []).append(Total(0, frozenset(ids), value, 1.0))
+    return replace(recorded, made={key: tuple(totals) for key, totals in made.items()})
 
 
 def behind_features(fed: Federation) -> Iterator[Statistic]:
