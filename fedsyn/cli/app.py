@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.logging import RichHandler
 
-from fedsyn.cli import flower
+from fedsyn.cli import audit, flower
 from fedsyn.cli.terminal import (
     Json,
     Quiet,
@@ -44,6 +44,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(flower.app, name="flower")
+app.command()(audit.audit)
 
 
 @app.command()
