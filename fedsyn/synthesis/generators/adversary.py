@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fedsyn.core.batches import everything
+from fedsyn.core.cohort import Cohort
 from fedsyn.core.graphs import Step
 from fedsyn.core.optim import Optimizer
 from fedsyn.core.payload import Payload
@@ -23,6 +24,7 @@ from fedsyn.synthesis.generators.constraints import constraint_losses, marginal
 from fedsyn.synthesis.generators.critics import Critic, Scored
 from fedsyn.synthesis.generators.drawing import Draw, Drawing
 from fedsyn.synthesis.generators.options import WGANOptions
+from fedsyn.synthesis.generators.private import embedded_clusters
 from fedsyn.synthesis.generators.stopping import Best, Judge
 from fedsyn.synthesis.settings import SynthesisConfig
 
@@ -77,9 +79,8 @@ class Session:
         cohort = training.cohort.take(self.positions.tolist())
         self.drawing = Drawing(self.features, cohort, self.state, self.config, purpose)
         self.directions = directions(self.state["basis"])
-        self.alive = self.state["counts"] > 0
         self.encoder = training.encoder[self.positions]
-        self.prototype_embedding = fuse(*self.net.embed(self.encoder, self.state["prototypes"]))
+        self.embedded, self.alive = self._embedded(cohort)
         self.marginal = self._marginal()
 
     def run(self, critic_steps: int, generator_steps: int = 0) -> dict[str, Tensor]:
@@ -115,6 +116,14 @@ class Session:
         losses = {name: value / turns for name, value in total.items()}
         return losses if best is None else losses | {"distance": best.distance.nan_to_num(0.0)}
 
+    def _embedded(self, cohort: Cohort) -> tuple[Tensor, Tensor]:
+        """Prototypes, or clusters, that losses look at ``[C, M, d]``, and which there are."""
+        number, state = self.options.embedding_clusters, self.state
+        if number:
+            found = embedded_clusters(self.net, self.encoder, self.features, cohort, number)
+            return found[0], found[1] > 0
+        return fuse(*self.net.embed(self.encoder, state["prototypes"])), state["counts"] > 0
+
     def _marginal(self) -> Tensor | None:
         """How each client's pairs are spread over its prototypes, if a loss compares with it."""
         if not (self.options.jsd and self.options.jsd_form == "marginal"):
@@ -124,7 +133,7 @@ class Session:
             own = slice(client, client + 1)
             points = self.features[torch.from_numpy(rows)][None]
             fused = fuse(*self.net.embed(self.encoder[own], points))
-            found.append(marginal(fused, self.prototype_embedding[own], self.alive[own], scale))
+            found.append(marginal(fused, self.embedded[own], self.alive[own], scale))
         return torch.cat(found)
 
     def _best(self) -> Best:
@@ -185,7 +194,7 @@ class Session:
         return constraint_losses(
             image,
             text,
-            self.prototype_embedding,
+            self.embedded,
             self.alive,
             self.options,
             self.config.temperature,

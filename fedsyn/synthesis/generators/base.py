@@ -10,6 +10,7 @@ from fedsyn.core.payload import Payload
 from fedsyn.models.retrieval import RetrievalNet
 from fedsyn.settings.plugins import Plugin
 from fedsyn.synthesis.settings import SynthesisConfig
+from fedsyn.tasks.base import Penalty
 
 
 def nothing(state: Payload, features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
@@ -20,6 +21,13 @@ def nothing(state: Payload, features: Tensor, cohort: Cohort, config: SynthesisC
 def never(config: SynthesisConfig) -> bool:
     """A generator that looks through no model."""
     return False
+
+
+def nothing_more(
+    net: RetrievalNet, models: Tensor, features: Tensor, cohort: Cohort, config: SynthesisConfig
+) -> Penalty | None:
+    """A generator whose clients' private networks minimise the objective alone."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,8 @@ class Generator(Plugin):
         Each depends on its row of the inputs alone.
     looks : ``(config) -> bool``
         Whether training looks at generated pairs through a model.
+    penalty : ``(net, models [C, P], features [N, D], cohort, config) -> penalty`` or ``None``
+        What private networks minimise beside the objective, ``models`` being where they start.
     learns : bool
         Whether clients train it, for which they are sent the pooled directions.
     """
@@ -76,4 +86,5 @@ class Generator(Plugin):
     upload: Callable[[Payload], Payload]
     sample: Callable[[Mapping[str, Tensor], Tensor, Tensor, SynthesisConfig], Tensor]
     looks: Callable[[SynthesisConfig], bool] = never
+    penalty: Callable[..., Penalty | None] = nothing_more
     learns: bool = True

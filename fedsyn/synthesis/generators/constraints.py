@@ -5,15 +5,16 @@ what they look at; their formulas are readings, of which the options name all th
 u, v: both embeddings of a pair, f: their fused one, C: the client's embedded prototypes.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
+import pydantic
 import torch
 from torch import Tensor
 
 from fedsyn import ops
 from fedsyn.models.retrieval import fuse
 from fedsyn.ops.prototype_nce import prototype_logits
-from fedsyn.settings.sections import Field, NonNegative, Section
+from fedsyn.settings.sections import Field, NonNegative, Section, Whole
 
 LINEAGE = 0.26, 0.81  # temperatures of prediction and target in the code that came before
 
@@ -34,6 +35,21 @@ class ConstraintOptions(Section):
         description="what is compared: image and text, the same as PT-FUCH writes it, or generated "
         "and real pairs' shares of the prototypes",
     )
+
+    embedding_clusters: Whole = Field(
+        0,
+        description="clusters of a client's embedded pairs, found anew in every round, that "
+        "indirect and JSD losses look at; 0: its embedded prototypes",
+    )
+    cluster: NonNegative = Field(
+        0.0, description="weight of the cluster loss that private networks are trained with"
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _clustered(self) -> Self:
+        if self.cluster and not self.embedding_clusters:
+            raise ValueError("synthesis.cluster needs synthesis.embedding_clusters, got 0")
+        return self
 
     @property
     def any(self) -> bool:

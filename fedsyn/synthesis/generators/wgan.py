@@ -23,6 +23,7 @@ from fedsyn.settings.plugins import FLAT
 from fedsyn.synthesis.generators.adversary import Session, build, network
 from fedsyn.synthesis.generators.base import Generator, GeneratorTraining
 from fedsyn.synthesis.generators.options import WGANOptions as WGANOptions
+from fedsyn.synthesis.generators.private import cluster_penalty
 from fedsyn.synthesis.settings import SynthesisConfig
 
 
@@ -109,6 +110,7 @@ WGAN_GP = Generator(
     upload=upload,
     sample=sample,
     looks=looks,
+    penalty=cluster_penalty,
 )
 WGAN = replace(
     WGAN_GP,
