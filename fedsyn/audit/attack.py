@@ -28,6 +28,8 @@ class Attack:
         By client, of its `fedsyn.audit.subjects.Subject`'s pairs.
     on : frozenset of (str, str)
         The part and the name of what it looks at.
+    distance : bool
+        Whether scores are minus the distance to what was sent: at 0 that *is* the pair.
     """
 
     name: str
@@ -35,3 +37,4 @@ class Attack:
     views: tuple[View, ...]
     scores: Mapping[int, Tensor]
     on: frozenset[Key]
+    distance: bool = False

@@ -85,7 +85,8 @@ def of_clusters(source: Source, subjects: Sequence[Subject]) -> Iterator[Attack]
             for subject in subjects
             if moved[subject.client]
         }
-        yield Attack("difference of rounds' clusters", "sum", (view,), scores, on)
+        name = "difference of rounds' clusters"
+        yield Attack(name, "sum", (view,), scores, on, distance=True)
 
 
 def _of(client: int, arrived: Arrived) -> Total | None:

@@ -10,6 +10,7 @@ from fedsyn.privacy.copies import Copies
 from fedsyn.privacy.power import Scores, auc, power, tpr
 
 Row = dict[str, Any]
+ROUNDING = 1e-4  # of the mean length of a pair
 
 
 def rows(
@@ -27,6 +28,10 @@ def rows(
         if not scores:
             continue
         found = _over_clients(scores, seed)
+        if attack.distance:
+            found["recovered"] = sum(
+                _recovered(one, scores[one.client]) for one in subjects if one.client in scores
+            )
         for view in attack.views:
             everywhere.append(_named(attack, view) | found)
         for client, own in scores.items():
@@ -64,6 +69,12 @@ def _over_clients(scores: Mapping[int, Scores], seed: int) -> Row:
         "strangers": found.strangers,
         "clients": len(scores),
     }
+
+
+def _recovered(subject: Subject, scores: Scores) -> int:
+    """How many members are what was sent, but for rounding."""
+    length = float(subject.pairs.double().norm(dim=-1).mean())
+    return int((scores.members >= -ROUNDING * length).sum())
 
 
 def copied(found: Mapping[int, Copies]) -> Row | None:

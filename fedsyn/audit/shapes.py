@@ -19,6 +19,7 @@ from fedsyn.synthesis.generators.base import Generator
 from fedsyn.synthesis.prototypes import anchors
 from fedsyn.synthesis.sources import PROTOTYPES
 
+NEAREST = "nearest prototype"
 SAMPLES = 4000  # of a client's generator
 BLOCK = 500  # of them at a time
 OTHERS = 30  # clients that one is compared with; drawn from more
@@ -43,7 +44,8 @@ def by_shape(known: Known, subjects: Sequence[Subject], seed: int) -> Iterator[A
             for name, values in _scores(known, subject, prior, mine, others):
                 found.setdefault(name, {})[subject.client] = values
     for name, scores in found.items():
-        yield Attack(f"{name}{known.how}", known.of, known.views, scores, known.on)
+        label, plain = f"{name}{known.how}", name == NEAREST
+        yield Attack(label, known.of, known.views, scores, known.on, distance=plain)
 
 
 def _scores(
@@ -51,7 +53,7 @@ def _scores(
 ) -> Iterator[tuple[str, Tensor]]:
     pairs, basis = subject.pairs, prior.basis.double()
     if known.prototypes:
-        yield "nearest prototype", attacks.nearest(pairs, prior.prototypes)
+        yield NEAREST, attacks.nearest(pairs, prior.prototypes)
     if not basis.any():
         return
     yield "Mahalanobis distance", attacks.mahalanobis(pairs, mine.centres, mine.metric)
@@ -96,7 +98,7 @@ def by_samples(
             found[one.client] = copies(made, one.pairs[: one.members], one.pairs[one.members :])
     sent = frozenset((source.part, name) for mine in own.values() for name in mine)
     name = f"nearest synthetic sample{known.how}"
-    return Attack(name, known.of, known.views, scores, known.on | sent), found
+    return Attack(name, known.of, known.views, scores, known.on | sent, distance=True), found
 
 
 def samples(prior: Prior, own: Payload, generator: Generator, source: Source, seed: int) -> Tensor:

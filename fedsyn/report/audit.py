@@ -145,10 +145,16 @@ def _view(audit: Audit, view: str, where: str) -> list[str]:
     best = max(single, key=lambda one: one.auc)
     rate = together.numbers.get("tpr_at_1pct_fpr", math.nan)
     verdict = next(words for most, words in VERDICTS if together.auc < most)
+    known = max((one.numbers.get("recovered", 0.0) for one in single), default=0.0)
+    exact = (
+        f" {known:,.0f} training pairs can be read off what was sent, number by number."
+        if known
+        else ""
+    )
     return [
         f"{where}, {verdict}: all attacks together reach AUC {together.auc:.2f} and find {rate:.0%}"
         f" of the training pairs at 1% false alarms. The strongest alone is “{best.name}”, AUC "
-        f"{best.auc:.2f}."
+        f"{best.auc:.2f}.{exact}"
     ]
 
 
@@ -157,10 +163,9 @@ def _synthesis(audit: Audit) -> list[str]:
     found = []
     both, without = audit.find(ALL, SUMS), audit.find(WITHOUT, SUMS)
     if both and without and any(one.of == "own" for one in audit.attacks):
-        added = round(both.auc - without.auc, 2)
         found.append(
-            f"Without what synthesis sends the latter is AUC {without.auc:.2f}: synthesis adds "
-            f"{f'{added:+.2f}' if added else 'nothing'}."
+            f"Without what synthesis sends the latter is AUC {without.auc:.3f}: synthesis adds "
+            f"{both.auc - without.auc:+.3f}."
         )
     if audit.copies:
         names = ("samples", "exact", "near_as_many", "near_strangers")

@@ -64,6 +64,7 @@ def test_a_memorising_generator_is_caught(audited, members, found):
     for name in ("nearest prototype", "nearest synthetic sample"):
         row = found(document, name)
         assert row["auc"] >= 0.95 and row["tpr_at_1pct_fpr"] >= 0.9 and row["of"] == "own"
+        assert row["recovered"] >= 0.95 * row["members"]
     assert found(document, "combined", "sums")["auc"] >= 0.95
     assert found(document, "combined, without synthesis", "sums")["auc"] <= 0.75
     assert document["copies"]["exact"] > 0.99
@@ -110,6 +111,7 @@ def test_a_generator_fitted_to_other_pairs_is_at_chance(audited, members, found,
     for row in seen:
         # (Of a dozen intervals of 95% some miss: twice as wide they all hold.)
         assert abs(row["auc"] - 0.5) <= row["auc_high"] - row["auc_low"], row
+        assert row.get("recovered", 0) == 0
     assert document["copies"]["exact"] == 0
     assert document["copies"]["near_as_many"] == pytest.approx(
         document["copies"]["near_strangers"], abs=0.1

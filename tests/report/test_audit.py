@@ -19,6 +19,7 @@ ROWS = [
     row("nearest prototype", "own", "raw", 0.52),
     row("nearest prototype", "own", "sums", 0.52),
     row("leverage, moments/second", "sum", "raw", 0.97, 0.5),
+    row("difference of rounds' clusters", "sum", "sums", 0.5) | {"recovered": 21},
     *(row("combined", "all", view, auc, 0.2) for view, auc in (("raw", 0.98), ("sums", 0.61))),
     *(row("combined, without synthesis", "all", view, 0.6) for view in ("raw", "sums")),
 ]
@@ -44,20 +45,21 @@ def test_both_views_of_an_attack_are_one_row_of_the_table(audited):
     grid = table(audited(DOCUMENT))
     assert grid.header == ("attack", "of", "AUC raw", "found raw", "AUC sums", "found sums")
     assert [cells[0] for cells in grid.rows] == [
-        "nearest prototype", "leverage, moments/second", "cosine, averages",
-        "combined", "combined, without synthesis",
+        "nearest prototype", "leverage, moments/second", "difference of rounds' clusters",
+        "cosine, averages", "combined", "combined, without synthesis",
     ]  # fmt: skip
     assert grid.rows[0][2:] == ("0.52±.02", "1", "0.52±.02", "1")
     assert grid.rows[1][2:] == ("0.97±.02", "50", "–", "–")
-    assert grid.strong == {3, 4}
+    assert grid.strong == {4, 5}
 
 
 def test_sentences_say_who_can_tell_and_what_synthesis_adds(audited):
     text = " ".join(words(audited(DOCUMENT)))
     assert "1,234 pairs that 3 of 5 clients trained on" in text and "400 pairs" in text
     assert "almost surely" in text and "AUC 0.98" in text and "“leverage, moments/second”" in text
-    assert "a little better than a coin's" in text and "synthesis adds +0.01" in text
+    assert "a little better than a coin's" in text and "synthesis adds +0.010" in text
     assert "8,000 synthetic pairs none is a copy" in text and "method/latent" in text
+    assert text.count("21 training pairs can be read off what was sent, number by number") == 1
 
 
 def test_of_a_run_without_synthesis_nothing_is_said_of_it(audited):
