@@ -86,11 +86,14 @@ class Models:
         Parameters of a model; what clients send that is of another size is none.
     start : Tensor of shape [P], optional
         What they were sent in the first round that was recorded.
+    averaged : bool
+        Whether there is an average of them: not of clients that go on each by itself.
     """
 
     recorded: Recorded
     size: int
     start: Tensor | None
+    averaged: bool = True
 
     def numbers(self, most: int) -> list[int]:
         """Rounds that have any, from the first to the last; at most so many."""
@@ -133,7 +136,7 @@ def by_models(net: RetrievalNet, models: Models, subjects: Sequence[Subject]) ->
     for one in models.rounds(models.numbers(ROUNDS)):
         exposed |= one.exposed
         for subject in subjects:
-            for what, values in _of_round(net, one, subject):
+            for what, values in _of_round(net, one, subject, models.averaged):
                 found.setdefault(what, {}).setdefault(subject.client, []).append(values)
     for what, by_client in found.items():
         for name in MEASURES:
@@ -153,15 +156,18 @@ def single(exposed: bool) -> tuple[Of, tuple[View, ...]]:
     return ("own", BOTH) if exposed else ("sum", ("raw",))
 
 
-def _of_round(net: RetrievalNet, one: Round, subject: Subject) -> Iterator[tuple[str, Measured]]:
-    yield AVERAGES, measured(net, one.average, subject.pairs)
+def _of_round(
+    net: RetrievalNet, one: Round, subject: Subject, averaged: bool
+) -> Iterator[tuple[str, Measured]]:
+    if averaged:
+        yield AVERAGES, measured(net, one.average, subject.pairs)
     own = one.of(subject.client)
     if own is None:
         return
     mine = measured(net, own.mean, subject.pairs)
     yield "uploads", mine
     for what, model in (("broadcast", one.down), ("others", one.others(own))):
-        if model is not None:
+        if averaged and model is not None:
             less = measured(net, model, subject.pairs)
             yield f"uploads less {what}", {name: mine[name] - less[name] for name in mine}
 
@@ -186,4 +192,4 @@ def by_kept_model(run: Path, fed: Federation, subjects: Sequence[Subject]) -> It
     scores = {one.client: measured(net, model, one.pairs) for one in subjects}
     for name in MEASURES:
         by_client = {client: values[name] for client, values in scores.items()}
-        yield Attack(f"{name}, kept model", "model", BOTH, by_client, ON)
+        yield Attack(f"{name}, kept model", "model", BOTH, by_client, frozenset())

@@ -195,10 +195,11 @@ def _totals(file: Any, number: int, message: Message, part: str, name: str) -> I
         for once in ("", ONCE):
             key = message.keys.get((part, f"{once}{kind}", name))
             mass = message.keys.get((part, f"{once}{beside}", name))
-            if key is None or (mass is None and kind == OWN):
+            if key is None:
                 continue
             value = received(file.get_tensor(key)).double()
-            weight = torch.ones(()) if mass is None else file.get_tensor(mass).double()
+            without = torch.ones(len(value) if kind == OWN else ())
+            weight = without if mass is None else file.get_tensor(mass).double()
             if weight.dim() == 0:  # added up before it was sent
                 yield Total(number, frozenset(message.ids), value, float(weight))
                 continue

@@ -96,7 +96,7 @@ def audit(
         told("models")
         start = _start(out, fed, recorded) if recorded.begins else None
         net = models.network(fed)
-        sent = models.Models(recorded, net.layout.size, start)
+        sent = models.Models(recorded, net.layout.size, start, bool(fed.plan.method.sends))
         found += models.by_models(net, sent, asked)
         found += models.by_kept_model(out, fed, asked)
         if shadow_models:

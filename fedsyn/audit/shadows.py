@@ -62,7 +62,7 @@ def by_ratio(
     averages: dict[int, list[Tensor]] = {}
     exposed = False
     for one in models.rounds(models.numbers(ROUNDS)):
-        if one.down is None:
+        if one.down is None or not models.averaged:
             continue
         exposed |= one.exposed
         whole = together(one.arrived)

@@ -20,7 +20,7 @@ class Total:
     value : Tensor
         Σ w x, in float64.
     weight : float
-        Σ w; 1 a message where none was sent.
+        Σ w; 1 for each client, or message, of which none was sent.
     own : bool
         Whether it travelled as the clients' own, for somebody to look at.
     """

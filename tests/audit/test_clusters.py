@@ -92,3 +92,22 @@ def test_nodes_of_several_clients_are_seen_as_one(settings, tmp_path):
     assert "Mahalanobis distance, own scatter" not in raw  # no scatter came alone
     assert {"nearest prototype", "leverage, moments/second", "cosine, uploads"} <= raw.keys()
     assert document["clients_heard"] == CLIENTS
+
+
+@pytest.mark.parametrize(
+    ("overrides", "of", "left"),
+    [
+        (["method=local"], {"own", "all"}, []),
+        (["method.weighting=contribution"], {"own", "sum", "model", "all"}, ["method/latent"]),
+        (["method=fednova"], {"own", "sum", "model", "all"}, ["method/direction"]),
+        (["synthesis.server=fedftg"], {"own", "sum", "model", "all"}, []),
+    ],
+)
+def test_models_that_are_no_sums_are_clients_own(settings, tmp_path, overrides, of, left):
+    run(settings(*overrides), tmp_path / "run")
+    document = audit(tmp_path / "run")
+    assert {row["of"] for row in document["attacks"]} == of
+    assert document["not_attacked"] == left
+    uploads = names(document, "sums").get("log-odds, uploads")
+    assert (uploads is None) == (overrides == ["method=fednova"])
+    assert uploads is None or uploads["of"] == "own"
