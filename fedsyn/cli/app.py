@@ -15,9 +15,10 @@ from typing import Annotated, Any
 import typer
 from rich.logging import RichHandler
 
-from fedsyn.cli import audit, flower
+from fedsyn.cli import audit, flower, tune
 from fedsyn.cli.terminal import (
     Json,
+    Preset,
     Quiet,
     RunProgress,
     Settings,
@@ -59,6 +60,7 @@ def run(
     profile: Annotated[
         bool, typer.Option("--profile", help="Trace a round with torch.profiler: trace.json.")
     ] = False,
+    preset: Preset = "",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -69,7 +71,7 @@ def run(
     if resume and out is None:
         raise ConfigError("--resume needs --out, the directory of the run to continue")
     out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    config = load(settings, out if resume else None)
+    config = load(settings, out if resume else None, preset)
 
     from fedsyn.federation.runner import run as train
 
@@ -89,7 +91,9 @@ def run(
 @app.command()
 def compare(
     settings: Settings = None,
-    methods: Annotated[str, typer.Option(help="Comma-separated; default: the one set.")] = "",
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated; default: the one set, and the closed form.")
+    ] = "",
     objectives: Annotated[str, typer.Option(help="Comma-separated; default: the one set.")] = "",
     synthesis: Annotated[str, typer.Option(help="Some of off, on, oracle.")] = "off,on",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds a setting, from run.seed up.")] = 1,
@@ -97,6 +101,7 @@ def compare(
         Path | None, typer.Option(help="Directory to make or go on in (default: runs/compare-...).")
     ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Processes at a time; 0: all cores.")] = 0,
+    preset: Preset = "",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -118,14 +123,15 @@ def compare(
     # the default one.
     tied = [name for name in names if TASKS.default not in (METHODS.find(name).tasks or TASKS)]
     own = [f"method={name}" for name in tied[:1]]
-    config = load([*(settings or []), *own])
+    config = load([*(settings or []), *own], preset=preset)
     out = out or Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
+    simple = [one.name for one in METHODS if one.baseline and config.plugins.task in one.tasks]
     plan = engine.plan(
-        config, out, names or [config.method.name],
+        config, out, names or list(dict.fromkeys([*simple, config.method.name])),
         _names(objectives) or [config.objective.name], _names(synthesis), seeds,
     )  # fmt: skip
     with progress(quiet or as_json) as bars:
-        task = bars.add_task(f"{len(plan)} runs", total=sum(j.config.run.rounds for j in plan))
+        task = bars.add_task(f"{len(plan)} runs", total=sum(j.config.rounds + 1 for j in plan))
         try:
             result = engine.compare(
                 plan, out, workers=jobs or None,
@@ -140,6 +146,26 @@ def compare(
     elif not quiet:
         show(tables.comparison(report.read_comparison(out)))
         put_lines(*written)
+
+
+@app.command("tune")
+def tune_command(
+    settings: Settings = None,
+    attempts: tune.Try = None,
+    runs: tune.Runs = 12,
+    minutes: tune.Minutes = 0,
+    out: tune.Out = None,
+    preset: Preset = "",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Choose temperatures, rates and the number of rounds without labels, by held-out pairs.
+
+    One key after another takes each of its values; a run is worth what clients' held-out pairs say
+    of the round that it has selected. The test rows have no say.
+    """
+    config = load(settings, preset=preset)
+    tune.search(config, attempts or [], tune.simulated(config), out, runs, minutes, quiet, as_json)
 
 
 @app.command("report")
@@ -157,9 +183,9 @@ def report_command(
 
 
 @app.command("config")
-def config_command(settings: Settings = None, as_json: Json = False) -> None:
+def config_command(settings: Settings = None, preset: Preset = "", as_json: Json = False) -> None:
     """Every key of a configuration, as it is with these settings, and what it is for."""
-    config = load(settings)
+    config = load(settings, preset=preset)
 
     from fedsyn.federation import catalogue
 

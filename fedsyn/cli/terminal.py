@@ -17,8 +17,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from fedsyn.settings import presets
 from fedsyn.settings.catalogue import refuse_unknown
-from fedsyn.settings.loading import read_tree
+from fedsyn.settings.loading import over, read_tree
 
 if TYPE_CHECKING:
     from fedsyn.federation.catalogue import Key
@@ -36,6 +37,13 @@ Settings = Annotated[
         "data.path=pairs.npz. Without a file, the defaults. All keys: fedsyn config.",
     ),
 ]
+Preset = Annotated[
+    str,
+    typer.Option(
+        help="Keys between the defaults and yours: paper (as published), wgan (the best we can "
+        "make of one), disclosing (most class mAP, and what it gives away)."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
 
@@ -45,17 +53,22 @@ def say(message: str) -> None:
     stderr.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
-def load(settings: list[str] | None, resumed: Path | None = None) -> "Config":
+def load(settings: list[str] | None, resumed: Path | None = None, preset: str = "") -> "Config":
     """The configuration of a command line; of the resumed run where it names no file."""
-    tree = known(settings, resumed)
+    tree = known(settings, resumed, preset)
 
     from fedsyn.federation import config as configuration
 
     return configuration.parse(tree)
 
 
-def known(settings: list[str] | None, resumed: Path | None = None) -> dict[str, Any]:
-    """The tree of a command line, whose keys there are; without importing torch."""
+def known(
+    settings: list[str] | None, resumed: Path | None = None, preset: str = ""
+) -> dict[str, Any]:
+    """The tree of a command line, whose keys there are; without importing torch.
+
+    A preset's keys stand between the defaults and those that are given.
+    """
     words = list(settings or [])
     path: Path | None = None
     if words and "=" not in words[0]:
@@ -64,7 +77,7 @@ def known(settings: list[str] | None, resumed: Path | None = None) -> dict[str, 
         path = resumed / "config.toml"
     tree = read_tree(path, words)
     refuse_unknown(tree)
-    return tree
+    return over(presets.read(preset), tree) if preset else tree
 
 
 def show(*grids: "Grid") -> None:

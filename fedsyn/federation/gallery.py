@@ -18,7 +18,7 @@ def gallery(
     text: Tensor,  # [N, D]
     seed: int,
     queries: int = 6,
-    results: int = 6,
+    results: int = 10,
 ) -> dict[str, Any]:
     """``queries`` texts with their nearest pictures and as many pictures with their nearest texts.
 

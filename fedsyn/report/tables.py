@@ -50,7 +50,8 @@ def results(run: Run) -> Grid:
     clients = {one.number: one.client_metrics for one in run.rounds if one.client_metrics}
     if kept and kept.round in clients:
         columns.append((f"mean{_NO_BREAK}of clients", clients[kept.round], ""))
-    for name in ("start", "last", "best"):
+    compared = ("start", "best") if "start" in run.outcomes else ("last", "best")
+    for name in compared:
         if (outcome := run.outcomes.get(name)) and outcome is not kept:
             columns.append((f"{name} ({_round_name(outcome.round)})", outcome.metrics, ""))
     rows = [

@@ -3,9 +3,9 @@
 client: its prototypes once, its generator in every round
 server: pairs of all generators → filter → fine-tune the aggregated model → line search
 
-Its modes are variants: fine-tuning on what the filter keeps, another server step in its place
-(`fedsyn.synthesis.steps`), sharing what is kept with the clients, and the oracle, which fine-tunes
-on all clients' real pairs.
+Its modes are variants: what the filter keeps goes to the clients, whose batches it joins, or the
+server fine-tunes on it, or both; another server step takes the place of that
+(`fedsyn.synthesis.steps`); and the oracle does the same with all clients' real pairs.
 """
 
 from collections.abc import Mapping
@@ -38,17 +38,20 @@ from fedsyn.tasks.retrieval import RetrievalProblem
 
 def mode(config: SynthesisConfig, chosen: Mapping[str, Plugin]) -> Extension:
     """The variant of synthesis that is configured."""
+    shares = config.share == "clients"
     if config.oracle:
-        return ORACLE
+        sent = partial(broadcast, shares=shares)
+        bound = replace(ORACLE, server=partial(oracle, shares=shares), broadcast=sent)
+        return _sharing(bound, shares)
     generator, rule, step = GENERATORS.of(chosen), FILTERS.of(chosen), SERVER_STEPS.of(chosen)
-    shares, source = config.share == "clients", SOURCES[config.clusters]
+    source = SOURCES[config.clusters]
     alone = generator.learns or bool(step.reads)
     made = replace(
         SYNTHESIS,
         begin=source.begin,
         client_state=partial(client.client_state, generator=generator, source=source),
         client=partial(client.client, generator=generator, source=source, alone=alone),
-        takes_part=partial(client.takes_part, learns=generator.learns),
+        takes_part=partial(client.takes_part, learns=alone),
         server=partial(
             server,
             generator=generator,
@@ -59,17 +62,24 @@ def mode(config: SynthesisConfig, chosen: Mapping[str, Plugin]) -> Extension:
             alone=alone,
         ),
         reads=step.reads,
-        broadcast=partial(broadcast, source=source, learns=generator.learns, shares=shares),
-        largest=partial(largest, learns=generator.learns, shares=shares),
+        broadcast=partial(broadcast, source=source, learns=alone, shares=shares),
+        largest=partial(largest, learns=alone, shares=shares),
     )
+    return _sharing(made, shares)
+
+
+def _sharing(made: Extension, shares: bool) -> Extension:
+    """The extension, whose clients train on what they were sent where pairs are shared."""
     if not shares:
         return made
     return replace(made, examples=sharing.examples, completes=sharing.completes)
 
 
-def broadcast(state: Payload, *, source: Source, learns: bool, shares: bool) -> Payload:
+def broadcast(
+    state: Payload, *, source: Source | None = None, learns: bool = False, shares: bool
+) -> Payload:
     """Of what the server keeps what clients look at, once it is there."""
-    sent = source.broadcast(state, learns) if state else {}
+    sent = source.broadcast(state, learns) if source and state else {}
     return sent | ({PAIRS: state[PAIRS]} if shares and PAIRS in state else {})
 
 
@@ -127,13 +137,14 @@ def _able(library: Library) -> Library:
     )
 
 
-def oracle(view: ServerView) -> ServerResult:
-    """Fine-tune the model on the pooled real pairs: what synthesis tries to reach."""
+def oracle(view: ServerView, *, shares: bool) -> ServerResult:
+    """The same with the pooled real pairs in the place of made ones: what these try to reach."""
     if view.pooled is None:
         raise ValueError("expected all clients' pairs in one place, got none")
+    state = sharing.drawn(view.pooled, view.config, view.seed, view.round_number) if shares else {}
     with phase("fine-tune"):
         tuned, loss = fine_tuning.tune(view, view.pooled)
-    return _searched(view, tuned, {"loss": loss})
+    return replace(_searched(view, tuned, {"loss": loss}), state=state)
 
 
 def _searched(view: ServerView, tuned: Tensor, record: Record) -> ServerResult:

@@ -65,7 +65,25 @@ def fit(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Payload:
         ]
         fitted[SCATTER] = torch.stack([value for value, _ in sums])
         fitted[FREEDOM] = torch.tensor([freedom for _, freedom in sums], dtype=torch.float64)
+    fitted["prototypes"] = _disclosed(prototypes, counts, cohort, config)
     return fitted
+
+
+def _disclosed(
+    prototypes: Tensor, counts: Tensor, cohort: Cohort, config: SynthesisConfig
+) -> Tensor:
+    """What the server is to see of a client's prototypes: shrunk to their mean, and with noise."""
+    if config.shrinkage:
+        number = counts[..., None].to(prototypes)
+        mean = anchors(prototypes, counts, condition=False)
+        prototypes = (number * prototypes + config.shrinkage * mean) / (number + config.shrinkage)
+    if config.disclosed_noise:
+        drawn = [
+            torch.randn(prototypes.shape[1:], generator=stream)
+            for stream in cohort.streams("disclosed-noise")
+        ]
+        prototypes = prototypes + config.disclosed_noise * torch.stack(drawn).to(prototypes)
+    return prototypes * (counts > 0)[..., None]
 
 
 def anchors(prototypes: Tensor, counts: Tensor, condition: bool) -> Tensor:  # [C, M, D]

@@ -9,6 +9,7 @@ from fedsyn.settings.sections import (
     Count,
     Field,
     Fraction,
+    NonNegative,
     Positive,
     Section,
     Whole,
@@ -34,9 +35,16 @@ class SynthesisConfig(Section):
         description="whose pairs prototypes are means of: all clients', found by sums; or each "
         "client's own, which the server sees one by one",
     )
-    prototypes: Count = Field(256, description="most clusters, of all pairs or of a client's")
+    prototypes: Count = Field(24, description="most clusters, of all pairs or of a client's")
     min_cluster: Count = Field(
         5, description="fewest pairs of a client behind what it sends of a prototype"
+    )
+    shrinkage: NonNegative = Field(
+        0.0,
+        description="pairs at the client's mean that each of its own prototypes counts as well",
+    )
+    disclosed_noise: NonNegative = Field(
+        0.0, description="deviation of the noise on each number of a client's own prototypes"
     )
     cluster_rounds: Count = Field(
         5, description="rounds in which clients add up clusters of all pairs"
@@ -69,7 +77,7 @@ class SynthesisConfig(Section):
     )
     global_prototypes: Count = Field(24, description="clusters of all clients' prototypes")
     candidates: Annotated[int, Field(ge=1, le=1 << 24)] = Field(
-        8192, description="pairs drawn a round, over all clients"
+        4096, description="pairs drawn a round, over all clients"
     )
     truncation: Positive = Field(
         0.8, description="scale of the noise that candidates are drawn with"
@@ -82,11 +90,11 @@ class SynthesisConfig(Section):
         "held-out pairs choose; of one nobody is asked",
     )
     share: Literal["server", "clients"] = Field(
-        "server", description="who trains on kept pairs; clients: the next round's do too"
+        "clients", description="who trains on kept pairs; clients: the next round's do too"
     )
-    shared: Count = Field(512, description="pairs sent to each of them")
+    shared: Count = Field(1024, description="pairs sent to each of them")
     shared_batch: Count = Field(
-        16, description="how many of them join every batch of a client's own"
+        64, description="how many of them join every batch of a client's own"
     )
     complete: bool = Field(
         False, description="clients complete pairs that lost a half from those they were sent"

@@ -339,6 +339,7 @@ RETRIEVAL = Task(
     problem=RetrievalProblem,
     build=build,
     protocol="pairs",
+    defaults={"method": {"lr": 3e-3}},
     metrics=MetricTable(
         title="Retrieval",
         labels={

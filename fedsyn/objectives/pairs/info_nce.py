@@ -20,7 +20,7 @@ class InfoNCEOptions(Section):
     """Options of the objective InfoNCE."""
 
     temperature: Annotated[Positive, Tried(0.05, 0.1, 0.2, 0.5, 1.0)] = Field(
-        1.0, description="temperature of info_nce"
+        0.1, description="temperature of info_nce"
     )
     learnable: bool = Field(
         False, description="temperature of info_nce learnt (and federated) with the model"

@@ -23,11 +23,13 @@ AT_ONCE = 1 << 14  # most pairs that fine-tuning holds
 class FineTuningOptions(Section):
     """Options of fine-tuning on the server."""
 
-    server_steps: Iterations = Field(40, description="steps of the model a round")
+    server_steps: Iterations = Field(
+        0, description="steps of the model a round, on the server; 0: clients alone train on pairs"
+    )
     server_batch: Annotated[int, Field(ge=2)] = Field(256, description="pairs of a step")
     server_lr: Positive = Field(1e-3, description="rate of a step")
     server_temperature: Annotated[NonNegative, Tried(0.05, 0.1, 0.2, 0.5, 1.0)] = Field(
-        0.2,
+        0.1,
         description="temperature of the InfoNCE that is minimised; 0: what clients minimise is",
     )
     proximal: NonNegative = Field(
