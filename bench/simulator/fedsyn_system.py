@@ -9,22 +9,53 @@ import torch
 from safetensors.torch import load_file
 
 import fedsyn
-from simulator.workload import TEMPERATURE, Clock, Net, Task, parse, read, recall, report
+from simulator.workload import (
+    BATCH,
+    EMBEDDING,
+    HIDDEN,
+    LR,
+    TEMPERATURE,
+    Clock,
+    Net,
+    Task,
+    parse,
+    read,
+    recall,
+    report,
+)
 
 # Bound here: fedsyn imports its engine with the first use of these names.
 run, load_config = fedsyn.run, fedsyn.load_config
 
-# Everything that synthesis can do, in every round: adversarial training under all three losses.
+# Adversarial training under all three losses in every round, and fine-tuning on the server. Every
+# number that `simulator.synthesis_loop` has is here too, so that defaults may change; options that
+# are off unless they are asked for are not named.
 SYNTHESIS = (
-    *("synthesis.generator=wgan-gp", "synthesis.steps=20", "synthesis.last_round=0"),
+    *("method.epochs=2", "synthesis.enabled=true"),
+    *("synthesis.clusters=own", "synthesis.directions=own", "synthesis.space=global"),
+    *("synthesis.prototypes=32", "synthesis.min_cluster=3", "synthesis.noise=128"),
+    *("synthesis.generator=wgan-gp", "synthesis.condition=true", "synthesis.warm_start=true"),
+    *("synthesis.first_round=1", "synthesis.last_round=0", "synthesis.upload=float32"),
+    *("synthesis.hidden=[256]", "synthesis.critic_hidden=[256, 256]"),
+    *("synthesis.steps=20", "synthesis.batch=64", "synthesis.critic_steps=2"),
+    *("synthesis.critic_warmup=100", "synthesis.generator_lr=1e-4", "synthesis.critic_lr=1e-3"),
+    *("synthesis.betas=[0.0, 0.9]", "synthesis.penalty=10"),
+    *("synthesis.encoder=private", "synthesis.temperature=0.3"),
     *("synthesis.direct=0.1", "synthesis.indirect=0.1", "synthesis.jsd=0.1"),
-    *("synthesis.prototypes=32", "synthesis.noise=128", "synthesis.truncation=0.6"),
-    "synthesis.server_steps=20",
+    *("synthesis.candidates=8192", "synthesis.truncation=0.6", "synthesis.global_prototypes=24"),
+    *("synthesis.filter=quota", "synthesis.quantile=0.01", "synthesis.keep=0.75"),
+    *("synthesis.balance=0.75", "synthesis.share=server", "synthesis.server=filter"),
+    *("synthesis.server_steps=20", "synthesis.server_batch=256", "synthesis.server_lr=1e-3"),
+    "synthesis.server_temperature=0",  # that of what clients minimise
+    "synthesis.line_search=[1.0]",  # all of the fine-tuned model, and nobody is asked
 )
 
 
 class Laps:
-    """An observer that notes when each round, its checkpoint included, is done."""
+    """An observer that notes when each round, its checkpoint included, is done.
+
+    The start, which is round 0, is none: here it is the evaluation of a model drawn at random.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -34,7 +65,8 @@ class Laps:
 
     def row(self, row: dict[str, Any]) -> None:
         """A round is done."""
-        self.clock.lap()
+        if row["round"]:
+            self.clock.lap()
 
 
 def main() -> None:
@@ -56,14 +88,23 @@ def main() -> None:
 
 
 def overrides(task: Task) -> list[str]:
-    """The workload as configuration; what is not said here is fedsyn's default."""
+    """The workload as configuration; how it is computed is fedsyn's default."""
     common = [
         f"data.path={Path(task.data, 'pairs.npz')}",
         "data.label=",
         "data.standardize=false",
+        "data.holdout=0",
         "partition.scheme=column",
         "partition.column=client",
+        "model.start=random",
+        f"model.hidden=[{HIDDEN}]",
+        f"model.dim={EMBEDDING}",
+        "objective=info_nce",
         f"objective.temperature={TEMPERATURE}",
+        "method=fedavg",
+        "method.optimizer=adam",
+        f"method.lr={LR}",
+        f"method.batch={BATCH}",
         f"engine.threads={task.threads}",
         f'engine.devices=["{task.device}"]',
         f"run.rounds={task.rounds}",
@@ -71,7 +112,7 @@ def overrides(task: Task) -> list[str]:
         f"run.seed={task.seed}",
     ]
     if task.workload == "local":
-        return [*common, "data.holdout=0", "method.epochs=1", "synthesis.enabled=false"]
+        return [*common, "method.epochs=1", "synthesis.enabled=false"]
     return [*common, *SYNTHESIS]
 
 

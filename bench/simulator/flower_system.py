@@ -3,8 +3,7 @@
 Two workers of one core each; all clients in every round, no federated evaluation. A round ends
 where the strategy evaluates, which is right after aggregation. With synthesis, which Flower has
 not, clients run the plain loop's function; what a client keeps lies in its context, as Flower asks
-for, and what it uploads travels in its reply, both as bytes. The gate's held-out pairs are read by
-the server, which spares Flower the second exchange that a real federation needs.
+for, and what it uploads travels in its reply, both as bytes.
 """
 
 import logging
@@ -12,7 +11,6 @@ import os
 import platform
 import warnings
 from collections.abc import Iterable
-from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -77,8 +75,6 @@ def server(task: Task, net: Net, clock: Clock) -> ServerApp:
     def _(grid: Grid, context: Context) -> None:
         kind = FedAvg if task.workload == "local" else WithSynthesis
         strategy = kind(fraction_train=1.0, fraction_evaluate=0.0, **everyone)
-        if isinstance(strategy, WithSynthesis):
-            strategy.initial, strategy.held_out = deepcopy(net), held_out(task)
         arrays = ArrayRecord(net.state_dict())
         found = strategy.start(grid, arrays, task.rounds, evaluate_fn=evaluate)
         net.load_state_dict(found.arrays.to_torch_state_dict())
@@ -96,15 +92,14 @@ def client(task: Task) -> ClientApp:
         clients, net, optimizer = worker(task.data, task.pairs)
         net.load_state_dict(message.content["arrays"].to_torch_state_dict())
         records: dict[str, Any] = {}
+        held = clients[number]
         if task.workload == "local":
-            held = clients[number]
             train(net, optimizer, held)
         else:
-            state = recall_state(context, number, clients[number], net)
+            state = recall_state(context, held, net)
             upload = synthesis_loop.local_round(net, optimizer, state)
             context.state["client"], context.state["upload"] = kept(state), sent(upload)
             records["upload"] = sent(upload)
-            held = state.pairs
         records["arrays"] = ArrayRecord(net.state_dict())
         records["metrics"] = MetricRecord({"num-examples": len(held[0])})
         return Message(content=RecordDict(records), reply_to=message)
@@ -123,9 +118,6 @@ def worker(data: str, pairs: int) -> tuple[list[Pairs], Net, torch.optim.Optimiz
 class WithSynthesis(FedAvg):
     """FedAvg whose server also does what synthesis adds."""
 
-    initial: Net
-    held_out: list[Pairs]
-
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -135,14 +127,8 @@ class WithSynthesis(FedAvg):
         arrays, metrics = super().aggregate_train(server_round, replies)
         net = Net()
         net.load_state_dict(arrays.to_torch_state_dict())
-        synthesis_loop.server_round(net, self.initial, uploads, self.held_out)
+        synthesis_loop.server_round(net, uploads)
         return ArrayRecord(net.state_dict()), metrics
-
-
-def held_out(task: Task) -> list[Pairs]:
-    """The pairs that clients keep from training."""
-    clients, _ = read(task.data, task.pairs)
-    return [synthesis_loop.divide(number, held)[1] for number, held in enumerate(clients)]
 
 
 def sent(upload: synthesis_loop.Upload) -> ArrayRecord:
@@ -171,9 +157,9 @@ def kept(state: synthesis_loop.Client) -> ArrayRecord:
     return ArrayRecord(arrays)
 
 
-def recall_state(context: Context, number: int, held: Pairs, net: Net) -> synthesis_loop.Client:
+def recall_state(context: Context, held: Pairs, net: Net) -> synthesis_loop.Client:
     """The client as the last round left it; at first, as it begins."""
-    state = synthesis_loop.client(number, held, net)
+    state = synthesis_loop.client(held, net)
     if "client" not in context.state:
         return state
     arrays = dict(context.state["client"].to_torch_state_dict())

@@ -6,7 +6,6 @@ sums of models in place.
 
 import platform
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 
 import torch
 
@@ -40,13 +39,12 @@ def local(net: Net, held: Sequence[Pairs], rounds: int, clock: Clock) -> None:
 
 def synthesis(net: Net, held: Sequence[Pairs], rounds: int, clock: Clock) -> None:
     """Clients make generators too, and the server fine-tunes on what these make."""
-    initial, optimizer = deepcopy(net), adam(net.parameters())
-    states = [client(number, pairs, net) for number, pairs in enumerate(held)]
-    sizes = [len(state.pairs[0]) for state in states]
+    optimizer = adam(net.parameters())
+    states = [client(pairs, net) for pairs in held]
+    sizes = [len(image) for image, _ in held]
     for _ in range(rounds):
         average(net, sizes, lambda number: local_round(net, optimizer, states[number]))
-        uploads, held_out = zip(*((state.upload, state.held_out) for state in states), strict=True)
-        server_round(net, initial, uploads, held_out)
+        server_round(net, [state.upload for state in states])
         clock.lap()
 
 

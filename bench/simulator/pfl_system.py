@@ -8,7 +8,6 @@ where there is one, so that synthesis runs in one.
 """
 
 import platform
-from copy import deepcopy
 from typing import Any
 
 import pfl
@@ -56,9 +55,9 @@ class Laps(TrainingProcessCallback):
 class Synthesis(FederatedAveraging):
     """Federated averaging whose clients and server also do what synthesis adds."""
 
-    def __init__(self, states: list[synthesis_loop.Client], initial: Net) -> None:
+    def __init__(self, states: list[synthesis_loop.Client]) -> None:
         super().__init__()
-        self.states, self.initial = states, initial
+        self.states = states
 
     def train_one_user(
         self, initial_model_state: Any, model: PyTorchModel, user_dataset: Any, central_context: Any
@@ -77,12 +76,8 @@ class Synthesis(FederatedAveraging):
         found: tuple[PyTorchModel, Metrics] = super().process_aggregated_statistics(
             central_context, aggregate_metrics, model, statistics
         )
-        synthesis_loop.server_round(
-            model.pytorch_model,
-            self.initial,
-            [state.upload for state in self.states],
-            [state.held_out for state in self.states],
-        )
+        uploads = [state.upload for state in self.states]
+        synthesis_loop.server_round(model.pytorch_model, uploads)
         return found
 
 
@@ -96,9 +91,7 @@ def main() -> None:
     net = PflNet()
     algorithm = FederatedAveraging()
     if task.workload == "synthesis":
-        states = [synthesis_loop.client(number, held, net) for number, held in enumerate(clients)]
-        clients = [state.pairs for state in states]
-        algorithm = Synthesis(states, deepcopy(net))
+        algorithm = Synthesis([synthesis_loop.client(held, net) for held in clients])
     train(algorithm, net, clients, task.rounds, clock)
     if pytorch_ops.distributed.global_rank == 0:
         versions = {"python": platform.python_version(), "torch": torch.__version__}

@@ -2,10 +2,10 @@
 
 One client after another, ordinary modules and optimisers, the gradient penalty by differentiating
 twice, k-means from scikit-learn. docs/synthesis.md says what is done and why; the numbers here are
-those of `simulator.fedsyn_system` and, where that is silent, the defaults of fedsyn.
+those of `simulator.fedsyn_system`.
 
 What it does not do is what the algorithm has no use for: scores that the chosen filter does not
-read, the held-out objective of a model that the gate has just judged.
+read.
 """
 
 import math
@@ -18,10 +18,10 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from simulator.workload import BATCH, FEATURES, Net, Pairs, adam, info_nce, train
+from simulator.workload import FEATURES, Net, Pairs, adam, info_nce, train
 
 PAIR = 2 * FEATURES
-EPOCHS, HOLDOUT = 2, 0.1
+EPOCHS = 2
 PROTOTYPES, MIN_CLUSTER, ITERATIONS = 32, 3, 25
 RANK, WIDTH, SLOPE = 128, 256, 0.2  # of the noise, of hidden layers, of the leaky ReLU
 STEPS, DRAWN, CRITIC_STEPS, CRITIC_WARMUP = 20, 64, 2, 100
@@ -29,7 +29,7 @@ GENERATOR_LR, CRITIC_LR, BETAS, PENALTY = 1e-4, 1e-3, (0.0, 0.9), 10.0
 DIRECT, INDIRECT, JSD, SCALE = 0.1, 0.1, 0.1, 1 / 0.3
 GLOBAL_PROTOTYPES, CANDIDATES, TRUNCATION = 24, 8192, 0.6
 QUANTILE, KEEP, BALANCE = 0.01, 0.75, 0.75
-SERVER_STEPS, SERVER_BATCH, SERVER_LR, TOLERANCE = 20, 256, 1e-3, 0.1
+SERVER_STEPS, SERVER_BATCH, SERVER_LR = 20, 256, 1e-3
 
 
 # ---- A client -------------------------------------------------------------------------------
@@ -75,8 +75,7 @@ class Upload:
 class Client:
     """What a client holds and keeps between rounds."""
 
-    pairs: Pairs  # it trains on these
-    held_out: Pairs  # the gate asks for these
+    pairs: Pairs
     private: Net
     ready: bool = False
     upload: Upload = field(init=False)
@@ -86,21 +85,11 @@ class Client:
     owner: Tensor = field(init=False)  # [N] prototype of each pair
 
 
-def client(number: int, held: Pairs, initial: Net) -> Client:
+def client(held: Pairs, initial: Net) -> Client:
     """A client before its first round."""
     private = Net()
     private.load_state_dict(initial.state_dict())
-    return Client(*divide(number, held), private)
-
-
-def divide(number: int, held: Pairs) -> tuple[Pairs, Pairs]:
-    """A client's pairs for training, and the tenth that it keeps aside (always the same)."""
-    size = len(held[0])
-    stream = torch.Generator().manual_seed(number)
-    order = torch.randperm(size, generator=stream, device="cpu").to(held[0].device)
-    kept = round(HOLDOUT * size) if size >= 10 else 0
-    aside, used = order[:kept], order[kept:]
-    return (held[0][used], held[1][used]), (held[0][aside], held[1][aside])
+    return Client(held, private)
 
 
 def local_round(net: Net, optimizer: torch.optim.Optimizer, state: Client) -> Upload:
@@ -227,22 +216,16 @@ def fused(net: Net, joined: Tensor) -> Tensor:
 # ---- The server -----------------------------------------------------------------------------
 
 
-def server_round(
-    net: Net, initial: Net, uploads: Sequence[Upload], held_out: Sequence[Pairs]
-) -> None:
-    """Fine-tune the aggregated ``net`` on filtered synthetic pairs, unless clients object."""
+def server_round(net: Net, uploads: Sequence[Upload]) -> None:
+    """Fine-tune the aggregated ``net`` on filtered synthetic pairs."""
     with torch.no_grad():
         pairs = synthesise(net, uploads)
-    start, before = (objective(each, held_out) for each in (initial, net))
-    aggregated = {name: value.clone() for name, value in net.state_dict().items()}
     optimizer = adam(net.parameters(), SERVER_LR)
     for rows in torch.randint(len(pairs), (SERVER_STEPS, SERVER_BATCH)):
         optimizer.zero_grad()
         net.loss(*pairs[rows].split(FEATURES, 1)).backward()
         optimizer.step()
     optimizer.zero_grad()
-    if objective(net, held_out) - before > TOLERANCE * max(start - before, 0):
-        net.load_state_dict(aggregated)
 
 
 def synthesise(net: Net, uploads: Sequence[Upload]) -> Tensor:
@@ -299,15 +282,3 @@ def shares(weights: Tensor, budget: int) -> list[int]:
     whole = exact.long()
     whole[(exact - whole).topk(budget - int(whole.sum())).indices] += 1
     return whole.tolist()
-
-
-@torch.no_grad()
-def objective(net: Net, held_out: Sequence[Pairs]) -> float:
-    """Mean objective over all held-out pairs, in batches as in training."""
-    total = pairs = 0.0
-    for image, text in held_out:
-        steps = -(-len(image) // BATCH)
-        for batch in zip(image.tensor_split(steps), text.tensor_split(steps), strict=True):
-            total += float(net.loss(*batch)) * len(batch[0])
-            pairs += len(batch[0])
-    return total / pairs
