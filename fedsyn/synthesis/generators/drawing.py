@@ -97,6 +97,8 @@ class Drawing:
     def _mask(self, dropped: int) -> Tensor:
         """What hidden values of a step are multiplied by."""
         kept, shape = 1 - self._options.critic_dropout, (self._options.batch, dropped)
+        if not dropped:
+            return self._features.new_empty(len(self._masks), *shape)
         drawn = torch.stack([torch.rand(shape, generator=stream) for stream in self._masks])
         return ((drawn < kept) / kept).to(self._features)
 
