@@ -80,7 +80,12 @@ def schema(fed: Federation) -> Schema:
     cohort = Cohort((0,), (np.arange(PAIRS),), plan.seed, 1)
     problem = fed.problem.noise(PAIRS, stream)
     state = plan.method.init(problem, initial_model(problem.net, plan.seed), len(fed.silos))
-    received = {METHOD: plan.method.broadcast(state, (0,))}
+    broadcast = {
+        extension.name: extension.largest(problem, own)
+        for extension, own in plan.extensions
+        if extension.largest is not None
+    }
+    received = {METHOD: plan.method.broadcast(state, (0,)), **broadcast}
     found = answer(plan, Assignment(cohort, problem, received, torch.tensor([False]), {}))
     intake = Intake({})
     intake.take((0,), send(found.uploads[METHOD], torch.tensor([True]), plan.exposed))
@@ -88,9 +93,8 @@ def schema(fed: Federation) -> Schema:
     down = plan.method.broadcast(state, (0,))
     model = {"model": down.pop("model")} if plan.method.broadcasts_model else {}
     more = named(METHOD, down)
-    for extension, own in plan.extensions:
-        if extension.largest is not None:
-            more |= named(extension.name, extension.largest(problem, own))
+    for name, payload in broadcast.items():
+        more |= named(name, payload)
     losses = {part: tuple(mine) for part, mine in found.losses.items()}
     return Schema(fed.plan, named(METHOD, model), more, found.uploads, losses)
 

@@ -108,8 +108,8 @@ def closed_form(
         if rotation is not None:
             weight = weight @ rotation
         maps.append((weight, -centre @ weight))
-    name = f"closed-form, ridge {ridge:g}, {kept} directions"
-    return LinearStart(name + (", rotated" if rotation is not None else ""), *maps)
+    turned = ", rotated" if rotation is not None else ""
+    return LinearStart(f"closed form (ridge {ridge:g}, {kept} directions{turned})", *maps)
 
 
 def identity(preprocessing: Mapping[str, Tensor]) -> LinearStart:

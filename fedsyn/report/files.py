@@ -220,6 +220,7 @@ def read_comparison(directory: Path | str) -> Comparison:
     closed = {
         (_text(gap, "method"), _text(gap, "objective")): _numbers(gap)
         for gap in _objects(tree, "gap_closed", path)
+        if _numbers(gap)
     }
     return Comparison(path.parent, task, rows, closed)
 

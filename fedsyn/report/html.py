@@ -49,7 +49,7 @@ def render(run: Run) -> str:
 def headline(run: Run) -> str:
     """The essential result in one sentence."""
     settings = run.config
-    synthesis = {"off": "", "on": " with synthesis", "oracle": " with oracle fine-tuning"}
+    synthesis = {"off": "", "on": " with synthesis", "oracle": " with real pairs (oracle)"}
     who = f"{settings.plugins.method.name}{synthesis[settings.synthesis_mode]}"
     count = run.rounds[-1].number
     where = f"{count} {'round' if count == 1 else 'rounds'} over {run.clients} clients"
@@ -61,9 +61,14 @@ def headline(run: Run) -> str:
     reached = tables.metric(name, kept.metrics[name])
     peak = tables.metric(name, best.metrics.get(name)) if best else reached
     aside = f" (best {peak} in round {best.round})" if best and peak != reached else ""
-    what = run.scores.noun(name)
-    article = "an" if what[0] in "aeiou" else "a"
-    return f"{who} reached {article} {what} of {reached} in {where}{aside}."
+    more = [one for one in run.scores.gaps if one != name and one in kept.metrics]
+    parts = [(name, reached), *((one, tables.metric(one, kept.metrics[one])) for one in more)]
+    found = " and ".join(f"{_with_article(run.scores.noun(one))} of {n}" for one, n in parts)
+    return f"{who} reached {found} in {where}{aside}."
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def facts(run: Run) -> list[tuple[str, str]]:

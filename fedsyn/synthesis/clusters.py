@@ -3,17 +3,23 @@
 server: G centres drawn from the Gaussian of all pairs' moments (of one: their mean, and no rounds)
 in each of the first ``cluster_rounds`` rounds:
     send the centres
-    client k: assign its pairs to them; of every centre that has at least ``min_cluster`` of its
-              pairs, send the sum of these and their number, as sums over clients
+    client k: assign the round's part of its pairs to them; of every centre that has at least
+              ``min_cluster`` of these, send their sum and their number, as sums over clients
     centres ← Σ_k sums / Σ_k numbers
 
-which is Lloyd's algorithm. Pairs of a centre that has too few of a client's go to the nearest that
-has enough (if none has, to the largest, where the client has enough pairs in all). Scatter within
-clusters is what is left of the moments: (Σ x xᵀ − Σ_g n_g μ_g μ_gᵀ) / (N − G).
+which is Lloyd's algorithm, but that **no pair takes part twice**: sums of two rounds over the same
+pairs differ by the pairs that have moved, and where one has, the difference is that pair, however
+many clients are added up. The last round has half of a client's pairs, the one before it a
+quarter, and so on. Pairs of a centre that has too few of a client's go to the nearest that has
+enough (if none has, to the largest, where the part has enough pairs in all). Scatter within
+clusters is what is left of the moments, (share · Σ x xᵀ − Σ_g n_g μ_g μ_gᵀ) / (Σ_g n_g − G), with the
+share of all pairs that took part in the round.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -28,6 +34,7 @@ from fedsyn.synthesis.directions import BASIS
 from fedsyn.synthesis.settings import SynthesisConfig
 
 CENTRES, COUNTS, MEMBERS, NUMBERS = "centres", "counts", "members", "numbers"
+PART = "cluster-part"
 SIZE, LEFT = "size", "left"  # how many pairs there are, and rounds in which clients add up
 
 
@@ -96,6 +103,22 @@ def assign(
     distance.masked_fill_(~alive[:, None, :], torch.inf)
     owner = distance.argmin(-1).masked_fill(~valid, -1)
     return points, owner, _counts(owner, number)
+
+
+def part(cohort: Cohort, left: int, rounds: int) -> Cohort:
+    """The clients with the pairs that take part when ``left`` of ``rounds`` are left, 1 the last.
+
+    A client's pairs are drawn into parts once, whatever the round; none take part where none is
+    left.
+    """
+    chosen = []
+    same = replace(cohort, round_number=0)
+    for rows, stream in zip(cohort.rows, same.streams(PART), strict=True):
+        order = rows[torch.randperm(len(rows), generator=stream).numpy()]
+        end = len(order) >> (left - 1) if left else 0
+        begin = end >> 1 if left < rounds else 0  # the first two are of one size
+        chosen.append(np.sort(order[begin:end]))
+    return replace(cohort, rows=tuple(chosen))
 
 
 def sums(points: Tensor, owner: Tensor, counts: Tensor) -> dict[str, Sum]:

@@ -90,7 +90,7 @@ def largest(
     rows = {BASIS: config.noise * learns, PAIRS: config.shared * shares}
     whole: Payload = {}
     if config.clusters == "all":
-        rows[CENTRES], whole[LEFT] = config.prototypes, torch.tensor(0)
+        rows[CENTRES], whole[LEFT] = config.prototypes, torch.tensor(config.cluster_rounds)
     features = problem.features
     return whole | {
         name: features.new_zeros(number, features.shape[1])

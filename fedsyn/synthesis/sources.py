@@ -78,11 +78,12 @@ def _nothing(features: Tensor, cohort: Cohort, config: SynthesisConfig) -> Paylo
 
 def _of_all(view: ClientView, state: Payload, alone: bool) -> Given:
     config, features = view.config, view.problem.features
-    centres = view.received[CENTRES].to(features)
-    points, owner, counts = clusters.assign(features, view.cohort, centres, config.min_cluster)
-    sums: dict[str, Sum] = {}
-    if int(view.received[LEFT]):
-        sums = clusters.sums(points, owner, counts)
+    centres, left = view.received[CENTRES].to(features), int(view.received[LEFT])
+    chosen = clusters.part(view.cohort, left, config.cluster_rounds)
+    points, owner, counts = clusters.assign(features, chosen, centres, config.min_cluster)
+    sums = clusters.sums(points, owner, counts)
+    if alone:
+        *_, counts = clusters.assign(features, view.cohort, centres, config.min_cluster)
     own = {COUNTS: counts} if alone else {}
     clients = len(counts)
     none = features.new_zeros(config.noise, features.shape[1])

@@ -131,12 +131,13 @@ def test_a_comparison_is_read(write_comparison_file: Callable[..., Path]) -> Non
     results = read_comparison(write_comparison_file(methods=("fedavg", "fedprox"), seeds=4))
     assert [row.synthesis for row in results.rows[:3]] == ["off", "on", "oracle"]
     assert results.rows[0].seeds == len(results.rows[0].runs) == 4
-    assert results.gap_closed["fedprox", "info_nce"] == pytest.approx(0.14 / 0.17)
+    closed = results.gap_closed["fedprox", "info_nce"]
+    assert closed == {"map": pytest.approx(0.14 / 0.17), "r10": 0.5}
 
 
 def test_a_comparison_needs_only_its_names(tmp_path: Path) -> None:
     rows = [{"method": "fedavg", "objective": "info_nce", "synthesis": "on", "seeds": [0, 1]}]
-    gaps = [{"method": "fedavg", "objective": "info_nce", "value": float("nan")}]
+    gaps = [{"method": "fedavg", "objective": "info_nce", "map": float("nan")}]
     (tmp_path / "comparison.json").write_text(json.dumps({"rows": rows, "gap_closed": gaps}))
     results = read_comparison(tmp_path)
     assert results.rows[0].seeds == 2

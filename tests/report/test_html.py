@@ -156,7 +156,7 @@ def test_the_headline_is_silent_about_a_best_that_reads_the_same(write_run: RunW
     ("override", "name"),
     [
         ("synthesis.enabled=false", "fedavg reached"),
-        ("synthesis.oracle=true", "fedavg with oracle fine-tuning reached"),
+        ("synthesis.oracle=true", "fedavg with real pairs (oracle) reached"),
     ],
 )
 def test_the_headline_names_the_synthesis_mode(
@@ -169,7 +169,7 @@ def test_facts_tell_codes_from_embeddings_and_count_the_server(write_run: RunWri
     known = dict(facts(read_run(write_run("model.bits=32", rounds=5))))
     assert known["embedding"] == "32-bit codes"
     assert known["synthetic pairs kept"] == "15,360 of 20,480 (75%)"
-    assert known["fine-tuning accepted"] == "4 of 5 rounds"
+    assert known["fine-tuned model's share"] == "50% on average"
 
 
 def test_importing_the_report_imports_no_plotting() -> None:
