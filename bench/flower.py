@@ -30,8 +30,11 @@ PORT = 23_480
 CASES: dict[str, tuple[int, list[str]]] = {
     # nodes, and what differs from the default configuration on three clients
     "three silos, without synthesis": (3, ["synthesis.enabled=false"]),
-    "three silos, without the gate": (3, ["synthesis.gate=false"]),
-    "three silos": (3, []),
+    "three silos": (3, []),  # one exchange a round
+    "three silos, steps on the server and a line search": (  # two
+        3,
+        ["synthesis.server_steps=40", "synthesis.line_search=[0, 0.25, 0.5, 0.75, 1]"],
+    ),
     "three silos, 64 MB models": (
         3,
         ["synthesis.enabled=false", "model.hidden=[4096, 1800]", "run.rounds=3"],
@@ -112,20 +115,24 @@ def measure(folder: Path, nodes: int, overrides: list[str]) -> dict[str, Any]:
         "rounds": config.run.rounds,
         "seconds_local": typical(one),
         "seconds_nodes": typical(other),
-        "bytes_up": median(row["bytes_up"] for row in other[1:]),
-        "bytes_down": median(row["bytes_down"] for row in other[1:]),
-        "bytes_up_first": other[0]["bytes_up"],
+        "seconds_start_local": sum(one[0]["seconds"].values()),
+        "seconds_start_nodes": sum(other[0]["seconds"].values()),
+        "bytes_up": median(row["bytes_up"] for row in other[2:]),
+        "bytes_down": median(row["bytes_down"] for row in other[2:]),
+        "bytes_up_start": other[0]["bytes_up"],
+        "bytes_down_start": other[0]["bytes_down"],
         "map_apart": apart,
     }
 
 
 def read(out: Path) -> list[dict[str, Any]]:
+    """The rows of a run: the start, and the rounds."""
     return [json.loads(line) for line in (out / records.METRICS).read_text().splitlines()]
 
 
 def typical(rows: list[dict[str, Any]]) -> float:
-    """Seconds of a round but the first, which prepares the nodes, and the last, judged apart."""
-    return float(median(sum(row["seconds"].values()) for row in rows[1:-1]))
+    """Seconds of a round but the first, sent no pairs yet, and the last, which is judged apart."""
+    return float(median(sum(row["seconds"].values()) for row in rows[2:-1]))
 
 
 def show(rows: list[dict[str, Any]]) -> None:
