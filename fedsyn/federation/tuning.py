@@ -18,6 +18,7 @@ from typing import Any
 from fedsyn.errors import ConfigError, RunError
 from fedsyn.federation import records
 from fedsyn.federation.config import Config
+from fedsyn.settings.plugins import FLAT
 from fedsyn.settings.sections import Section, Tried
 
 RESULT = "tuning.json"
@@ -59,8 +60,8 @@ def candidates(config: Config) -> dict[str, tuple[Any, ...]]:
 
     Of the sections of the plug-ins in force.
     """
-    chosen, active = config.plugins, [own for _, own in config.active]
-    objective = {name for kind in chosen.objective.options.values() for name in kind.model_fields}
+    active, plain = [own for _, own in config.active], config.plugins.objective.options.get(FLAT)
+    objective = set(plain.model_fields if plain else ())
     found: dict[str, tuple[Any, ...]] = {}
     for name in ("objective", "method", *type(config).model_fields):
         section = getattr(config, name)

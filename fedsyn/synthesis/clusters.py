@@ -12,8 +12,8 @@ pairs differ by the pairs that have moved, and where one has, the difference is 
 many clients are added up. The last round has half of a client's pairs, the one before it a
 quarter, and so on. Pairs of a centre that has too few of a client's go to the nearest that has
 enough (if none has, to the largest, where the part has enough pairs in all). Scatter within
-clusters is what is left of the moments, (share · Σ x xᵀ − Σ_g n_g μ_g μ_gᵀ) / (Σ_g n_g − G), with the
-share of all pairs that took part in the round.
+clusters is what is left of the moments, (share · Σ x xᵀ − Σ_g n_g μ_g μ_gᵀ) / (Σ_g n_g − G); the
+share is that of all pairs that took part in the round.
 """
 
 from collections.abc import Mapping

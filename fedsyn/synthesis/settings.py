@@ -94,7 +94,7 @@ class SynthesisConfig(Section):
     )
     shared: Count = Field(1024, description="pairs sent to each of them")
     shared_batch: Count = Field(
-        64, description="how many of them join every batch of a client's own"
+        48, description="how many of them join every batch of a client's own"
     )
     complete: bool = Field(
         False, description="clients complete pairs that lost a half from those they were sent"
