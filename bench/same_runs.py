@@ -3,10 +3,10 @@
     python bench/same_runs.py OLD NEW [--only NAME ...] [--keep DIR]
 
 OLD and NEW are checkouts, each with its own ``.venv`` (``make .venv/installed``). Every method,
-task and objective is run, synthesis in all its modes, codes, sampled clients, stacks, files in the
-place of memory, a resumed run, and nodes in one process. What OLD writes as ``config.toml`` is what
-NEW runs, so that files of the one are held to load with the other. Both sides run on one thread
-each, side by side.
+task and objective is run, every start, synthesis in all its modes, codes, sampled clients, stacks,
+files in the place of memory, a resumed run, and nodes in one process. What OLD writes as
+``config.toml`` is what NEW runs, so that files of the one are held to load with the other: a key
+that NEW no longer has is a difference. Both sides run on one thread, one after the other.
 
 Compared are ``metrics.jsonl`` but for the seconds, ``summary.json`` but for seconds and version,
 ``partition.json``, ``gallery.json``, and all tensors of the model and the preprocessing. Bytes are
@@ -55,6 +55,7 @@ CLASSES = [
 ]  # fmt: skip
 TAUGHT = ["teacher.name=run", "teacher.path={out}/teacher"]
 GLYPHS = ["run.rounds=2", "engine.threads=1", "data.cache="]
+OWN = [*PAIRS, "synthesis.clusters=own", "synthesis.min_cluster=3"]
 HALVES = [*PAIRS, "task=multimodal_classification", "partition.missing_image=0.2",
           "partition.missing_text=0.1", "run.rounds=2"]  # fmt: skip
 ANSWERS = [*PAIRS, "task=vqa", "data.questions=0", "run.rounds=2"]
@@ -94,8 +95,20 @@ RUNS: dict[str, list[str]] = {
         *PAIRS, "synthesis.share=clients", "synthesis.complete=true", "synthesis.shared=40",
         "synthesis.shared_batch=6", "partition.single_modality=0.4", "partition.unpaired=0.2",
     ],
-    "private-space": [*PAIRS, "synthesis.space=private", "run.fraction=0.5"],
-    "global-encoder": [*PAIRS, "synthesis.encoder=global", "synthesis.gate=false"],
+    **{f"start-{name}": [*PAIRS, f"model.start={name}"] for name in ("closed-form", "random")},
+    "start-identity": [*PAIRS, "data.text=twin", "model.start=identity", "model.dim=0"],
+    "start-frozen": [*PAIRS, "model.linear=frozen", "method=scaffold"],
+    "cca": [*PAIRS, "method=cca", "model.bits=8"],
+    "one-cluster": [*PAIRS, "synthesis.prototypes=1", "synthesis.generator=gaussian"],
+    **{f"own-{name}": [*OWN, f"synthesis.directions={name}", "synthesis.generator=gaussian"]
+       for name in ("pooled", "own", "none")},
+    "own-wgan-gp": OWN,
+    "own-sketched": [*GLYPHS, "synthesis.clusters=own", "synthesis.noise=64", "run.fraction=0.5"],
+    "own-hidden": [*OWN, "synthesis.shrinkage=2", "synthesis.disclosed_noise=0.1"],
+    "private-space": [*OWN, "synthesis.space=private", "run.fraction=0.5"],
+    "global-encoder": [*PAIRS, "synthesis.encoder=global", "synthesis.line_search=[1.0]"],
+    "server-alone": [*PAIRS, "synthesis.share=server", "synthesis.server_temperature=0"],
+    "clients-alone": [*PAIRS, "synthesis.server_steps=0", "synthesis.generator=gaussian"],
     "frozen-encoder": [*PAIRS, "synthesis.encoder=frozen", "run.fraction=0.5"],
     "gaussian-float16": [*PAIRS, "synthesis.generator=gaussian", "synthesis.upload=float16"],
     "wgan-gp-float16": [*PAIRS, "synthesis.upload=float16", "run.fraction=0.5"],
@@ -111,8 +124,8 @@ RUNS: dict[str, list[str]] = {
     **{f"codes-{name}": [*PAIRS, f"objective={name}", "model.bits=8"]
        for name in ("info_nce", "ucch", "dgcpn", "cirh")},
     "flash": [*PAIRS, "run.fraction=0.4", "run.selection=flash", "run.rounds=4"],
-    "flash-ungated": [*PAIRS, "run.fraction=0.4", "run.selection=flash", "run.rounds=4",
-                      "synthesis.gate=false"],
+    "flash-alone": [*PAIRS, "run.fraction=0.4", "run.selection=flash", "run.rounds=4",
+                    "synthesis.enabled=false"],
     "contribution": [*PAIRS, "method.weighting=contribution", "run.fraction=0.5"],
     "stacked": [*PAIRS, "engine.stack=3", "engine.threads=2", "run.fraction=0.7"],
     "in-files": [*PAIRS, "engine.memory=0", "engine.stack=4", "run.fraction=0.5"],
@@ -162,6 +175,9 @@ NODES: dict[str, tuple[Shards, list[str]]] = {
     "nodes-scaffold": (SHARDS, [*PAIRS, "method=scaffold", "engine.stack=4"]),
     "nodes-contribution": (SHARDS, [*PAIRS, "method.weighting=contribution"]),
     "nodes-completed": (ALONE, RUNS["completed"]),
+    "nodes-own": (SHARDS, [*OWN, "synthesis.directions=own"]),
+    "nodes-scatter": (ALONE, RUNS["own-pooled"]),
+    "nodes-cca": (SHARDS, RUNS["cca"]),
     "nodes-creamfl": (ALONE, RUNS["creamfl"]),
     "nodes-ccl": (ALONE, RUNS["ccl"]),
 }  # fmt: skip
@@ -176,7 +192,8 @@ def write_data(folder: Path) -> None:
     image = shared @ draw.normal(size=(4, 9)) + 0.3 * draw.normal(size=(300, 9))
     text = shared @ draw.normal(size=(4, 7)) + 0.3 * draw.normal(size=(300, 7))
     split = np.where(np.arange(300) % 5 == 0, "test", "train")
-    np.savez(folder / "pairs.npz", image=image, text=text, label=label, split=split)
+    twin = image[:, ::-1] + draw.normal(size=image.shape)  # texts of the images' width
+    np.savez(folder / "pairs.npz", image=image, text=text, twin=twin, label=label, split=split)
     draw = np.random.default_rng(0)
     label = np.arange(120) % 4
     pixels = draw.integers(0, 90, (120, 10, 10)) + 50 * (label[:, None, None] % 2)
