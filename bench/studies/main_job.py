@@ -34,6 +34,7 @@ def main() -> None:
         "wall_s": first["wall"],
         "training_s": first["seconds"],
         "map": first["map"],
+        "recall@10": first["recall@10"],
         "same_seed_same_rounds": first["rounds"] == runs["again"]["rounds"],
         "largest_metric_difference": {
             name: difference(first["rounds"], run["rounds"])
@@ -58,8 +59,8 @@ def train(out: Path, stack: int) -> dict[str, Any]:
     summary = json.loads((out / records.SUMMARY).read_text())
     lines = (out / records.METRICS).read_text().splitlines()
     rounds = [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
-    metric = summary["metrics"]["map"]
-    return {"wall": wall, "seconds": summary["seconds"], "map": metric, "rounds": rounds}
+    metrics = {name: summary["metrics"][name] for name in ("map", "recall@10")}
+    return {"wall": wall, "seconds": summary["seconds"], **metrics, "rounds": rounds}
 
 
 def difference(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> float:
