@@ -40,8 +40,8 @@ Settings = Annotated[
 Preset = Annotated[
     str,
     typer.Option(
-        help="Keys between the defaults and yours: paper (as published), wgan (the best we can "
-        "make of one), disclosing (most class mAP, and what it gives away)."
+        help="Keys that stand between the defaults and yours: "
+        f"{', '.join(presets.names())} (docs/synthesis.md)."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable JSON on stdout.")]

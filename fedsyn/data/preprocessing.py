@@ -30,6 +30,7 @@ import torch
 from scipy.sparse import csr_array, issparse
 from torch import Tensor
 
+from fedsyn.core.decompositions import symmetric
 from fedsyn.core.payload import Payload, nbytes
 from fedsyn.data.features import hashed_counts, hog
 from fedsyn.data.mapped import release
@@ -358,7 +359,7 @@ def components(total: Payload, dim: int, centred: bool, standardize: bool) -> Pa
     moment = np.trace(matrix)
     if centred:
         matrix -= np.outer(mean, mean)
-    spectrum, basis = _eigen(matrix)
+    spectrum, basis = (part.numpy() for part in symmetric(torch.from_numpy(matrix)))
     values = spectrum[: -dim - 1 : -1]
     vectors = _signed(basis[:, : -dim - 1 : -1])
     shift = mean @ vectors
@@ -371,38 +372,6 @@ def components(total: Payload, dim: int, centred: bool, standardize: bool) -> Pa
         "offset": torch.from_numpy(shift if centred or standardize else np.zeros(dim)),
         "scale": _scale(variance, reference, standardize),
     }
-
-
-def _eigen(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending eigenvalues [F] and vectors [F, F] of a symmetric matrix, by its upper triangle."""
-    try:
-        # All directions at once: several times faster here than LAPACK's routines for a subset.
-        spectrum, basis = torch.linalg.eigh(torch.from_numpy(matrix), UPLO="U")
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        return _eigen_of_singular(matrix)
-    return spectrum.numpy(), basis.numpy()
-
-
-def _eigen_of_singular(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same where LAPACK's divide and conquer gives up, as it does on some singular matrices.
-
-    Most are so for rows and columns of zeros, buckets that no text has: these are eigenvectors as
-    they are. The rest goes through QR iteration, which is slower and converges.
-    """
-    from scipy.linalg import eigh
-
-    whole = np.triu(matrix) + np.triu(matrix, 1).T
-    used = whole.any(axis=1)
-    unused = np.flatnonzero(~used)
-    values, vectors = np.zeros(len(whole)), np.zeros_like(whole)
-    vectors[unused, np.arange(len(unused))] = 1.0
-    if used.any():
-        # What is left of the columns, which lie behind those of the unused rows.
-        values[len(unused) :], vectors[used, len(unused) :] = eigh(
-            whole[np.ix_(used, used)], driver="ev"
-        )
-    ascending = np.argsort(values, kind="stable")  # rounding makes some zeros negative
-    return values[ascending], vectors[:, ascending]
 
 
 def scaling(total: Payload, standardize: bool) -> Payload:

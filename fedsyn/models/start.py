@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedsyn.core.decompositions import singular, symmetric
 from fedsyn.data.moments import COUNT, SECOND, SUM
 
 LEAST = 1e-9  # eigenvalue, of a mean of 1, that is divided by
@@ -95,7 +96,7 @@ def closed_form(
         _inverse_root(part, ridge)
         for part in (covariance[:split, :split], covariance[split:, split:])
     )
-    left, strength, right = torch.linalg.svd(image @ covariance[:split, split:] @ text)
+    left, strength, right = singular(image @ covariance[:split, split:] @ text)
     kept = min(directions, out, len(strength))
     root = strength[:kept].sqrt()
     maps = []
@@ -142,6 +143,6 @@ def _inverse_root(covariance: Tensor, ridge: float) -> Tensor:
     if trace <= 0:
         return torch.zeros_like(covariance)
     unit = covariance * (len(covariance) / trace)  # of mean eigenvalue 1
-    values, vectors = torch.linalg.eigh(unit + ridge * torch.eye(len(unit)).to(unit))
+    values, vectors = symmetric(unit + ridge * torch.eye(len(unit)).to(unit))
     root: Tensor = (vectors * values.clamp(min=LEAST).rsqrt()) @ vectors.T
     return root * (len(covariance) / trace).sqrt()

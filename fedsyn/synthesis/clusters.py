@@ -27,6 +27,7 @@ from torch.nn.functional import one_hot
 from fedsyn import streams
 from fedsyn.core.batches import everything
 from fedsyn.core.cohort import Cohort
+from fedsyn.core.decompositions import symmetric
 from fedsyn.core.payload import Payload
 from fedsyn.core.wire import Sum, Uploads
 from fedsyn.data.moments import COUNT, SECOND, SUM
@@ -169,7 +170,7 @@ def _spread(
     share = numbers.sum() / pairs  # of the pairs, where some have no centre
     between = (members / numbers[:, None]).T @ members if len(members) else 0.0
     freedom = (numbers.sum() - len(numbers)).clamp(min=1)
-    values, vectors = torch.linalg.eigh((share * whole - between) / freedom)
+    values, vectors = symmetric((share * whole - between) / freedom)
     return values.clamp(min=0), vectors
 
 

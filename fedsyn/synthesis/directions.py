@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fedsyn import streams
+from fedsyn.core.decompositions import singular, symmetric
 from fedsyn.core.payload import Payload
 from fedsyn.core.wire import Library, Uploads
 
@@ -107,7 +108,7 @@ def own_basis(residual: Tensor, freedom: int, rank: int) -> Tensor:
     """Scaled principal directions ``[rank, D]`` of a client's own residuals ``[n, D]``."""
     basis = residual.new_zeros(rank, residual.shape[-1])
     if freedom > 0:
-        scale, directions = _principal(residual)
+        _, scale, directions = singular(residual)
         kept = min(rank, freedom, len(scale))
         basis[:kept] = directions[:kept] * (scale[:kept, None] / freedom**0.5)
     return basis
@@ -122,7 +123,7 @@ def _leading(found: Tensor, width: int, rank: int, seed: int) -> tuple[Tensor, T
         whole = found.new_zeros(width, width)
         row, column = torch.triu_indices(width, width)
         whole[row, column] = whole[column, row] = found
-        values, vectors = (part.flip(-1) for part in torch.linalg.eigh(whole))
+        values, vectors = (part.flip(-1) for part in symmetric(whole))
     return values.where(values > LEAST * values[:1], 0.0), vectors
 
 
@@ -135,7 +136,7 @@ def _of_sketch(product: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     core = columns.T @ moved
     root = torch.linalg.cholesky((core + core.T) / 2)
     half = torch.linalg.solve_triangular(root, moved.T, upper=False)
-    _, scale, vectors = torch.linalg.svd(half, full_matrices=False)
+    _, scale, vectors = singular(half)
     return (scale.square() - shift).clamp(min=0), vectors.T
 
 
@@ -143,16 +144,3 @@ def _columns(width: int, rank: int, seed: int) -> Tensor:
     """Ω ``[D, rank + 10]``, the same for everybody."""
     stream = streams.generator(seed, "sketch")
     return torch.randn(width, rank + MORE, generator=stream, dtype=torch.float64)
-
-
-def _principal(residual: Tensor) -> tuple[Tensor, Tensor]:
-    """Singular values, descending, and right singular vectors as rows, of ``[n, D]`` in float64."""
-    try:
-        _, scale, directions = torch.linalg.svd(residual, full_matrices=False)
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        # LAPACK's divide and conquer gives up on some singular matrices; QR iteration does not.
-        from scipy.linalg import svd
-
-        found = svd(residual.numpy(force=True), full_matrices=False, lapack_driver="gesvd")
-        scale, directions = (torch.from_numpy(part).to(residual) for part in found[1:])
-    return scale, directions

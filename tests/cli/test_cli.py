@@ -89,7 +89,15 @@ def test_compare_report_and_their_files(fedsyn, pairs, tmp_path):
     code, out, _ = fedsyn(*arguments, "--out", tmp_path / "cmp", "--jobs", 1)
     assert code == 0 and "oracle" in out
     result = json.loads((tmp_path / "cmp/comparison.json").read_text())
-    assert [row["synthesis"] for row in result["rows"]] == ["off", "on", "oracle"]
+    found = [(row["method"], row["synthesis"]) for row in result["rows"]]
+    assert found == [("cca", "off"), *(("fedavg", mode) for mode in ("off", "on", "oracle"))]
+    assert [set(gap) for gap in result["gap_closed"]] == [
+        {
+            "method",
+            "objective",
+            *(f"{at}{one}" for at in ("", "best_", "last_") for one in ("map", "r10")),
+        }
+    ]
     assert {"comparison.md", "comparison.png"} <= {p.name for p in (tmp_path / "cmp").iterdir()}
     code, out, _ = fedsyn("report", tmp_path / "cmp")
     assert code == 0 and "comparison.md" in out

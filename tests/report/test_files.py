@@ -21,10 +21,15 @@ def change(path: Path, **entries: Any) -> None:
 def test_a_complete_run_is_read(write_run: RunWriter) -> None:
     run = read_run(write_run("method.epochs=3", rounds=4, clients=7))
     assert run.config.method.epochs == 3
-    assert [one.number for one in run.rounds] == [1, 2, 3, 4]
-    assert run.rounds[0].traffic == {"up": 7 * 12_345_678, "down": 7 * 8_345_678}
-    assert run.rounds[0].server == {"candidates": 4096, "kept": 3072, "accepted": 1}
-    assert set(run.outcomes) == {"last", "best", "selected"}
+    assert [one.number for one in run.rounds] == [0, 1, 2, 3, 4]
+    assert run.rounds[1].traffic == {"up": 7 * 12_345_678, "down": 7 * 8_345_678}
+    assert run.rounds[1].server == {"candidates": 4096, "kept": 3072, "share": 0.25}
+    assert (run.rounds[0].start, run.rounds[1].start) == (
+        "closed form (ridge 10, 64 directions)",
+        "",
+    )
+    assert set(run.outcomes) == {"start", "last", "best", "selected"}
+    assert run.outcomes["start"].metrics == run.rounds[0].metrics
     assert run.clients == 7
     assert len(run.gallery) == 4 and len(run.gallery[0].results) == 6
     assert run.gallery[0].results[2].same_pair
@@ -36,21 +41,21 @@ def test_only_configuration_and_rounds_are_indispensable(write_run: RunWriter) -
     assert run.partition is None and run.gallery == () and run.versions == {}
     assert run.outcomes["last"].round == 20
     assert run.outcomes["best"].metrics["map"] == max(one.metrics["map"] for one in run.rounds)
-    assert run.totals["bytes_up"] == 20 * 10 * 12_345_678
+    assert run.totals["bytes_up"] == 21 * 10 * 12_345_678
 
 
 def test_a_torn_last_line_is_ignored(write_run: RunWriter) -> None:
     path = write_run(rounds=3)
     metrics = path / "metrics.jsonl"
     metrics.write_text(metrics.read_text()[:-40])
-    assert [one.number for one in read_run(path).rounds] == [1, 2]
+    assert [one.number for one in read_run(path).rounds] == [0, 1, 2]
 
 
 def test_a_broken_line_in_the_middle_is_named(write_run: RunWriter) -> None:
     path = write_run(rounds=3)
     metrics = path / "metrics.jsonl"
-    first, _, third = metrics.read_text().splitlines()
-    metrics.write_text("\n".join([first, '{"round": ', third]))
+    first, _, *others = metrics.read_text().splitlines()
+    metrics.write_text("\n".join([first, '{"round": ', *others]))
     with pytest.raises(RunError, match=r"metrics\.jsonl', line 2, is not JSON"):
         read_run(path)
 
@@ -60,8 +65,8 @@ def test_of_a_round_written_twice_the_later_line_counts(write_run: RunWriter) ->
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"round": 2, "metrics": {"map": 0.99}}\n')
     run = read_run(path)
-    assert [one.number for one in run.rounds] == [1, 2, 3]
-    assert run.rounds[1].metrics == {"map": 0.99}
+    assert [one.number for one in run.rounds] == [0, 1, 2, 3]
+    assert run.rounds[2].metrics == {"map": 0.99}
 
 
 def test_rounds_are_in_order_whatever_the_order_of_lines(write_run: RunWriter) -> None:
@@ -69,7 +74,7 @@ def test_rounds_are_in_order_whatever_the_order_of_lines(write_run: RunWriter) -
     metrics = path / "metrics.jsonl"
     metrics.write_text("\n".join(reversed(metrics.read_text().splitlines())))
     run = read_run(path)
-    assert [one.number for one in run.rounds] == [1, 2, 3]
+    assert [one.number for one in run.rounds] == [0, 1, 2, 3]
     assert run.outcomes["last"].round == 3
 
 
@@ -90,7 +95,7 @@ def test_distinguished_rounds_may_hold_their_metrics_in_several_ways(write_run: 
     change(path / "summary.json", best={"round": 3, "map": 0.77}, selected={"round": 2})
     run = read_run(path)
     assert run.outcomes["best"].metrics == {"map": 0.77}
-    assert run.outcomes["selected"].metrics == run.rounds[1].metrics
+    assert run.outcomes["selected"].metrics == run.rounds[2].metrics
 
 
 @pytest.mark.parametrize(

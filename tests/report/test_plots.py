@@ -50,8 +50,8 @@ def test_rounds_without_evaluation_leave_no_gap_in_the_curve(write_run: RunWrite
 def test_every_loss_has_a_panel(write_run: RunWriter) -> None:
     figure = shown(plots.losses(read_run(write_run(rounds=3))))
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
-        "local",
         "holdout",
+        "local",
         "critic",
         "generator",
     ]

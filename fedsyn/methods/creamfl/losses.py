@@ -45,7 +45,7 @@ class CreamFLOptions(Section):
     )
     distillation: NonNegative = Field(
         3.0,
-        description="weight κ of squares summed over the d entries of a representation (published: "
+        description="weight κ of squares summed over the d entries of an embedding (published: "
         "0.3 of their mean, 0.3 / d here); 0: the server learns from the public pairs alone",
     )
     server_epochs: Count = Field(
