@@ -34,7 +34,7 @@ DRAWN = 20 * 256  # pairs of one fine-tuning
 
 
 def main() -> None:
-    """Measure and publish."""
+    """Measure all numbers of candidates, and publish."""
     torch.set_num_threads(1)
     net = build(ModelConfig(), 128, 128, {})
     model = net.init(streams.generator(0, "model"))[None]
@@ -46,8 +46,8 @@ def main() -> None:
 
 
 def section(**keys: Any) -> SynthesisConfig:
-    """The options of synthesis, whose generator and filter are the default ones."""
-    made = SYNTHESIS.section(**keys)
+    """The options of synthesis by clients' own generators and the default filter."""
+    made = SYNTHESIS.section(**{"clusters": "own", "directions": "own"}, **keys)
     assert isinstance(made, SynthesisConfig)
     return made
 

@@ -2,13 +2,13 @@
 
     PYTHONPATH=bench .venv/bin/python -m studies.fidelity --data DIR [--steps 500]
 
-Trains every client's WGAN-GP from its closed-form Gaussian (step 0), without a federation around
-it, and measures every hundred steps the energy distance (Székely & Rizzo 2013) between its pairs,
-at full noise, and the client's real ones: those it trains on, and those it has never seen (its
-held-out and test pairs). Means over the clients with at least 30 unseen pairs; beside them the
-distance between seen and unseen real pairs, below which no generator can be expected to come.
-The distance is estimated without bias, so it may be below zero. Writes
-``bench/results/fidelity.jsonl``.
+Trains every client's WGAN-GP from the closed-form Gaussian of its own pairs (step 0; 32 prototypes,
+own directions), without a federation around it, and measures every hundred steps the energy
+distance (Székely & Rizzo 2013) between its pairs, at full noise, and the client's real ones: those
+it trains on, and those it has never seen (its held-out and test pairs). Means over the clients with
+at least 30 unseen pairs; beside them the distance between seen and unseen real pairs, below which
+no generator can be expected to come. The distance is estimated without bias, so it may be below
+zero. Writes ``bench/results/fidelity.jsonl``.
 """
 
 import argparse
@@ -34,12 +34,14 @@ from fedsyn.federation.federation import Federation, federation
 from fedsyn.synthesis.client import client_state
 from fedsyn.synthesis.generators import GENERATORS
 from fedsyn.synthesis.generators.base import Generator, GeneratorTraining
+from fedsyn.synthesis.sources import OWN
 from fedsyn.tasks.retrieval import RetrievalProblem
 from machine import facts
-from studies.evidence.studies import DATA
+from studies.evidence import studies
 from studies.trials.arithmetic import Row
 from studies.trials.command import add_data, available, check_data
 
+DATA = {name: studies.DATA[name] for name in studies.AUDITED}
 FEWEST, DRAWN, EVERY = 30, 1000, 100
 RECIPES = {
     "default": (),
@@ -53,7 +55,7 @@ RECIPES = {
 
 
 def main() -> None:
-    """Measure, write and show."""
+    """Measure all data sets and recipes, write and show."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_data(parser, DATA)
     parser.add_argument("--steps", type=int, default=500)
@@ -71,15 +73,15 @@ def main() -> None:
 
 def measure(name: str, recipe: str, overrides: list[str], steps: int) -> list[Row]:
     """A row every hundred steps."""
-    settings = ("synthesis.generator=wgan-gp", f"synthesis.steps={EVERY}", "partition.alpha=0.1")
-    chosen = config.load(None, [*settings, *overrides])
+    settings = (*studies.own(32, "own"), "synthesis.generator=wgan-gp", "partition.alpha=0.1")
+    chosen = config.load(None, [*settings, f"synthesis.steps={EVERY}", *overrides])
     fed = federation(chosen, federated.load(config.data_settings(chosen)), torch.device("cpu"))
     problem, silos, own = fed.problem, fed.silos, chosen.synthesis
     assert isinstance(problem, RetrievalProblem)
     features, generator = problem.features, GENERATORS.of(chosen.plugins.others)
     cohort = Cohort(tuple(range(len(silos))), tuple(silo.pairs for silo in silos), 0, 0)
     encoder = initial_model(problem.net, 0)  # no constraint loss looks through it
-    state = client_state(problem, encoder, cohort, own, False, generator=generator)
+    state = client_state(problem, encoder, cohort, own, False, generator=generator, source=OWN)
     judged = [
         client
         for client, silo in enumerate(silos)
@@ -135,7 +137,7 @@ def energy(x: Tensor, y: Tensor) -> float:  # [n, D], [m, D]
 
 
 def show(rows: list[Row]) -> None:
-    """The table."""
+    """Print a table of the rows."""
     table = Table("data", "recipe", "steps", "to seen", "to unseen", "seen to unseen", "critic")
     for row in rows:
         numbers = [f"{row[name]:.4f}" for name in ("seen", "unseen", "real")]

@@ -11,13 +11,14 @@ those files alone.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from studies.related import page, rows, teacher
 from studies.related.runs import NAMES, Cell, cells
 from studies.related.studies import DATA, STUDIES, Study
 from studies.trials import command, files
+from studies.trials.command import Stage
 
 ORDER = [study.name for study in STUDIES]
 QUICK = ("run.rounds=2", "run.evaluate_every=1")
@@ -41,17 +42,19 @@ def measure(asked: argparse.Namespace, path: Path) -> None:
         for study in STUDIES
         if study.name in asked.only
     }
-    result = command.known(path, NAMES)
+    result = command.known(path, NAMES, ORDER)
 
-    def finished(name: str, done: Sequence[Cell], failures: dict[Path, str]) -> None:
-        found, failed = command.outcome(done, failures)
-        refused = planned[name][1]
-        command.put(result, ORDER, name, found, [*refused, *failed])
+    def finished(stage: Stage[Cell], failures: Mapping[Path, str]) -> None:
+        found, failed = command.outcome(stage.cells, failures)
+        refused = planned[stage.study][1]
+        command.put(result, ORDER, stage.study, found, [*refused, *failed])
         files.write(path, result, NAMES)
 
-    command.carry_out(
-        {name: found for name, (found, _) in planned.items()}, finished, asked.workers
+    stages = (
+        Stage(name, name, [job for cell in found for job in cell.jobs], found)
+        for name, (found, _) in planned.items()
     )
+    command.carry_out(stages, finished, asked.workers)
 
 
 def seeds(study: Study, asked: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ CONFIDENCE = 0.95
 
 
 def paired(runs: Sequence[float], others: Sequence[float]) -> list[float]:
-    """Differences seed by seed."""
+    """Differences of two settings, seed by seed."""
     return [one - other for one, other in zip(runs, others, strict=True)]
 
 

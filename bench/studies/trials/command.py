@@ -2,10 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -14,6 +15,7 @@ from rich.progress import TimeRemainingColumn as Left
 
 import results
 from fedsyn.errors import FedsynError
+from fedsyn.federation.compare import Job
 from machine import facts
 from studies.trials import files, runs
 from studies.trials.arithmetic import Row
@@ -23,8 +25,30 @@ from studies.trials.runs import Cell
 ROOT = Path(__file__).parents[3]
 console = Console(stderr=True)
 C = TypeVar("C", bound=Cell)
-# finished(study, its cells, why runs failed by folder)
-Finished = Callable[[str, Sequence[C], dict[Path, str]], None]
+
+
+@dataclass(frozen=True)
+class Stage(Generic[C]):
+    """Runs of a study that are done before others.
+
+    Attributes
+    ----------
+    study : str
+    title : str
+        What is said while it is being done.
+    jobs : sequence of Job
+    cells : sequence of Cell
+        Whose rows can be told when they are done; they may be of earlier stages' runs too.
+    """
+
+    study: str
+    title: str
+    jobs: Sequence[Job]
+    cells: Sequence[C] = ()
+
+
+# finished(stage, why runs failed by folder, in earlier stages of the study too)
+Finished = Callable[[Stage[C], Mapping[Path, str]], None]
 
 
 def arguments(
@@ -34,6 +58,7 @@ def arguments(
     data: Mapping[str, str],
     quick: str,
     tuning: str = "",
+    seeds: int = 3,
 ) -> argparse.Namespace:
     """What is asked for; there is ``--tuning`` where it is said what it does.
 
@@ -43,7 +68,7 @@ def arguments(
     """
     parser = argparse.ArgumentParser(prog=name, description=description)
     parser.add_argument("--only", default=",".join(studies), help=f"some of {', '.join(studies)}")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"from 0; by default {seeds}")
     add_data(parser, data)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / name)
     parser.add_argument("--workers", type=int, help="runs at a time; by default one a core")
@@ -125,9 +150,15 @@ def ending() -> Iterator[None]:
         sys.exit(1)
 
 
-def known(path: Path, names: Sequence[str]) -> Result:
-    """The results so far."""
-    return files.read(path, names) if path.exists() else Result()
+def known(path: Path, names: Sequence[str], order: Sequence[str]) -> Result:
+    """The results so far, of the studies that there still are."""
+    if not path.exists():
+        return Result()
+    found = files.read(path, names)
+    rows, failures = (
+        [row for row in part if row["study"] in order] for part in (found.rows, found.failures)
+    )
+    return Result(rows, failures, {k: v for k, v in found.measured.items() if k in order})
 
 
 def outcome(cells: Sequence[C], failures: Mapping[Path, str]) -> tuple[list[Row], list[Row]]:
@@ -181,12 +212,12 @@ def available(data: Mapping[str, str], folder: Path | None) -> dict[str, list[st
 
 
 def carry_out(
-    plan: Mapping[str, Sequence[C]],
-    finished: Finished[C],
-    workers: int | None = None,
-    keep: Collection[Path] = (),
+    stages: Iterable[Stage[C]], finished: Finished[C], workers: int | None = None
 ) -> None:
-    """Run the studies one after another; ``finished`` is told of each."""
+    """Do the stages one after another; ``finished`` is told of each.
+
+    A stage is asked for when those before it are done, so that it may depend on what they found.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -194,17 +225,16 @@ def carry_out(
         Passed(),
         Left(),
     )
+    failures: dict[str, dict[Path, str]] = {}
     with Progress(*columns, console=console) as bars:
-        tasks = {
-            name: bars.add_task(f"{name}, rounds", total=runs.rounds(cells), start=False)
-            for name, cells in plan.items()
-        }
-        for name, cells in plan.items():
-            bars.start_task(tasks[name])
+        for stage in stages:
+            total = runs.rounds(stage.jobs)
+            task = bars.add_task(f"{stage.title}, rounds", total=total)
 
-            def progress(done: int, task: Any = tasks[name]) -> None:
+            def progress(done: int, task: Any = task) -> None:
                 bars.update(task, completed=done)
 
-            failures = runs.execute(cells, progress, workers, keep)
-            bars.update(tasks[name], completed=runs.rounds(cells))
-            finished(name, cells, failures)
+            known = failures.setdefault(stage.study, {})
+            known |= runs.execute(stage.jobs, progress, workers)
+            bars.update(task, completed=total)
+            finished(stage, known)

@@ -16,7 +16,6 @@ class Result:
     rows: list[Row] = field(default_factory=list)
     failures: list[Row] = field(default_factory=list)
     measured: dict[str, Row] = field(default_factory=dict)  # by study: when, on what, by what
-    picture: Row | None = None  # that some draw beside their curves
 
 
 def read(path: Path, names: Sequence[str]) -> Result:
@@ -31,21 +30,17 @@ def read(path: Path, names: Sequence[str]) -> Result:
     curves = {_key(line, names): line for line in drawn.get("curve", [])}
     measured = {about.pop("study"): about for about in lines[ABOUT]}
     rows = [row | curves.get(_key(row, names), {}) for row in lines.get("row", [])]
-    return Result(rows, lines.get("failure", []), measured, *drawn.get("picture", []))
+    return Result(rows, lines.get("failure", []), measured)
 
 
 def write(path: Path, result: Result, names: Sequence[str]) -> None:
-    """The inverse of `read`."""
+    """Write rows and curves, which `read` reads."""
     curves = [
         {k: v for k, v in row.items() if k in names or _drawn(k)}
         for row in result.rows
         if any(map(_drawn, row))
     ]
-    drawn = {
-        ABOUT: [{"of": path.name}],
-        "picture": [] if result.picture is None else [result.picture],
-        "curve": curves,
-    }
+    drawn = {ABOUT: [{"of": path.name}], "curve": curves}
     results.write(curves_of(path), drawn)  # first: where the rows are, it is there
     abouts = [{"study": study, **about} for study, about in result.measured.items()]
     rows = [{k: v for k, v in row.items() if not _drawn(k)} for row in result.rows]

@@ -23,7 +23,7 @@ def render(template: Path, **values: Any) -> str:
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """As Markdown."""
+    """A table of texts as Markdown."""
     every = [header, ["---"] * len(header), *lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in every)
 

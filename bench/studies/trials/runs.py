@@ -6,6 +6,9 @@ package's version and of its sources: after a change of code, an old run would e
 new ones as if it had been made by the same program. Comments and docstrings do not count, nor do
 the rooms that only read what a run left. Compiled kernels do not count either: they are held to
 their Python references by tests.
+
+Of a run that records its uploads the audit stays, and what it read goes: that of all runs would
+take tens of gigabytes. So such a run is also one of the program that audits it.
 """
 
 import ast
@@ -13,7 +16,7 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -25,17 +28,20 @@ from fedsyn.federation.compare import Job
 from fedsyn.federation.config import Config
 from fedsyn.federation.runner import digest
 from fedsyn.tasks import TASKS
+from studies.trials import audits
 from studies.trials.arithmetic import Row
 
-READERS = ("cli", "conformance", "report")  # make nothing that a run computes
+AUDITING = "audit"
+PACKAGE = Path(fedsyn.__file__).parent
+READERS = ("cli", "conformance", "report", AUDITING)  # make nothing that a run computes
 
 
 class Cell(Protocol):
-    """The runs of one row."""
+    """The runs of one row of the results."""
 
     @property
     def jobs(self) -> Sequence[Job]:
-        """A seed each."""
+        """The runs of the row, a seed each."""
 
     def row(self) -> Row:
         """What the runs, all finished, say."""
@@ -46,19 +52,33 @@ class Cell(Protocol):
 
 def key(configuration: Config) -> str:
     """Names the folder of a run."""
-    parts = (digest(configuration), str(configuration.run.rounds), code())
+    parts = [digest(configuration), str(configuration.run.rounds), code()]
+    if configuration.run.record_uploads:
+        parts += ["recorded", auditor()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
 
 
 @cache
 def code() -> str:
     """Identifies the program that runs."""
+    return _digest(path for path in _sources() if path.parts[0] not in READERS)
+
+
+@cache
+def auditor() -> str:
+    """Identifies the program that audits runs."""
+    return _digest(path for path in _sources() if path.parts[0] == AUDITING)
+
+
+def _sources() -> list[Path]:
+    return [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def _digest(paths: Iterable[Path]) -> str:
     found = hashlib.sha256(fedsyn.__version__.encode())
-    package = Path(fedsyn.__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        place = path.relative_to(package)
-        if place.parts[0] not in READERS:
-            found.update(f"{place}\n{meaning(path.read_text('utf-8'))}\n".encode())
+    for path in paths:
+        source = (PACKAGE / path).read_text("utf-8")
+        found.update(f"{path}\n{meaning(source)}\n".encode())
     return found.hexdigest()[:12]
 
 
@@ -72,38 +92,37 @@ def meaning(source: str) -> str:
 
 
 def execute(
-    cells: Sequence[Cell],
+    jobs: Sequence[Job],
     progress: Callable[[int], None],
     workers: int | None = None,
-    keep: Collection[Path] = (),
 ) -> dict[Path, str]:
-    """Run what is missing; why the runs failed that did, by folder.
+    """Run what is missing, and audit what is recorded; why runs failed that did, by folder.
 
-    Of a finished run the checkpoint goes, but for those in ``keep``: those of all runs would take
-    tens of gigabytes.
+    Of a finished run the checkpoint goes.
     """
     failures = {}
 
     def ended(job: Job, error: Exception | None) -> None:
         if error is not None:
             failures[job.out] = str(error)
-        elif job.out not in keep:
+        else:
             shutil.rmtree(job.out / records.CHECKPOINT.parent)
 
-    compare.execute(mixed(cells), workers=workers, progress=progress, ended=ended)
-    return failures
+    compare.execute(mixed(jobs), workers=workers, progress=progress, ended=ended)
+    done = [job.out for job in jobs if job.out not in failures]
+    return failures | audits.execute(done, workers)
 
 
-def mixed(cells: Sequence[Cell]) -> list[Job]:
+def mixed(jobs: Iterable[Job]) -> list[Job]:
     """Every run once, in a fixed random order: so what is done foretells what is left."""
-    jobs = list({job.out: job for cell in cells for job in cell.jobs}.values())
-    random.Random(0).shuffle(jobs)
-    return jobs
+    once = list({job.out: job for job in jobs}.values())
+    random.Random(0).shuffle(once)
+    return once
 
 
-def rounds(cells: Sequence[Cell]) -> int:
-    """How many there are to do, over all runs."""
-    return sum(job.config.run.rounds for job in mixed(cells))
+def rounds(jobs: Iterable[Job]) -> int:
+    """How many there are to do, the start of each run counted as one, over all runs."""
+    return sum(job.config.rounds + 1 for job in mixed(jobs))
 
 
 def row_of(jobs: Sequence[Job]) -> Row:
@@ -115,7 +134,7 @@ def row_of(jobs: Sequence[Job]) -> Row:
     each = [_traffic(job) for job in jobs]
     return {
         "clients": jobs[0].config.partition.clients,
-        "rounds": jobs[0].config.run.rounds,
+        "rounds": jobs[0].config.rounds,
         "runs": [job.out.name for job in jobs],
         **found,
         **{name: fmean(one[name] for one in each) for name in ("bytes_up", "bytes_down")},
@@ -123,7 +142,8 @@ def row_of(jobs: Sequence[Job]) -> Row:
 
 
 def _traffic(job: Job) -> dict[str, float]:
-    """Mean bytes each way in a round."""
+    """Mean bytes each way in a round; of the start, where there is no other."""
     lines = (job.out / records.METRICS).read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
+    rows = rows[1:] or rows
     return {name: fmean(row[name] for row in rows) for name in ("bytes_up", "bytes_down")}

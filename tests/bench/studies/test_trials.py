@@ -7,7 +7,7 @@ import pytest
 
 from fedsyn.federation import config
 from results import ResultError
-from studies.trials import command, files, page, runs
+from studies.trials import audits, command, files, page, runs
 from studies.trials.arithmetic import interval, paired, signed
 from studies.trials.files import Result
 
@@ -61,6 +61,45 @@ def test_without_a_folder_there_is_what_is_embedded(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_run_that_is_recorded_is_also_of_the_program_that_audits_it(monkeypatch):
+    plain, recorded = (
+        config.load(None, [f"run.record_uploads={word}"]) for word in ("false", "true")
+    )
+    before = runs.key(plain), runs.key(recorded)
+    assert before[0] != before[1]
+    monkeypatch.setattr(runs, "auditor", lambda: "another")
+    assert runs.key(plain) == before[0]
+    assert runs.key(recorded) != before[1]
+
+
+# ---- Stages ----------------------------------------------------------------------------------
+
+
+def test_a_stage_may_depend_on_those_before_it(monkeypatch):
+    done = []
+
+    def execute(jobs, progress, workers):
+        done.extend(jobs)
+        return {f"{jobs[0]} failed": "why"}
+
+    def stages():
+        yield command.Stage("one", "first", ["a"])
+        yield command.Stage("one", f"after {done}", ["b"], ["cell"])
+        yield command.Stage("two", "other", ["c"], ["cell"])
+
+    told = []
+    monkeypatch.setattr(runs, "execute", execute)
+    monkeypatch.setattr(runs, "rounds", len)
+    command.carry_out(stages(), lambda stage, why: told.append((stage.title, sorted(why))))
+    assert told == [
+        ("first", ["a failed"]), ("after ['a']", ["a failed", "b failed"]), ("other", ["c failed"]),
+    ]  # fmt: skip
+
+
+def test_a_run_without_uploads_is_not_audited(tmp_path):
+    assert audits.execute([tmp_path], 1) == {}
+
+
 # ---- What is asked for -----------------------------------------------------------------------
 
 
@@ -109,7 +148,7 @@ def test_curves_lie_beside_the_rows_and_are_read_into_them(tmp_path, facts):
         {"study": "two", "case": "a", "value": 1},
     ]
     failures = [{"study": "two", "cell": "b", "why": "it diverged"}]
-    result = Result(rows, failures, {"one": facts, "two": facts}, {"at": [[1, 2]]})
+    result = Result(rows, failures, {"one": facts, "two": facts})
     path = tmp_path / "trial.jsonl"
     files.write(path, result, ("study", "case"))
     assert "curve" not in path.read_text("utf-8")
@@ -118,6 +157,15 @@ def test_curves_lie_beside_the_rows_and_are_read_into_them(tmp_path, facts):
     path.write_text(path.read_text("utf-8")[:-9], "utf-8")
     with pytest.raises(ResultError, match="line 6 is torn"):
         files.read(path, ("study", "case"))
+
+
+def test_rows_of_a_study_that_is_no_more_go(tmp_path, facts):
+    path = tmp_path / "trial.jsonl"
+    rows = [{"study": "one", "value": 1}, {"study": "two", "value": 2}]
+    files.write(path, Result(rows, [], {"one": facts, "two": facts}), ("study",))
+    found = command.known(path, ("study",), ["two", "three"])
+    assert (found.rows, list(found.measured)) == (rows[1:], ["two"])
+    assert command.known(tmp_path / "none.jsonl", ("study",), ["two"]) == Result()
 
 
 def test_time_is_counted_once_for_runs_that_studies_share():
