@@ -22,9 +22,8 @@ from fedsyn.data.moments import SECOND
 from fedsyn.errors import RunError
 from fedsyn.federation.local import MOMENTS
 from fedsyn.synthesis import clusters
-from fedsyn.synthesis.clusters import CENTRES, COUNTS, MEMBERS, NUMBERS
+from fedsyn.synthesis.clusters import COUNTS, MEMBERS, NUMBERS, PROTOTYPES
 from fedsyn.synthesis.directions import BASIS, SCATTER, pooled_basis
-from fedsyn.synthesis.sources import PROTOTYPES
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ class Source:
                 {MEMBERS: weight, NUMBERS: weight},
             )  # fmt: skip
             state = clusters.update(state, uploads, self.config, self.fraction)
-        whole = {PROTOTYPES: state[CENTRES], COUNTS: state[COUNTS]}
+        whole = clusters.known(state)
         on = self._keys(MEMBERS, NUMBERS, COUNTS) | {(MOMENTS, SECOND)}
         own, priors = self.own(), {}
         for client in self.recorded.ids:

@@ -13,11 +13,10 @@ from fedsyn.core.payload import Payload
 from fedsyn.privacy import attacks
 from fedsyn.privacy.attacks import Metric, Mixture
 from fedsyn.privacy.copies import Copies, copies
-from fedsyn.synthesis.clusters import COUNTS
+from fedsyn.synthesis.clusters import COUNTS, PROTOTYPES
 from fedsyn.synthesis.directions import BASIS
 from fedsyn.synthesis.generators.base import Generator
 from fedsyn.synthesis.prototypes import anchors
-from fedsyn.synthesis.sources import PROTOTYPES
 
 NEAREST = "nearest prototype"
 SAMPLES = 4000  # of a client's generator

@@ -10,11 +10,11 @@ from fedsyn.core.extension import ClientResult, ClientView
 from fedsyn.core.payload import Payload
 from fedsyn.models.retrieval import fuse
 from fedsyn.profiling import phase
-from fedsyn.synthesis.clusters import COUNTS
+from fedsyn.synthesis.clusters import COUNTS, PROTOTYPES
 from fedsyn.synthesis.directions import BASIS
 from fedsyn.synthesis.generators.base import Generator, GeneratorTraining
 from fedsyn.synthesis.settings import SynthesisConfig
-from fedsyn.synthesis.sources import HALF, PROTOTYPES, Source
+from fedsyn.synthesis.sources import HALF, Source
 from fedsyn.tasks.retrieval import RetrievalProblem
 
 

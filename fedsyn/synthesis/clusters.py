@@ -34,6 +34,7 @@ from fedsyn.data.moments import COUNT, SECOND, SUM
 from fedsyn.synthesis.directions import BASIS
 from fedsyn.synthesis.settings import SynthesisConfig
 
+PROTOTYPES = "prototypes"
 CENTRES, COUNTS, MEMBERS, NUMBERS = "centres", "counts", "members", "numbers"
 PART = "cluster-part"
 SIZE, LEFT = "size", "left"  # how many pairs there are, and rounds in which clients add up
@@ -53,7 +54,7 @@ def begin(moments: Mapping[str, Tensor], config: SynthesisConfig, seed: int) -> 
     -------
     dict
         ``centres [G, D]``, ``counts [G]`` long, ``basis [noise, D]``; the rounds that are ``left``;
-        of all pairs their number ``size []`` and ``second [D (D + 1) / 2]``, float64.
+        of all pairs their number ``size []``, ``mean [D]`` and ``second [D (D + 1) / 2]``.
     """
     total, second, pairs = moments[SUM], moments[SECOND], moments[COUNT]
     values, vectors = _spread(total[None], pairs[None], second, pairs)
@@ -63,12 +64,26 @@ def begin(moments: Mapping[str, Tensor], config: SynthesisConfig, seed: int) -> 
     centres = mean + (number > 1) * (drawn * values.sqrt()) @ vectors.T
     return {
         "second": second,
+        "mean": mean.float(),
         SIZE: pairs,
         LEFT: torch.tensor(config.cluster_rounds if number > 1 else 0),
         CENTRES: centres.float(),
         COUNTS: torch.full((number,), int(pairs) if number == 1 else 0),
         BASIS: _basis(values, vectors, config.noise),
     }
+
+
+def known(state: Payload) -> Payload:
+    """What generators are of: ``prototypes [G, D]`` and ``counts [G]``.
+
+    While no centre has pairs, as where clients have too few for any, the mean of all is the only
+    prototype.
+    """
+    if state[COUNTS].any():
+        return {PROTOTYPES: state[CENTRES], COUNTS: state[COUNTS]}
+    counts = state[COUNTS].clone()
+    counts[0] = int(state[SIZE])
+    return {PROTOTYPES: state["mean"].expand_as(state[CENTRES]), COUNTS: counts}
 
 
 def assign(

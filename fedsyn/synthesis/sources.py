@@ -12,11 +12,10 @@ from fedsyn.core.extension import ClientView, ServerView
 from fedsyn.core.payload import Payload
 from fedsyn.core.wire import Library, Sum, Upload, halved
 from fedsyn.synthesis import clusters, prototypes
-from fedsyn.synthesis.clusters import CENTRES, COUNTS, LEFT
+from fedsyn.synthesis.clusters import CENTRES, COUNTS, LEFT, PROTOTYPES
 from fedsyn.synthesis.directions import BASIS, FREEDOM, SCATTER, pooled_basis, with_basis
 from fedsyn.synthesis.settings import SynthesisConfig
 
-PROTOTYPES = "prototypes"
 HALF = "float16"  # of ``synthesis.upload``
 GIVEN = (PROTOTYPES, COUNTS, BASIS)  # what generators are of
 EVERYBODY = 0  # stands for all clients where none is seen alone
@@ -94,7 +93,9 @@ def _of_all(view: ClientView, state: Payload, alone: bool) -> Given:
 def _library_of_all(view: ServerView, alone: bool) -> tuple[Library, Payload]:
     state = clusters.update(view.state, view.uploads, view.config, view.fraction)
     device = view.model.device
-    known = {PROTOTYPES: state[CENTRES].to(device), BASIS: state[BASIS].to(device)}
+    made = clusters.known(state)
+    prototypes = state[CENTRES] if alone else made[PROTOTYPES]  # clients know the centres alone
+    known = {PROTOTYPES: prototypes.to(device), BASIS: state[BASIS].to(device)}
 
     def take(ids: Sequence[int], names: Sequence[str]) -> Payload:
         rest = [name for name in names if name not in known]
@@ -102,7 +103,7 @@ def _library_of_all(view: ServerView, alone: bool) -> tuple[Library, Payload]:
         if alone and (rest or not names):
             found = view.uploads.library.take(ids, rest)
         elif not alone and (COUNTS in rest or not names):
-            found = {COUNTS: state[COUNTS][None].to(device)}
+            found = {COUNTS: made[COUNTS][None].to(device)}
         wanted = {name: value for name, value in known.items() if name in names or not names}
         return found | {name: value.expand(len(ids), -1, -1) for name, value in wanted.items()}
 
