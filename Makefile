@@ -100,9 +100,9 @@ $(CLIP)/installed: $(VENV)/installed
 		"open_clip_torch>=3" timm torchvision==0.28.0
 	touch $@
 
-# Whether synthesis helps (docs/evidence.md): baselines, ablations and federations on real data in the
-# folder DATA, in less than two hours on two cores; interrupted, it goes on. `make evidence
-# ARGS=--quick` tries all of it on embedded data and keeps nothing.
+# Whether synthesis helps, and what it gives away (docs/evidence.md): baselines, the frontier of gain and leak,
+# and small studies on real data in the folder DATA, in less than three hours on two cores; interrupted, it
+# goes on. `make evidence ARGS=--quick` tries all of it on embedded data and keeps nothing.
 evidence: $(VENV)/installed
 	PYTHONPATH=bench $(BIN)/python -m studies.evidence $(if $(DATA),--data "$(DATA)") $(ARGS)
 
