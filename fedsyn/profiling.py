@@ -14,8 +14,8 @@ import torch
 
 # Of a round, as one follows from another.
 PHASES = (
-    "gather", "local", "prototypes", "critic", "generator", "upload", "aggregate", "sample",
-    "filter", "fine-tune", "gate", "evaluate", "checkpoint",
+    "start", "gather", "local", "prototypes", "critic", "generator", "upload", "aggregate",
+    "sample", "filter", "fine-tune", "line search", "evaluate", "checkpoint",
 )  # fmt: skip
 
 

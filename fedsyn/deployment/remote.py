@@ -2,8 +2,9 @@
 
 A round is one exchange: what the method and the extensions broadcast goes down; uploads, reports
 and what clients think of the model they received come up. Only where clients judge models before
-the round ends (the gate), where what they think of a round's model says who does the next, and
-after the last round, is there a second one. Who does not answer in time, or answers what cannot be
+the round ends (a line search), where what they think of a round's model says who does the next, and
+after the last round, is there a second one. Before round 1 clients add up moments of their pairs,
+and the validators judge the models that these give. Who does not answer in time, or answers what cannot be
 used, is missing in this round; the round goes on while a quorum of clients is heard.
 """
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from fedsyn.core.judgement import Judgement
 from fedsyn.core.payload import Payload, named, nbytes, part_of
-from fedsyn.core.wire import ONCE, OWN_WEIGHTS, WEIGHTS
+from fedsyn.core.wire import ONCE, OWN_WEIGHTS, SUMS, WEIGHTS
 from fedsyn.data.moments import COUNT, moments_like
 from fedsyn.data.preprocessing import add
 from fedsyn.deployment.exchange import Exchange
@@ -44,9 +45,10 @@ from fedsyn.errors import RunError
 from fedsyn.federation.checkpoint import State
 from fedsyn.federation.federation import Federation
 from fedsyn.federation.fleet import Answers, Moments
+from fedsyn.federation.local import MOMENTS as PAIR_MOMENTS
 from fedsyn.federation.local import broadcasting
 from fedsyn.federation.received import PAIRS, REPORT, SIZES, Reception
-from fedsyn.federation.records import uploads_of
+from fedsyn.federation.records import uploads_of, write_tensors
 from fedsyn.profiling import phase
 
 HEARD = "heard"  # in a checkpoint: the last round in which each client was heard, 0 where in none
@@ -208,14 +210,20 @@ class RemoteFleet:
         clients = {member.node: member.said.clients for member in taking_part}
         expected = moments_like(self.fed.problem.features.shape[1])
         sums = []
-        for node, _, sent in self.exchange.ask("pair-moments", messages, Answered, clients):
+        recorded: Payload = {}
+        for node, _, sent in self.exchange.ask("pair_moments", messages, Answered, clients):
             with self.exchange.believing(node, clients[node]):
                 found = check("the moments", sent.group(MOMENTS), expected)
                 check_counts("the moments", {COUNT: found[COUNT]})
                 sums.append(found)
+                who = "+".join(map(str, sorted(clients[node])))
+                recorded |= named(f"{who}/{PAIR_MOMENTS}/{SUMS}", found)
         self._prepared()
         if len(sums) < len(taking_part):
             raise RunError(f"the start is not complete: {self.exchange.missing[-1].why}")
+        if path := uploads_of(self.fed.config, self.out, 0):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(path, recorded)
         up = len(taking_part) * nbytes(expected)
         return Moments(add(sums), up, self._unaccounted(late))
 

@@ -57,6 +57,12 @@ def moments(message: Message, context: Context) -> Message:
     return _handle("moments", message, context)
 
 
+@app.query("pair_moments")
+def pair_moments(message: Message, context: Context) -> Message:
+    """Sums for the model that all begin with."""
+    return _handle("pair_moments", message, context)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Do a round of this node's clients."""

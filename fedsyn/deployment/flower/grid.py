@@ -20,6 +20,7 @@ ARRAYS, FACTS = "arrays", "facts"
 MESSAGES = {
     "introduce": "query.introduce",
     "moments": "query.moments",
+    "pair_moments": "query.pair_moments",
     "train": "train",
     "judge": "evaluate",
 }

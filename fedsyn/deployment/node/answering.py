@@ -205,5 +205,5 @@ KINDS = {
     "moments": _Kind(Request, _moments),
     "train": _Kind(TrainRequest, _train),
     "judge": _Kind(JudgeRequest, _judge),
-    "pair-moments": _Kind(Request, _pair_moments),
+    "pair_moments": _Kind(Request, _pair_moments),
 }
