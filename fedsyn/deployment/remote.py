@@ -4,8 +4,8 @@ A round is one exchange: what the method and the extensions broadcast goes down;
 and what clients think of the model they received come up. Only where clients judge models before
 the round ends (a line search), where what they think of a round's model says who does the next, and
 after the last round, is there a second one. Before round 1 clients add up moments of their pairs,
-and the validators judge the models that these give. Who does not answer in time, or answers what cannot be
-used, is missing in this round; the round goes on while a quorum of clients is heard.
+and the validators judge the models that these give. Who does not answer in time, or answers what
+cannot be used, is missing in this round; the round goes on while a quorum of clients is heard.
 """
 
 from collections.abc import Collection, Sequence
