@@ -61,6 +61,11 @@ def settings() -> Mapping[str, tuple[str, Sequence[str]]]:
         "wgan, small": ["hidden=[16]", "noise=64", "upload=float16"],
         "wgan of 8": ["condition=true", "prototypes=8"],
         "wgan of 8, projection": ["condition=true", "prototypes=8", "critic=projection"],
+        "wgan of all": ["clusters=all", "last_round=1"],
+        "wgan of all clusters": [
+            *("clusters=all", "prototypes=24", "condition=true", "critic=projection"),
+            *("steps=400", "last_round=6"),
+        ],
         **{f"wgan, {loss}": [f"{loss}={WEIGHT}"] for loss in LOSSES},
         "wgan, all losses": [f"{loss}={WEIGHT}" for loss in LOSSES],
     }
@@ -112,13 +117,19 @@ def measured(named: Row, data: Sequence[str]) -> Row:
     folder = Path(tempfile.mkdtemp(prefix="generators-"))
     try:
         began = time.perf_counter()
-        found = fedsyn.run(config.parse(tree), folder)["metrics"]
+        summary = fedsyn.run(config.parse(tree), folder)
         seconds = time.perf_counter() - began
-        row = {name.replace("recall@", "r"): found[name] for name in METRICS}
+        row = found(summary, "") | found(summary["last"], "last_")
         row |= {"seconds": seconds, "own_bytes": own_bytes(folder)}
         return row | leak(audit(folder)["attacks"])
     finally:
         shutil.rmtree(folder)
+
+
+def found(judged: Row, before: str) -> Row:
+    """Metrics of a model: of the selected one, or of the last round's (``last_*``)."""
+    metrics = judged["metrics"]
+    return {before + name.replace("recall@", "r"): metrics[name] for name in METRICS}
 
 
 def own_bytes(run: Path) -> float:
