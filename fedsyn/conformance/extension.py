@@ -12,6 +12,8 @@ from fedsyn.conformance.world import World, world
 from fedsyn.core.cohort import Cohort
 from fedsyn.core.extension import ClientResult, ClientView, Extension
 from fedsyn.core.payload import Payload
+from fedsyn.data.moments import pair_moments
+from fedsyn.data.preprocessing import add
 from fedsyn.federation.client import initial_model
 from fedsyn.settings.sections import Section
 from fedsyn.tasks import TASKS
@@ -62,8 +64,8 @@ class _Clients:
     ) -> None:
         self._claims, self._extension, self._client, self._own = claims, extension, client, own
         self._problem, self._cohort = there.fed.problem, there.cohort
-        self._training = there.config.method
-        self._model = initial_model(self._problem.net, there.config.run.seed)
+        self._training, self._seed = there.config.method, there.config.run.seed
+        self._model = initial_model(self._problem.net, self._seed)
 
     def check(self) -> None:
         """Make all claims of the client part, one after another."""
@@ -82,9 +84,9 @@ class _Clients:
     def _round(self, cohort: Cohort) -> ClientResult:
         claims, clients = self._claims, len(cohort.ids)
         state = self._state(cohort)
-        received = self._model.expand(clients, -1).clone()
-        before = received.clone()
-        view = ClientView(self._problem, cohort, received, self._own, self._training, None)
+        received, sent = self._model.expand(clients, -1).clone(), self._broadcast()
+        before, told = received.clone(), copied(sent)
+        view = ClientView(self._problem, cohort, received, self._own, self._training, None, sent)
         with claims.own_streams("client"):
             result = self._client(view, copied(state))
         claims.hold(
@@ -92,8 +94,18 @@ class _Clients:
             f"client returns a {type(result).__name__}; expected a ClientResult",
         )
         claims.hold(torch.equal(received, before), "client changes the model that it received")
+        claims.unchanged("what was broadcast,", told, sent)
         claims.kept(claims.payload("a client's state", result.state, clients), state)
         return result
+
+    def _broadcast(self) -> Payload:
+        """What it broadcasts before round 1."""
+        one, state = self._extension, Payload()
+        if one.begin is not None:
+            total = add(pair_moments(self._problem.features, self._cohort.rows))
+            with self._claims.own_streams("begin"):
+                state = one.begin(total, self._own, self._seed)
+        return {} if one.broadcast is None else one.broadcast(state)
 
     def _state(self, cohort: Cohort) -> Payload:
         if self._extension.client_state is None:

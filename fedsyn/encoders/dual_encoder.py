@@ -15,6 +15,7 @@ from fedsyn.data.preprocessing import transform_image, transform_text
 from fedsyn.data.sections import DataConfig
 from fedsyn.encoders.base import Teacher, TeacherConfig
 from fedsyn.errors import ConfigError
+from fedsyn.models.mlp import MLP
 from fedsyn.models.retrieval import RetrievalNet, build
 from fedsyn.models.settings import ModelConfig
 from fedsyn.settings.loading import read_tree, validated
@@ -50,6 +51,19 @@ def network(config: ModelConfig, preprocessing: Mapping[str, Tensor]) -> Retriev
     return build(config, image, text, {})
 
 
+def network_of(named: Mapping[str, Tensor], bits: int) -> RetrievalNet:
+    """The network that these parameters are of: a method may have changed what is configured."""
+    towers = []
+    for side in ("image", "text"):
+        weights: list[Tensor] = []
+        while (weight := named.get(f"{side}.{len(weights)}.weight")) is not None:
+            weights.append(weight)
+        widths = (len(weights[0]), *(weight.shape[1] for weight in weights))
+        towers.append(MLP(side, widths))
+    image, text = towers
+    return RetrievalNet(image, text, bits, linear="trained" if "image.linear" in named else "none")
+
+
 def load(config: TeacherConfig, data: DataConfig, dim: int) -> DualEncoder:
     """The model that ``fedsyn run`` left in the directory ``teacher.path``.
 
@@ -75,7 +89,7 @@ def load(config: TeacherConfig, data: DataConfig, dim: int) -> DualEncoder:
             f"teacher.path = {str(folder)!r} is a run that has no single model of pictures and "
             "strings"
         )
-    net = network(validated(ModelConfig, run.get("model", {})), preprocessing)
+    net = network_of(named, validated(ModelConfig, run.get("model", {})).bits)
     scale = 1 / float(run.get("objective", {}).get("temperature", 1.0))
     if "log_scale" in named:
         scale = math.exp(float(named["log_scale"]))

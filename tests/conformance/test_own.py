@@ -72,8 +72,14 @@ def test_selections(plugin):
     conformance.check_selection(plugin)
 
 
-def test_synthesis():
-    conformance.check_extension(SYNTHESIS, synthesis={"enabled": True, "share": "clients"})
+@pytest.mark.parametrize(
+    ("clusters", "directions"),
+    [("all", "pooled"), ("own", "pooled"), ("own", "own"), ("own", "none")],
+)
+def test_synthesis(clusters, directions):
+    sections = {"enabled": True, "share": "clients", "min_cluster": 3}
+    own = {"clusters": clusters, "directions": directions, "generator": "wgan-gp"}
+    conformance.check_extension(SYNTHESIS, synthesis={**sections, **own})
 
 
 @pytest.mark.slow

@@ -8,7 +8,9 @@ import torch
 
 from fedsyn.core.judgement import Judgement, mixtures
 
-FOUND = Judgement((2, 5, 7), ((1.0, 3.0, math.inf), (4.0, 2.0, 0.5)), (1, 3, 0), bytes_up=12, bytes_down=34)
+FOUND = Judgement(
+    (2, 5, 7), ((1.0, 3.0, math.inf), (4.0, 2.0, 0.5)), (1, 3, 0), bytes_up=12, bytes_down=34
+)
 
 
 def test_a_mean_is_over_the_rows_of_those_who_are_asked_for():

@@ -52,7 +52,7 @@ def in_process(tmp_path):
 @pytest.fixture
 def two_rounds(make, in_process, tmp_path):
     """Three nodes that have done two rounds, and the messages that they were sent."""
-    config = make("run.rounds=2")
+    config = make("run.rounds=2", "synthesis.clusters=own", "synthesis.directions=own")
     nodes = in_process((0, 1, 2), (3, 4, 5), (6, 7, 8, 9), engine=config.engine)
     serve(config, tmp_path / "run", nodes)
     return nodes

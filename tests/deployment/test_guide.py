@@ -11,7 +11,7 @@ from fedsyn.federation import config
 from fedsyn.methods import METHODS
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "flower.md").read_text(encoding="utf-8")
-ROW = re.compile(r"^\|\s*(\w*)\s*\| (.*?) \| .*? \| ([\d,]+) \|", re.MULTILINE)
+ROW = re.compile(r"^\|\s*([\w-]*)\s*\| (.*?) \| .*? \| ([\d,]+) \|", re.MULTILINE)
 
 
 @pytest.fixture
@@ -48,7 +48,9 @@ def test_the_table_has_every_array_and_its_bytes(answers):
 
 OTHERS = [
     *(f"method={name}" for name in sorted(method.name for method in METHODS if method.deployable)),
-    *("synthesis.generator=wgan", "synthesis.upload=float16", "synthesis.space=private"),
+    *("synthesis.generator=wgan", "synthesis.upload=float16", "synthesis.generator=gaussian"),
+    *(f"synthesis.clusters=own synthesis.directions={one}" for one in ("pooled", "own", "none")),
+    *("synthesis.clusters=own synthesis.space=private", "model.start=random"),
     *("synthesis.server=fedftg", "objective=ucch", "synthesis.enabled=false"),
     "method.weighting=contribution",
 ]
@@ -56,7 +58,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_other_configurations_send_nothing_that_is_not_named(make, answers, other):
-    said = answers(make(other, "run.rounds=1"), (0, 1, 2), (3, 4, 5, 6, 7, 8, 9))
+    said = answers(make(*other.split(), "run.rounds=1"), (0, 1, 2), (3, 4, 5, 6, 7, 8, 9))
     sent = {name for _, answer in said for name in answer.arrays}
     assert {name for name in sent if not any(f"`{one}`" in GUIDE for one in written(name))} == set()
 

@@ -25,17 +25,19 @@ def test_a_node_may_come_late(make, three, rows, tmp_path):
 
     three.spoil = come
     serve(config, tmp_path / "run", three)
-    first, second, _ = rows(tmp_path / "run")
+    _, first, second, _ = rows(tmp_path / "run")
     assert first["clients"] == [0, 1, 2, 6, 7, 8, 9]
     assert first["missing"] == [{"node": None, "clients": [3, 4, 5], "why": "no node holds them"}]
     assert second["clients"] == EVERYBODY
 
 
 def test_a_node_may_leave_and_another_take_its_place(config, three, rows, tmp_path):
-    copy = three.held[101]
+    copy, trained = three.held[101], []
 
     def leave(kind, node, asked, answer):
-        if (kind, node) == ("judge", 100) and 101 in three.held:  # who answers last in round 1
+        trained.extend([node] * (kind == "train"))
+        last = (kind, node) == ("judge", 100)  # who answers last
+        if last and trained and 101 in three.held:  # in round 1
             del three.held[101]
         if kind == "train" and asked.facts["round_number"] == 2:
             three.held[200] = copy
@@ -43,7 +45,7 @@ def test_a_node_may_leave_and_another_take_its_place(config, three, rows, tmp_pa
 
     three.spoil = leave
     serve(config, tmp_path / "run", three)
-    _, second, third = rows(tmp_path / "run")
+    *_, second, third = rows(tmp_path / "run")
     assert second["missing"] == [
         {"node": "101", "clients": [3, 4, 5], "why": "the node is not there"}
     ]

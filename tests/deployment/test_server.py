@@ -13,7 +13,7 @@ class Crash(BaseException):
     """Power goes."""
 
 
-@pytest.mark.parametrize("exchange", range(2, 8))
+@pytest.mark.parametrize("exchange", range(2, 10))
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_run_that_was_killed_goes_on_to_the_same_end(
     config, three, status, found, undisturbed, same_weights, tmp_path, exchange, when

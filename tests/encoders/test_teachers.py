@@ -138,9 +138,16 @@ def finished(tmp_path):
     return train
 
 
-@pytest.mark.parametrize("learnable", [False, True])
-def test_a_run_embeds_as_it_did_when_it_was_evaluated(finished, learnable):
-    folder = finished("objective.temperature=0.2", f"objective.learnable={str(learnable).lower()}")
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [], ["objective.learnable=true"], ["model.start=random"], ["model.hidden=[]"],
+        ["model.bits=6"], ["method=cca"],
+    ],
+    ids=lambda keys: " ".join(keys),
+)  # fmt: skip
+def test_a_run_embeds_as_it_did_when_it_was_evaluated(finished, keys):
+    folder = finished("objective.temperature=0.2", *keys)
     teacher = load(asked("run", folder))
     told = config.load(folder / "config.toml")
     data = federated.load(config.data_settings(told))
@@ -149,7 +156,8 @@ def test_a_run_embeds_as_it_did_when_it_was_evaluated(finished, learnable):
     image, text = problem.outputs(problem.net.layout.flatten(named), torch.arange(60))
     torch.testing.assert_close(teacher.pictures(PIXELS), image, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(teacher.texts(data.pairs.text), text, atol=1e-5, rtol=1e-5)
-    expected = named["log_scale"].exp().item() if learnable else 5.0
+    expected = named["log_scale"].exp().item() if "log_scale" in named else 5.0
+    assert ("log_scale" in named) == (keys == ["objective.learnable=true"])
     assert teacher.scale == pytest.approx(expected)
 
 
@@ -189,7 +197,7 @@ def test_the_embedded_teacher_names_glyphs_of_a_face_that_it_has_not_seen(fewer,
     right = said.argmax(-1).numpy() == pairs.label[rows]
     by_kind = [right[pairs.label[rows] == kind].mean() for kind in range(16)]
     assert np.mean(by_kind) > 0.35  # 1 / 16 by chance
-    assert kinds.shape == (16, told.model.dim)
+    assert kinds.shape == (16, told.model.embedding)
     (seen,) = fewer
     assert set(seen.columns["face"]) == {"bold", "oblique"}
     assert not set(seen.columns["character"]) & set(pairs.columns["character"][pairs.split])

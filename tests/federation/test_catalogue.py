@@ -70,6 +70,12 @@ def test_an_unknown_key_is_refused_with_the_nearest(tree, nearest):
         listed.refuse_unknown(tree)
 
 
+def test_a_key_that_is_no_more_is_refused_with_what_has_taken_its_place():
+    for key in ("gate", "tolerance"):
+        with pytest.raises(ConfigError, match=rf"'synthesis.{key}' is no more: .*line_search"):
+            listed.refuse_unknown({"synthesis": {key: True}})
+
+
 def test_keys_of_plugins_from_outside_are_left_to_them():
     for tree in (
         {"method": {"name": "my.own:METHOD", "mine": {"x": 1}}},

@@ -7,16 +7,20 @@ import pytest
 from fedsyn.errors import ConfigError, RunError
 from fedsyn.federation import compare, records
 from fedsyn.federation.compare import gaps, plan, spread
+from fedsyn.tasks.retrieval import RETRIEVAL
+
+DIVERGING = ["model.start=random", "method.optimizer=sgd", "method.lr=1e30"]
 
 
-def test_a_plan_is_every_combination_and_a_bound_appears_once_a_seed(make, tmp_path):
-    jobs = plan(make(), tmp_path, ["fedavg", "local"], ["info_nce"], ["off", "on"], 2)
+def test_a_plan_is_every_combination_and_what_has_no_synthesis_appears_once_a_seed(make, tmp_path):
+    jobs = plan(make(), tmp_path, ["cca", "fedavg", "local"], ["info_nce"], ["off", "on"], 2)
     assert sorted({job.setting[::2] for job in jobs}) == [
+        ("cca", "off"),
         ("fedavg", "off"),
         ("fedavg", "on"),
         ("local", "off"),
     ]
-    assert len(jobs) == 6
+    assert len(jobs) == 8
     assert {job.config.run.seed for job in jobs} == {0, 1}
 
 
@@ -56,24 +60,35 @@ def test_another_task_has_a_row_of_its_own_metrics(make, tmp_path):
     assert not any(name.startswith("map") for name in found)
 
 
+METRICS = ("map", "r10")
+
+
 def row(mode, mean, std=0.0):
-    values = {f"{at}map_{what}": v for at in ("", "best_", "last_") for what, v in
-              (("mean", mean), ("std", std))}  # fmt: skip
+    values = {f"{at}{metric}_{what}": v for at in ("", "best_", "last_")
+              for metric in METRICS for what, v in (("mean", mean), ("std", std))}  # fmt: skip
     return {"method": "fedavg", "objective": "info_nce", "synthesis": mode, **values}
 
 
 def test_the_gap_is_the_share_of_the_way_to_the_oracle():
-    (gap,) = gaps([row("off", 0.2), row("on", 0.5), row("oracle", 0.6)])
-    assert gap["value"] == gap["best"] == gap["last"] == pytest.approx(0.75)
+    on = row("on", 0.5) | {"r10_mean": 0.3}
+    (gap,) = gaps([row("off", 0.2), on, row("oracle", 0.6)], METRICS)
+    assert gap["map"] == gap["best_map"] == gap["last_map"] == pytest.approx(0.75)
+    assert (gap["r10"], gap["best_r10"]) == (pytest.approx(0.25), pytest.approx(0.75))
+
+
+def test_retrieval_has_gaps_of_both_kinds():
+    table = RETRIEVAL.metrics
+    assert [table.compared[name] for name in table.gaps] == list(METRICS)
+    assert set(table.gaps) <= set(table.columns)
 
 
 def test_a_gap_within_the_noise_has_no_share():
-    (gap,) = gaps([row("off", 0.5, 0.1), row("on", 0.55), row("oracle", 0.56)])
-    assert gap["value"] is None
+    (gap,) = gaps([row("off", 0.5, 0.1), row("on", 0.55), row("oracle", 0.56)], METRICS)
+    assert gap["map"] is gap["r10"] is None
 
 
 def test_a_gap_needs_all_three():
-    assert gaps([row("off", 0.2), row("on", 0.5)]) == []
+    assert gaps([row("off", 0.2), row("on", 0.5)], METRICS) == []
 
 
 def test_the_spread_is_the_sample_deviation():
@@ -92,11 +107,11 @@ def test_a_comparison_has_a_row_a_setting_and_is_not_run_twice(jobs, tmp_path):
     out, told = tmp_path / "out", []
     result = compare.compare(jobs, out, workers=1, progress=told.append)
     assert [(r["synthesis"], r["seeds"]) for r in result["rows"]] == [("off", 2), ("on", 2)]
-    assert told[-1] == 8
+    assert told[-1] == 4 * 3
     assert json.loads((out / compare.RESULT).read_text()) == result
     runs = [json.loads((job.out / records.SUMMARY).read_text()) for job in jobs[::2]]
     assert result["rows"][0]["map_runs"] == [run["metrics"]["map"] for run in runs]
-    assert result["rows"][0]["curve"]["rounds"] == [1, 2]
+    assert result["rows"][0]["curve"]["rounds"] == [0, 1, 2]
     assert result["rows"][0]["r10_mean"] == pytest.approx(
         sum(run["metrics"]["recall@10"] for run in runs) / 2
     )
@@ -119,6 +134,15 @@ def test_runs_of_another_configuration_are_not_mixed_in(jobs, make, tmp_path):
         compare.compare(other, tmp_path / "out", workers=1)
 
 
+def test_a_method_without_rounds_is_done_after_its_start(make, tmp_path):
+    (job,) = plan(make(), tmp_path / "out", ["cca"], ["info_nce"], ["on"], 1)
+    told = []
+    (row,) = compare.compare([job], tmp_path / "out", workers=1, progress=told.append)["rows"]
+    assert compare.finished(job) and told[-1] == 1
+    assert (row["synthesis"], row["curve"]["rounds"]) == ("off", [0])
+    assert row["map_mean"] == row["last_map_mean"]
+
+
 def test_a_folder_with_other_things_is_not_written_to(jobs, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("...")
@@ -127,14 +151,14 @@ def test_a_folder_with_other_things_is_not_written_to(jobs, tmp_path):
 
 
 def test_a_failing_run_is_reported(make, tmp_path):
-    settings = make("method.optimizer=sgd", "method.lr=1e30", "objective.learnable=true")
+    settings = make(*DIVERGING)
     failing = plan(settings, tmp_path / "out", ["fedavg"], ["info_nce"], ["off"], 1)
     with pytest.raises(RunError, match="diverged"):
         compare.compare(failing, tmp_path / "out", workers=1)
 
 
 def test_after_a_failure_no_other_run_begins(jobs, make, tmp_path):
-    settings = make("method.optimizer=sgd", "method.lr=1e30", "objective.learnable=true")
+    settings = make(*DIVERGING)
     failing = plan(settings, tmp_path / "bad", ["fedavg"], ["info_nce"], ["off"], 1)
     with pytest.raises(RunError, match="diverged"):
         compare.execute([*failing, *jobs], workers=1)
@@ -142,7 +166,7 @@ def test_after_a_failure_no_other_run_begins(jobs, make, tmp_path):
 
 
 def test_whoever_listens_is_told_of_failures_and_the_other_runs_go_on(jobs, make, tmp_path):
-    settings = make("method.optimizer=sgd", "method.lr=1e30", "objective.learnable=true")
+    settings = make(*DIVERGING)
     failing = plan(settings, tmp_path / "bad", ["fedavg"], ["info_nce"], ["off"], 1)
     heard = {}
     compare.execute([*failing, jobs[0]], workers=1, ended=heard.__setitem__)

@@ -21,8 +21,9 @@ def test_overrides_win_over_the_file(tmp_path):
 
 
 def test_private_prototypes_are_of_private_networks():
+    own = ["synthesis.clusters=own", "synthesis.space=private", "synthesis.encoder=global"]
     with pytest.raises(ConfigError, match=r"synthesis\.space.*synthesis\.encoder.*'global'"):
-        config.load(None, ["synthesis.space=private", "synthesis.encoder=global"])
+        config.load(None, own)
 
 
 def test_fedftg_is_refused_where_no_model_is_sent():
@@ -36,10 +37,9 @@ def test_fedftg_is_refused_where_no_model_is_sent():
         ("run.sed=1", ["run.sed", "run.seed"]),
         ("rn.seed=1", ["rn", "run.seed"]),
         ("alpha=1", ["alpha", "partition.alpha"]),
-        ("run.rounds=0", ["run.rounds", "0"]),
+        ("run.rounds=-1", ["run.rounds", "-1"]),
         ("run.rounds=many", ["run.rounds", "many"]),
         ("objective.jdsh.low=0.5", ["objective.jdsh", "low <= high, got 0.5 and -0.138"]),
-        ("synthesis.complete=true", ["synthesis.complete", "synthesis.share", "server"]),
         ("method.name=fedmagic", ["method.name", "fedmagic", "fedavg"]),
         ("run.criterion=ucc", ["run.criterion = 'ucc'", "'ucch'"]),
         ("partition.alpha=nan", ["partition.alpha", "nan"]),
@@ -95,7 +95,20 @@ def test_what_is_given_wins_over_the_method_and_that_over_the_task():
 @pytest.mark.parametrize(
     ("overrides", "names"),
     [
-        (["synthesis.complete=true"], ["synthesis.complete", "synthesis.share", "'server'"]),
+        (
+            ["synthesis.complete=true", "synthesis.share=server"],
+            ["synthesis.complete", "synthesis.share", "'server'"],
+        ),
+        (
+            ["synthesis.clusters=all", "synthesis.directions=own"],
+            ["synthesis.clusters = 'all'", "synthesis.directions = 'pooled'", "'own'"],
+        ),
+        (
+            ["synthesis.clusters=all", "synthesis.space=private"],
+            ["synthesis.clusters = 'all'", "synthesis.space = 'global'", "'private'"],
+        ),
+        (["synthesis.line_search=[]"], ["synthesis.line_search", "[]"]),
+        (["synthesis.line_search=[0.5, 2]"], ["synthesis.line_search", "2"]),
         (
             ["synthesis.shared=8", "synthesis.shared_batch=9"],
             ["synthesis.shared_batch = 9", "synthesis.shared = 8"],

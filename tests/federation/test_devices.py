@@ -10,6 +10,8 @@ from fedsyn.errors import ConfigError, RunError
 from fedsyn.federation import records
 from fedsyn.federation.runner import run
 
+DIVERGING = ["model.start=random", "method.optimizer=sgd", "method.lr=1e30"]
+
 
 def rounds(out):
     lines = (out / records.METRICS).read_text().splitlines()
@@ -42,7 +44,7 @@ def test_a_run_leaves_torch_its_threads(make, tmp_path):
 
 def test_what_fails_in_a_thread_fails_the_run(make, tmp_path):
     with pytest.raises(RunError, match=r"diverged in round 1.*method\.lr"):
-        run(make("engine.threads=2", "method.lr=1e30"), tmp_path / "run")
+        run(make("engine.threads=2", *DIVERGING), tmp_path / "run")
 
 
 def test_a_device_that_is_not_here_is_named(make, tmp_path):

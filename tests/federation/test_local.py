@@ -11,16 +11,18 @@ from fedsyn.federation.devices import HOST, Inline
 from fedsyn.federation.federation import federation
 from fedsyn.federation.local import LocalFleet
 from fedsyn.federation.store import ClientStore
-from fedsyn.synthesis.client import INTRODUCED
+from fedsyn.synthesis.sources import GIVEN
 
 
 def begun(settings, folder):
-    """A federation in its first state, on this machine's processor, and its clients."""
+    """A federation after its start, on this machine's processor, and its clients."""
     fed = federation(settings, federated.load(data_settings(settings)), HOST)
     budget = settings.engine.memory << 20
     clients = ClientStore(len(fed.silos), folder / records.CLIENTS, budget, HOST)
     state = rounds.begin(fed, rounds.memory(fed, folder))
-    return fed, state, LocalFleet(fed, Inline(fed.plan, HOST), clients)
+    fleet = LocalFleet(fed, Inline(fed.plan, HOST), clients)
+    rounds.start(fed, state, fleet)
+    return fed, state, fleet
 
 
 def step(fed, state, fleet):
@@ -33,8 +35,10 @@ def model_bytes(fed):
 
 
 # What a client says of its round weighs: two numbers of rows, and losses; of a model that it
-# judges: what it thinks of it, and its number of rows.
-SIZES, LOSS, VERDICT = 2 * 8, 4, 2 * 8
+# judges: what it thinks of it, how many partners it has found, and its number of rows.
+SIZES, LOSS, VERDICT = 2 * 8, 4, 3 * 8
+OWN = ["synthesis.clusters=own", "synthesis.directions=own"]
+TAKEN = "synthesis.line_search=[1.0]"  # nobody is asked
 
 
 def test_bytes_are_what_the_payloads_weigh(make, tmp_path):
@@ -55,28 +59,29 @@ def test_of_representations_the_bytes_are_those_of_the_public_pairs(make, tmp_pa
 
 
 def test_what_never_changes_is_sent_once(make, tmp_path):
-    fed, state, fleet = begun(make("synthesis.gate=false"), tmp_path)
+    fed, state, fleet = begun(make(*OWN, TAKEN), tmp_path)
     one, two = (step(fed, state, fleet) for _ in range(2))
     library = state.received["synthesis"].library
-    introduction = nbytes(library.take(range(10), INTRODUCED))
+    introduction = nbytes(library.take(range(10), GIVEN))
     assert one["bytes_up"] - two["bytes_up"] == introduction > 0
     each = model_bytes(fed) + 8 + SIZES + (len(two["losses"]) - 1) * LOSS + VERDICT
     assert two["bytes_up"] == 10 * each + nbytes(library.take(range(10))) - introduction
 
 
-def test_the_gate_sends_both_models_and_is_told_of_three(make, tmp_path):
+def test_the_line_search_sends_both_models_and_is_told_of_each_share(make, tmp_path):
     rows = {}
-    for gate in ("false", "true"):
-        fed, state, fleet = begun(make(f"synthesis.gate={gate}"), tmp_path / gate)
-        rows[gate] = step(fed, state, fleet)
-    more = {name: rows["true"][name] - rows["false"][name] for name in ("bytes_up", "bytes_down")}
+    for shares in ("[1.0]", "[0.0, 0.25, 1.0]"):
+        fed, state, fleet = begun(make(f"synthesis.line_search={shares}"), tmp_path / shares)
+        rows[len(rows)] = step(fed, state, fleet)
+    more = {name: rows[1][name] - rows[0][name] for name in ("bytes_up", "bytes_down")}
     # (Whoever judges the round's model, all of whom do the next round, is not sent it for that.)
-    assert more == {"bytes_up": 10 * 2 * 8, "bytes_down": 10 * 2 * model_bytes(fed)}
+    assert more == {"bytes_up": 10 * 2 * 2 * 8, "bytes_down": 10 * 2 * model_bytes(fed)}
 
 
-def test_generators_rest_outside_their_rounds(make, tmp_path):
-    settings = make("synthesis.first_round=2", "synthesis.last_round=2", "synthesis.gate=false")
-    fed, state, fleet = begun(settings, tmp_path)
+@pytest.mark.parametrize("clusters", ["own", "all"])
+def test_generators_rest_outside_their_rounds(make, tmp_path, clusters):
+    turn = "synthesis.first_round=2", "synthesis.last_round=2"
+    fed, state, fleet = begun(make(*turn, TAKEN, f"synthesis.clusters={clusters}"), tmp_path)
     rows = [step(fed, state, fleet) for _ in range(3)]
     assert ["generator" in row["losses"] for row in rows] == [False, True, False]
     assert [row["server"]["candidates"] for row in rows] == [0, 128, 128]
@@ -187,7 +192,7 @@ def test_the_hidden_halves_change_nothing(make, tmp_path):
 
 
 def test_fedftg_moves_the_model_by_the_models_of_the_round(make, tmp_path):
-    config = make("synthesis.server=fedftg", "synthesis.gate=false", "run.fraction=0.5")
+    config = make("synthesis.server=fedftg", TAKEN, "run.fraction=0.5")
     fed, state, fleet = begun(config, tmp_path / "on")
     row = step(fed, state, fleet)
     plain, other, rest = begun(

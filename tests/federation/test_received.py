@@ -15,7 +15,7 @@ from fedsyn.federation.received import REPORT, PartMemory, Reception, Report
 from fedsyn.federation.runner import run
 from fedsyn.federation.selection.base import sampled
 from fedsyn.federation.store import ClientStore
-from fedsyn.synthesis.client import INTRODUCED
+from fedsyn.synthesis.sources import GIVEN
 
 HOST = torch.device("cpu")
 CLIENTS = 4
@@ -166,28 +166,60 @@ def test_clients_that_send_sums_alone_have_nothing_in_the_library(tmp_path):
 
 RECORDED = ["run.record_uploads=true", "run.fraction=0.5", "engine.stack=3"]
 OFF = "synthesis.enabled=false"
+OWN = ["synthesis.clusters=own", "synthesis.directions=own"]
+POOLED = ["synthesis.clusters=own", "synthesis.directions=pooled"]
 # Of each: numbers that a client's verdict consists of, and who judges.
 RUNS = {
-    "fedavg": ([OFF], 2, "validators"),
-    "scaffold": (["method=scaffold", OFF], 2, "validators"),
+    "fedavg": ([OFF], 3, "validators"),
+    "scaffold": (["method=scaffold", OFF], 3, "validators"),
     "creamfl": (["method=creamfl"], 0, ""),
-    "synthesis": ([], 4, "both"),
-    "ungated": (["synthesis.gate=false", "synthesis.upload=float16"], 2, "validators"),
-    "fedftg": (["synthesis.server=fedftg", "synthesis.upload=float16"], 4, "both"),
+    "synthesis": ([], 7, "both"),
+    "own": (OWN, 7, "both"),
+    "pooled": (POOLED, 7, "both"),
+    "one share": (["synthesis.line_search=[1.0]", "synthesis.upload=float16"], 3, "validators"),
+    "fedftg": (["synthesis.server=fedftg", "synthesis.upload=float16"], 7, "both"),
 }
 
 
 def rows(out):
-    return [json.loads(line) for line in (out / records.METRICS).read_text().splitlines()]
+    """The rounds after the start."""
+    return [json.loads(line) for line in (out / records.METRICS).read_text().splitlines()][1:]
 
 
 def uploads(out, number):
     return load_file(out / records.UPLOADS / f"round-{number}.safetensors")
 
 
-def test_what_the_server_receives_is_recorded_by_client_part_and_kind(make, tmp_path):
-    run(make(*RECORDED), tmp_path)
+MOMENTS = {f"moments/sums/{name}" for name in ("count", "sum", "second")}
+CLUSTERS = {f"{kind}/{name}" for kind in ("sums", "weights") for name in ("members", "numbers")}
+# Of each: what of synthesis a client sends in its first upload, in every one, and in the first two
+# rounds.
+SENT = {
+    "all": ([], set(), {"own/generator", "own/counts", *CLUSTERS}, set()),
+    "gaussian": (["synthesis.generator=gaussian"], set(), set(), CLUSTERS),
+    "own": (OWN, {f"once-own/{name}" for name in GIVEN}, {"own/generator"}, set()),
+    "pooled": (
+        POOLED,
+        {"once-own/prototypes", "once-own/counts", "once-sums/scatter", "once-weights/scatter"},
+        {"own/generator"},
+        set(),
+    ),
+    "none": (
+        ["synthesis.clusters=own", "synthesis.directions=none"],
+        {"once-own/prototypes", "once-own/counts"},
+        {"own/generator"},
+        set(),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SENT)
+def test_what_the_server_receives_is_recorded_by_client_part_and_kind(make, tmp_path, case):
+    overrides, once, always, early = SENT[case]
+    run(make(*RECORDED, *overrides), tmp_path)
     met = set()
+    start = uploads(tmp_path, 0)
+    assert start.keys() == {f"{client}/{name}" for client in range(10) for name in MOMENTS}
     for row in rows(tmp_path):
         sums = ["sums/model", "weights/model"]
         report = [
@@ -200,9 +232,11 @@ def test_what_the_server_receives_is_recorded_by_client_part_and_kind(make, tmp_
             for client in row["clients"]
             for part, names in {
                 "method": sums,
-                "synthesis": ["own/generator", *(
-                    [] if client in met else [f"once-own/{name}" for name in INTRODUCED]
-                )],
+                "synthesis": [
+                    *always,
+                    *(set() if client in met else once),
+                    *(early if row["round"] < 3 else set()),
+                ],
                 "report": report,
             }.items()
             for name in names
@@ -237,11 +271,12 @@ def test_the_model_is_made_of_what_is_recorded(make, tmp_path):
     torch.testing.assert_close(model, (total / mass).float(), rtol=1e-6, atol=1e-7)
 
 
-def test_halves_are_recorded_as_halves(make, tmp_path):
-    run(make(*RECORDED, "synthesis.upload=float16"), tmp_path / "half")
-    run(make(*RECORDED, "synthesis.upload=float32"), tmp_path / "full")
+@pytest.mark.parametrize("clusters", ["all", "own"])
+def test_what_is_the_clients_own_is_recorded_as_halves_and_sums_are_not(make, tmp_path, clusters):
     kinds = {}
-    for name in ("half", "full"):
+    for name, form in (("half", "float16"), ("full", "float32")):
+        own = f"synthesis.upload={form}", f"synthesis.clusters={clusters}"
+        run(make(*RECORDED, *own), tmp_path / name)
         for number in (1, 2, 3):
             for key, value in uploads(tmp_path / name, number).items():
                 what = key.partition("/")[2]
@@ -249,7 +284,8 @@ def test_halves_are_recorded_as_halves(make, tmp_path):
     assert kinds["half"].keys() == kinds["full"].keys()
     for what, (full,) in kinds["full"].items():
         (half,) = kinds["half"][what]
-        travels = what.startswith("synthesis/") and full.is_floating_point
+        own = what.startswith(("synthesis/own/", "synthesis/once-own/"))
+        travels = own and full.is_floating_point
         assert half == (torch.float16 if travels else full)
     assert kinds["half"]["synthesis/own/generator"] == {torch.float16}
 

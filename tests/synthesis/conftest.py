@@ -15,7 +15,13 @@ from fedsyn.models.retrieval import build
 from fedsyn.models.settings import ModelConfig
 from fedsyn.objectives.pairs.info_nce import InfoNCELoss
 from fedsyn.synthesis import client
+from fedsyn.synthesis.sources import GIVEN, OWN
 from fedsyn.tasks.retrieval import RetrievalProblem
+
+
+def own(config):
+    """As configured, of clusters that are the clients' own: no server finds others here."""
+    return config if config.clusters == "own" else config.changed(clusters="own", directions="own")
 
 
 @dataclass(frozen=True)
@@ -44,14 +50,16 @@ class Toy:
 
     def begin(self, generator, config, cohort):
         """What these clients have kept before their first round."""
-        model = self.models[0]
-        return client.client_state(self.problem, model, cohort, config, True, generator=generator)
+        model, config = self.models[0], own(config)
+        return client.client_state(
+            self.problem, model, cohort, config, True, generator=generator, source=OWN
+        )
 
-    def train(self, generator, config, cohort, state):
+    def train(self, generator, config, cohort, state, **received):
         """A round of these clients, each with its model as received and as its own."""
         models = self.models[list(cohort.ids)]
-        view = ClientView(self.problem, cohort, models, config, Training(), models)
-        return client.client(view, state, generator=generator)
+        view = ClientView(self.problem, cohort, models, own(config), Training(), models, received)
+        return client.client(view, state, generator=generator, source=OWN, alone=True)
 
     def trained(self, generator, config, cohort, rounds=2):
         """What the last of some rounds of these clients ends with."""
@@ -65,7 +73,7 @@ class Toy:
         """What clients of these sizes have sent before any training; ``change`` may change it."""
         cohort = self.cohort(*sizes)
         state = self.begin(generator, config, cohort)
-        sent = {name: state[name] for name in client.INTRODUCED} | generator.upload(state)
+        sent = {name: state[name] for name in GIVEN} | generator.upload(state)
         if change is not None:
             change(sent)
 
@@ -81,6 +89,6 @@ def toy():
     net = build(ModelConfig(hidden=(8,), dim=4), 3, 2, {})
     objective = InfoNCELoss()
     features = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
-    problem = RetrievalProblem(features=features, net=net, objective=objective, criterion=objective)
+    problem = RetrievalProblem(features=features, net=net, objective=objective)
     models = [net.init(torch.Generator().manual_seed(seed)) for seed in range(4)]
     return Toy(problem, torch.stack(models))

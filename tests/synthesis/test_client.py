@@ -11,8 +11,8 @@ from fedsyn.synthesis.generators.gaussian import GAUSSIAN
 from fedsyn.synthesis.generators.wgan import WGAN_GP
 
 CONFIG = SYNTHESIS.section(
-    direct=0.1, indirect=0.1, jsd=0.1, prototypes=3, noise=4, hidden=(6,), critic_hidden=(6,),
-    steps=2, batch=8, critic_warmup=2,
+    clusters="own", directions="own", min_cluster=3, direct=0.1, indirect=0.1, jsd=0.1,
+    prototypes=3, noise=4, hidden=(6,), critic_hidden=(6,), steps=2, batch=8, critic_warmup=2,
 )  # fmt: skip
 NEW, KNOWN = torch.tensor([True]), torch.tensor([False])
 

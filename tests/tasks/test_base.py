@@ -15,14 +15,12 @@ from fedsyn.tasks import TASKS
 from fedsyn.tasks.base import batches, objective_of
 from fedsyn.tasks.retrieval import RetrievalProblem
 
-OBJECTIVE = InfoNCELoss(1.0)
 PROBLEM = RetrievalProblem(
     features=torch.arange(20.0).view(10, 2),
     net=build(ModelConfig(hidden=(3,), dim=2), 1, 1, {}),
     label=torch.arange(10) % 3,
     public=torch.tensor([7, 9]),
-    objective=OBJECTIVE,
-    criterion=OBJECTIVE,
+    objective=InfoNCELoss(1.0),
 )
 
 
@@ -66,3 +64,9 @@ def test_what_is_of_other_tasks_is_refused_with_what_is_of_this_one(task):
         f"run.criterion = {other.name!r} is not of task.name = {task.name!r}; "
         f"expected one of {', '.join(map(repr, fitting))}"
     )
+
+
+@pytest.mark.parametrize("task", ["image_classification", "multimodal_classification", "vqa"])
+def test_of_other_tasks_models_are_judged_by_what_clients_minimise(make, built, task):
+    with pytest.raises(ConfigError, match=rf"'simclr' is not of task.name = '{task}'.*'objective'"):
+        built(make(f"task={task}", "run.criterion=simclr", "data.questions=0"))

@@ -81,8 +81,8 @@ def test_each_client_sees_views_of_its_own_whatever_the_stack():
 def test_held_out_rows_are_judged_as_they_are_class_by_class():
     shaken = replace(PROBLEM, augment=AugmentConfig())
     rows = [np.array([0, 1, 2, 3, 4]), np.array([7]), np.array([], dtype=int)]
-    losses, counts = shaken.held_out(MODEL.expand(3, -1), rows, batch=2)
-    assert counts.tolist() == [3, 1, 0]
+    losses, counts, recall = shaken.held_out(MODEL.expand(3, -1), rows, batch=2)
+    assert counts.tolist() == [3, 1, 0] and recall is None
     first = sum(loss_of(MODEL, own) for own in ([0, 3], [1, 4], [2])) / 3
     expected = torch.stack([first, loss_of(MODEL, [7]), torch.zeros(())])
     torch.testing.assert_close(losses, expected, check_dtype=False)

@@ -124,14 +124,15 @@ def test_scores_by_hand(load):
 def test_held_out_rows_are_judged_by_cross_entropy(load):
     data, problem = load("objective=ogm_ge", "objective.modality=0", "data.holdout=0.4")
     models = torch.stack([problem.net.init(streams.generator(s, "model")) for s in range(3)])
-    losses, counts = problem.held_out(models, [silo.holdout for silo in data.silos], batch=2)
+    holdouts = [silo.holdout for silo in data.silos]
+    losses, counts, _ = problem.held_out(models, holdouts, batch=2)
     for client, silo in enumerate(data.silos):
         rows = torch.from_numpy(silo.holdout)
         fused, _, _ = problem.outputs(models[client], rows)
         assert counts[client] == len(rows) > 2
         expected = cross_entropy(fused, problem.label[rows])
         torch.testing.assert_close(losses[client], expected.double())
-    assert problem.held_out(models[:1], [data.silos[0].holdout[:0]], batch=2) == (0, 0)
+    assert problem.held_out(models[:1], [data.silos[0].holdout[:0]], batch=2) == (0, 0, None)
 
 
 @pytest.mark.parametrize(

@@ -140,9 +140,9 @@ def test_held_out_pictures_are_judged_by_the_same_views_every_time(load):
     data, problem = load()
     model = problem.net.init(torch.Generator().manual_seed(0))
     rows = [silo.pairs[:size] for silo, size in zip(data.silos, (5, 1, 8), strict=True)]
-    losses, counts = problem.held_out(model.expand(3, -1), rows, 8)
-    assert counts.tolist() == [5, 0, 8] and losses[1] == 0
-    again, _ = problem.held_out(model.expand(3, -1)[2:], rows[2:], 8)
+    losses, counts, recall = problem.held_out(model.expand(3, -1), rows, 8)
+    assert recall is None and counts.tolist() == [5, 0, 8] and losses[1] == 0
+    again, *_ = problem.held_out(model.expand(3, -1)[2:], rows[2:], 8)
     torch.testing.assert_close(losses[2:], again)
     index = torch.from_numpy(rows[2])[None]
     numbers = augment.draw([streams.generator(0, "held-out")], 8, 2)
@@ -153,7 +153,7 @@ def test_held_out_pictures_are_judged_by_the_same_views_every_time(load):
     pair = PairBatch(*rows_of_both.chunk(2, 1), views.first, views.valid)
     torch.testing.assert_close(losses[2:].float(), AlignmentUniformityLoss()({}, pair))
     _, judged = load("run.criterion=objective", "objective=simclr")
-    loss, _ = judged.held_out(model[None], rows[2:], 8)
+    loss, *_ = judged.held_out(model[None], rows[2:], 8)
     torch.testing.assert_close(loss.float(), nt_xent(rows_of_both, views.valid, 0.2))
 
 

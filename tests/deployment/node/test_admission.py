@@ -8,7 +8,7 @@ from fedsyn.deployment.messages import Request, understood
 from fedsyn.deployment.node import NodeConfig, answer
 from fedsyn.deployment.node.admission import admitted
 
-KINDS = ("introduce", "moments", "train", "judge")
+KINDS = ("introduce", "moments", "pair_moments", "train", "judge")
 
 
 def configured(message, **sections):

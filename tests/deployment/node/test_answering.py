@@ -4,8 +4,13 @@ import pytest
 import torch
 
 import fedsyn
+from fedsyn.data import federated
+from fedsyn.data.moments import pair_moments
+from fedsyn.data.preprocessing import add
 from fedsyn.deployment.messages import Message
 from fedsyn.deployment.node import answer
+from fedsyn.federation.config import data_settings
+from fedsyn.federation.federation import federation
 
 
 def test_a_repeated_message_has_the_same_answer(two_rounds, asked):
@@ -65,7 +70,7 @@ def test_what_is_missing_or_too_much_is_named(two_rounds, asked, changed, refusa
         ({"version": "0.0.1"}, f"runs fedsyn 0.0.1; this is {fedsyn.__version__}"),
         ({"run": "../../etc"}, "run"),
         ({"round_number": 0}, "round_number"),
-        ({"round_number": 3}, "round 3 is asked for of run.rounds = 2"),
+        ({"round_number": 3}, "round 3 is asked for of 2"),
         ({"ids": [0, 9]}, "clients [9] are not held here"),
         ({"validators": [0, 9]}, "clients [9] are not held here"),
         ({"surprise": 1}, "surprise"),
@@ -75,6 +80,32 @@ def test_what_is_missing_or_too_much_is_named(two_rounds, asked, changed, refusa
 def test_facts_are_checked(two_rounds, asked, changed, refusal, facts, words):
     message = asked("train", round_number=2)
     assert words in refusal(two_rounds.held[100], "train", changed(message, **facts))
+
+
+def test_sums_of_pairs_are_of_the_clients_held_here_and_of_their_training_pairs(
+    two_rounds, asked, make
+):
+    fed = federation(make(), federated.load(data_settings(make())), torch.device("cpu"))
+    found = answer(two_rounds.held[100], "pair_moments", asked("pair_moments")).group("moments")
+    rows = [fed.silos[client].pairs for client in (0, 1, 2)]
+    expected = add(pair_moments(fed.problem.features, rows))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_a_method_without_rounds_asks_for_none(two_rounds, asked, changed, refusal):
+    message = asked("train", round_number=2)
+    config = message.facts["config"]
+    config = config | {"method": config["method"] | {"name": "cca"}}
+    words = refusal(two_rounds.held[100], "train", changed(message, config=config))
+    assert "round 2 is asked for of 0" in words
+
+
+@pytest.mark.parametrize("shares", [[0.5, 2.0], [-0.1], "0.5"])
+def test_shares_are_between_none_and_all(two_rounds, asked, changed, refusal, shares):
+    words = refusal(two_rounds.held[100], "judge", changed(asked("judge"), shares=shares))
+    assert "shares" in words
 
 
 def test_clients_that_judge_must_be_held_here(two_rounds, asked, changed, refusal):

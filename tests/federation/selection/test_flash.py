@@ -191,7 +191,8 @@ FLASH = ["run.fraction=0.3", "run.selection=flash", "synthesis.enabled=false", "
 
 
 def rows(out):
-    lines = (out / records.METRICS).read_text().splitlines()
+    """The rounds after the start, without their times."""
+    lines = (out / records.METRICS).read_text().splitlines()[1:]
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
