@@ -293,9 +293,8 @@ def _gap_closed(row: Row, results: Comparison) -> str:
     if closed is None:
         return ""
     names = [results.scores.compared[name] for name in results.scores.gaps]
-    return (
-        "/".join(f"{100 * closed[name]:.0f}" if name in closed else ABSENT for name in names) + "%"
-    )
+    shares = [f"{100 * closed[name]:.0f}" if name in closed else ABSENT for name in names]
+    return "/".join(shares) + "%" * any(name in closed for name in names)
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
