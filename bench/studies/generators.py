@@ -58,7 +58,7 @@ def settings() -> Mapping[str, tuple[str, Sequence[str]]]:
         "wgan": [],
         "wgan, last weights": ["judged_share=0"],
         "wgan, cold": ["warm_start=false"],
-        "wgan, small": ["hidden=[16]", "noise=64", "upload=float16"],
+        "wgan, small": ["hidden=[16]"],
         "wgan of 8": ["condition=true", "prototypes=8"],
         "wgan of 8, projection": ["condition=true", "prototypes=8", "critic=projection"],
         "wgan of all": ["clusters=all", "last_round=1"],
