@@ -67,6 +67,15 @@ def test_features_are_those_of_a_new_query(federation):
     assert torch.equal(transform_text(data.pairs.text, data.preprocessing), data.text)
 
 
+def test_halves_of_one_width_may_be_aligned_if_both_are_features(federation, file):
+    stream = np.random.default_rng(1)
+    six, five = (stream.normal(size=(90, width)) for width in (6, 5))
+    assert federation(file(image=six, text=six + five[:, :1])).as_given
+    assert not federation(file(image=six, text=five)).as_given
+    assert not federation(file(image=six)).as_given  # strings
+    assert not federation(data={"text_dim": 6}).as_given  # six directions of each
+
+
 def test_noise_weakens_one_modality_of_training_and_test_rows(federation):
     one, clean = federation(data={"image_noise": 0.5}), federation()
     noise = one.image - clean.image

@@ -54,6 +54,31 @@ def test_embeddings_are_unit_rows_of_the_configured_size(bits):
     torch.testing.assert_close(fuse(image, text).norm(dim=-1), torch.ones(3, 7))
 
 
+def test_the_size_of_an_embedding_is_what_is_configured_unless_the_data_say_it():
+    sizes = [
+        build(ModelConfig(dim=dim, bits=bits), 5, 4, {}, out).code
+        for dim, bits, out in ((0, 0, 0), (8, 0, 0), (0, 16, 0), (8, 16, 0), (0, 0, 5))
+    ]
+    assert sizes == [64, 8, 16, 16, 5]
+
+
+@pytest.mark.parametrize("linear", ["trained", "frozen"])
+def test_a_network_has_a_linear_term_if_it_has_hidden_layers_and_is_to_have_one(linear):
+    def parameters(hidden, wanted):
+        config = ModelConfig(hidden=hidden, dim=3, linear=linear)
+        net = build(config, 5, 4, {"log_scale": torch.ones(1)}, linear=wanted)
+        named = net.layout.views(net.init(torch.Generator())[None])
+        assert list(named)[-1] == "log_scale"
+        return {name: value for name, value in named.items() if name.endswith("linear")}
+
+    found = parameters((6,), True)
+    assert {name: tuple(value.shape[1:]) for name, value in found.items()} == {
+        "image.linear": (5, 3), "text.linear": (4, 3),
+    }  # fmt: skip
+    assert not any(value.any() for value in found.values())
+    assert parameters((), True) == parameters((6,), False) == {}
+
+
 def test_a_warm_generator_is_the_gaussian():
     generator = GeneratorNet(noise=4, pair_dim=6, hidden=(8,))
     flat = generator.init(torch.Generator().manual_seed(0), warm=True)[None]

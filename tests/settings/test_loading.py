@@ -1,7 +1,7 @@
 """From TOML and overrides to sections and back."""
 
 import tomllib
-from typing import Self
+from typing import ClassVar, Self
 
 import pydantic
 import pytest
@@ -14,6 +14,7 @@ from fedsyn.settings.loading import (
     over,
     read,
     read_tree,
+    renamed,
     unknown_key,
     validated,
 )
@@ -21,6 +22,8 @@ from fedsyn.settings.sections import Count, Field, Section, Share, Widths
 
 
 class Inner(Section):
+    RENAMED: ClassVar = {"bottom": "low is what it is called"}
+
     low: float = Field(0.25, description="least")
     high: float = Field(0.75, description="most")
 
@@ -167,6 +170,18 @@ class TestRefusals:
         with pytest.raises(ConfigError) as caught:
             validated(Whole, {"part": {"inner": {"low": 0.9}}})
         assert str(caught.value) == "whole.inner: expected low <= high, got 0.9 and 0.75"
+
+    def test_a_key_that_is_no_more_is_said_with_what_has_taken_its_place(self):
+        for tree, path in (
+            ({"run": {"bottom": 1}}, "run.bottom"),
+            ({"part": {"inner": {"bottom": 1}}}, "part.inner.bottom"),
+        ):
+            with pytest.raises(ConfigError) as caught:
+                validated(Whole, tree)
+            assert str(caught.value) == f"key {path!r} is no more: low is what it is called"
+        assert [key for key, _ in renamed(Whole())] == ["part.inner.bottom", "run.bottom"]
+        with pytest.raises(ConfigError, match=r"unknown key 'part\.bottom'"):
+            validated(Whole, {"part": {"bottom": 1}})
 
     def test_the_nearest_is_one_that_has_the_same_end(self):
         assert unknown_key("alpha", ["alphas", "partition.alpha"]).endswith("'partition.alpha'")
