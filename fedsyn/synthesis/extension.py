@@ -8,6 +8,7 @@ server fine-tunes on it, or both; another server step takes the place of that
 (`fedsyn.synthesis.steps`); and the oracle does the same with all clients' real pairs.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -151,7 +152,7 @@ def _searched(view: ServerView, tuned: Tensor, record: Record) -> ServerResult:
     """(1 − λ) · aggregated + λ · fine-tuned with the λ that the round's clients like best.
 
     They compare by ``run.criterion`` on their held-out pairs; of mixtures that they like alike the
-    one nearest to the aggregated model is taken.
+    one nearest to the aggregated model is taken, and where nobody holds pairs out the last.
     """
     if tuned is view.model:
         return ServerResult(tuned, record)
@@ -161,9 +162,10 @@ def _searched(view: ServerView, tuned: Tensor, record: Record) -> ServerResult:
         return ServerResult(model, record | {"share": shares[0]})
     with phase("line search"):
         judgement = view.judge([view.model, tuned], shares)
-    best = judgement.best(view.method.ids)
-    (model,) = mixtures([view.model, tuned], shares[best : best + 1])
     means = [judgement.mean(which, view.method.ids) for which in range(len(shares))]
+    nobody = all(map(math.isnan, means))
+    best = len(shares) - 1 if nobody else judgement.best(view.method.ids)
+    (model,) = mixtures([view.model, tuned], shares[best : best + 1])
     record |= {"share": shares[best], "holdout_shares": means}
     return ServerResult(model, record, judgement=judgement.of([best]))
 

@@ -55,10 +55,13 @@ def test_the_share_that_the_rounds_clients_like_best_is_taken():
 
 
 def test_of_shares_that_are_liked_alike_the_nearest_to_the_aggregated_model_is_taken():
-    result = searched((1.0, 0.0, 0.5), Clients((0.5, 0.5), (0, 0)))
-    assert result.record["share"] == 0 and torch.equal(result.model, MODEL)
-    assert all(math.isnan(mean) for mean in result.record["holdout_shares"])
     assert searched((1.0, 0.0), Clients((0.5,), (2,)), ids=(0,)).record["share"] == 0
+
+
+def test_where_nobody_holds_pairs_out_the_last_share_is_taken():
+    result = searched((1.0, 0.0, 0.5), Clients((0.5, 0.5), (0, 0)))
+    assert result.record["share"] == 1 and torch.equal(result.model, TUNED)
+    assert all(math.isnan(mean) for mean in result.record["holdout_shares"])
 
 
 def test_the_whole_of_it_is_the_fine_tuned_model_itself():
